@@ -1,0 +1,277 @@
+"""`qcore queues`, `qcore jobs`, `qcore dead`, `qcore clear`: what is in Redis, and repairs."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from qcore import ConfigError
+from qcore.broker.inspector import Inspector, JobRecord
+from qcore_cli.options import (
+    AsJson,
+    Namespace,
+    Url,
+    Yes,
+    check_queue,
+    confirm,
+    print_json,
+    print_table,
+    split_refs,
+    with_inspector,
+)
+
+jobs = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
+dead = typer.Typer(help="Jobs that will not run again by themselves.", no_args_is_help=True)
+
+Ref = Annotated[str, typer.Argument(help="QUEUE/ID, as printed everywhere.")]
+Queue = Annotated[str, typer.Argument(help="Name of a queue.")]
+
+
+def queues(
+    names: Annotated[list[str] | None, typer.Argument(help="Only these.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Show the depth of every queue, and the age of its next job."""
+
+    async def read(inspector: Inspector) -> list[dict[str, Any]]:
+        for name in names or ():
+            await check_queue(inspector, name)
+        return [msgspec.to_builtins(stats) for stats in await inspector.queues(names or None)]
+
+    rows = with_inspector(url, namespace, read)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        typer.echo("No queue has been used yet in this namespace.")
+    else:
+        counts = ("ready", "scheduled", "active", "dead")
+        print_table(
+            ("QUEUE", "READY", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY"),
+            [
+                (row["name"], *(row[c] for c in counts), _age(row["oldest_ready_s"]))
+                for row in rows
+            ],
+        )
+
+
+@jobs.command("show")
+def jobs_show(
+    ref: Ref, as_json: AsJson = False, url: Url = None, namespace: Namespace = None
+) -> None:
+    """Show everything known about one job."""
+    _show(_find(ref, url, namespace), as_json)
+
+
+@dead.command("list")
+def dead_list(
+    queue: Queue,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 50,
+    skip: Annotated[int, typer.Option(min=0, help="Pass over so many first.")] = 0,
+    as_json: AsJson = False,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """List dead jobs of a queue, the latest death first."""
+
+    async def read(inspector: Inspector) -> list[JobRecord]:
+        await check_queue(inspector, queue)
+        return await inspector.dead(queue, limit=limit, skip=skip)
+
+    records = with_inspector(url, namespace, read)
+    if as_json:
+        print_json([_plain(record) for record in records])
+    elif not records:
+        typer.echo(f"No dead jobs in {queue}.")
+    else:
+        print_table(
+            ("JOB", "TASK", "DIED", "ATTEMPTS", "REASON"),
+            [
+                (
+                    f"{r.queue}/{r.id}",
+                    r.task or "-",
+                    _time(r.at_ms),
+                    r.attempts,
+                    (r.reason or "")[:100],
+                )
+                for r in records
+            ],
+        )
+
+
+@dead.command("show")
+def dead_show(
+    ref: Ref, as_json: AsJson = False, url: Url = None, namespace: Namespace = None
+) -> None:
+    """Show a dead job with the error of every attempt."""
+    record = _find(ref, url, namespace)
+    if record.status != "dead":
+        raise ConfigError(f"job {ref} is not dead, it is {record.status}: use `qcore jobs show`")
+    _show(record, as_json)
+
+
+@dead.command("revive")
+def dead_revive(
+    refs: Annotated[list[str] | None, typer.Argument(help="QUEUE/ID of each job.")] = None,
+    queue: Annotated[str | None, typer.Option("--all-of", help="All dead of a queue.")] = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Put dead jobs back into their queue, with all attempts again."""
+    _one_of(refs, queue)
+    if queue is not None:
+        confirm(f"Revive every dead job of {queue}?", yes=yes)
+
+    async def act(inspector: Inspector) -> list[str]:
+        if queue is not None:
+            await check_queue(inspector, queue)
+            return [f"{queue}/{id}" for id in await inspector.revive_all(queue)]
+        done: list[str] = []
+        for name, ids in split_refs(refs or []).items():
+            done += [f"{name}/{id}" for id in await inspector.revive(name, ids)]
+        return done
+
+    revived = with_inspector(url, namespace, act)
+    missed = sorted(set(refs or ()) - set(revived))
+    if as_json:
+        print_json({"revived": revived, "not_dead": missed})
+    else:
+        typer.echo(f"Revived {len(revived)}.")
+    if missed:
+        raise ConfigError(f"not dead, or without payload: {', '.join(missed)}")
+
+
+@dead.command("purge")
+def dead_purge(
+    refs: Annotated[list[str] | None, typer.Argument(help="QUEUE/ID of each job.")] = None,
+    queue: Annotated[str | None, typer.Option("--all-of", help="All dead of a queue.")] = None,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="With --all-of: dead for so many seconds.")
+    ] = 0.0,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Forget dead jobs for ever."""
+    _one_of(refs, queue)
+    confirm(f"Forget {'every dead job of ' + queue if queue else len(refs or [])} for ever?",
+            yes=yes)
+
+    async def act(inspector: Inspector) -> int:
+        if queue is not None:
+            await check_queue(inspector, queue)
+            return await inspector.purge(queue, older_than_s=older_than)
+        counts = [await inspector.purge(n, ids=i) for n, i in split_refs(refs or []).items()]
+        return sum(counts)
+
+    purged = with_inspector(url, namespace, act)
+    if as_json:
+        print_json({"purged": purged})
+    else:
+        typer.echo(f"Purged {purged}.")
+
+
+def clear(
+    queue: Queue,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Cancel every ready and scheduled job of a queue; what runs goes on."""
+    confirm(f"Cancel every waiting job of {queue}?", yes=yes)
+
+    async def act(inspector: Inspector) -> int:
+        await check_queue(inspector, queue)
+        return await inspector.clear(queue)
+
+    cleared = with_inspector(url, namespace, act)
+    if as_json:
+        print_json({"cleared": cleared})
+    else:
+        typer.echo(f"Cleared {cleared}.")
+
+
+# -- how a job is shown ------------------------------------------------------------------------
+
+
+def _find(ref: str, url: str | None, namespace: str | None) -> JobRecord:
+    ((queue, ids),) = split_refs([ref]).items()
+    record = with_inspector(url, namespace, lambda inspector: inspector.job(queue, ids[0]))
+    if record is None:
+        raise ConfigError(
+            f"there is no job {ref}: the id, --url or --namespace is wrong, or the job has ended "
+            "and its outcome is no longer kept"
+        )
+    return record
+
+
+def _show(record: JobRecord, as_json: bool) -> None:
+    plain = _plain(record)
+    if as_json:
+        print_json(plain)
+        return
+    rows = [
+        ("job", f"{record.queue}/{record.id}"),
+        ("status", record.status),
+        ("task", record.task),
+        ("arguments", plain["arguments"]),
+        ("enqueued", _time(record.enqueued_ms)),
+        ({"scheduled": "due", "active": "lease until"}.get(record.status, "died"),
+         _time(record.at_ms)),
+        ("lease", record.token),
+        ("attempts", record.attempts or None),
+        ("crashes", record.crashes or None),
+        ("reason", record.reason),
+        ("result", plain["result"]),
+    ]
+    for name, value in rows:
+        if value not in (None, "-"):
+            typer.echo(f"{name:<12} {value}")
+    for error in record.errors:
+        when = f"{_time(error.started_ms)}, {error.ended_ms - error.started_ms} ms"
+        typer.echo(f"\nattempt {error.attempt}  {error.kind}  {when}, {error.host} pid {error.pid}")
+        typer.echo("  " + error.text.rstrip().replace("\n", "\n  "))
+
+
+def _plain(record: JobRecord) -> dict[str, Any]:
+    plain = msgspec.to_builtins(msgspec.structs.replace(record, payload=None, result=None))
+    del plain["payload"]
+    return plain | {
+        "arguments": _readable(record.payload),
+        "result": _readable(None if record.result is None else bytes(record.result)),
+    }
+
+
+def _readable(raw: bytes | None) -> Any:
+    """Return encoded arguments as they read, or bytes that are none as hexadecimal digits."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.to_builtins(msgspec.msgpack.decode(raw))
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        return raw.hex()
+
+
+def _one_of(refs: list[str] | None, queue: str | None) -> None:
+    if bool(refs) == (queue is not None):
+        raise ConfigError("name the jobs as QUEUE/ID, or a queue with --all-of, not both")
+
+
+def _time(ms: int | None) -> str:
+    if ms is None:
+        return "-"
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _age(age_s: float | None) -> str:
+    if age_s is None:
+        return "-"
+    if age_s < 120:
+        return f"{age_s:.1f} s"
+    return f"{age_s / 60:.0f} min" if age_s < 7200 else f"{age_s / 3600:.1f} h"

@@ -1,0 +1,33 @@
+"""How the command logs: structlog to standard error, for people or as JSON lines."""
+
+import logging
+import sys
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+
+class LogFormat(StrEnum):
+    """What a log line looks like."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def configure_logging(form: LogFormat) -> None:
+    """Send events of level info and above to standard error."""
+    rendering: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    if form is LogFormat.JSON:
+        rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *rendering,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

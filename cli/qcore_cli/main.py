@@ -1,0 +1,47 @@
+"""The `qcore` command: its subcommands, and how an error ends."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qcore import QcoreError
+from qcore.broker.embedded import run_foreground
+from qcore_cli import inspect, worker
+from qcore_cli.demo import demo
+from qcore_cli.logs import LogFormat, configure_logging
+
+app = typer.Typer(
+    help="A job queue on Redis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(worker.worker)
+app.command()(inspect.queues)
+app.add_typer(inspect.jobs, name="jobs")
+app.add_typer(inspect.dead, name="dead")
+app.command()(inspect.clear)
+app.command()(demo)
+app.command("_describe", hidden=True)(worker.describe_command)
+app.command("_worker", hidden=True)(worker.worker_command)
+app.command("_pool", hidden=True)(worker.pool_command)
+
+
+@app.command()
+def redis(
+    folder: Annotated[Path, typer.Argument(help="Where it keeps its data.")] = Path(".qcore"),
+) -> None:
+    """Run the embedded server of a folder until Ctrl-C."""
+    configure_logging(LogFormat.CONSOLE)
+    raise typer.Exit(run_foreground(folder))
+
+
+def run() -> None:
+    """Run the command. A mistake of the user is one line on standard error and exit code 1."""
+    try:
+        app()
+    except QcoreError as e:
+        typer.echo(f"qcore: {e}", err=True)
+        sys.exit(1)

@@ -1,0 +1,88 @@
+"""Options that several commands share, and how they run."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from qcore import ConfigError
+from qcore.broker.broker import Broker
+from qcore.broker.inspector import Inspector
+from qcore.config import broker_config
+
+T = TypeVar("T")
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="Redis, as redis://host:6379/0 or embedded://PATH; else QCORE_URL."),
+]
+Namespace = Annotated[
+    str | None, typer.Option(help="Prefix of all keys; else QCORE_NAMESPACE, else qcore.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def with_inspector(
+    url: str | None, namespace: str | None, use: Callable[[Inspector], Awaitable[T]]
+) -> T:
+    """Run `use` with an inspector of the Redis that the options name."""
+
+    async def run() -> T:
+        broker = Broker(broker_config(url, namespace))
+        try:
+            return await use(Inspector(broker))
+        finally:
+            await broker.close()
+
+    return asyncio.run(run())
+
+
+async def check_queue(inspector: Inspector, queue: str) -> None:
+    """Raise ConfigError unless jobs were ever put into `queue`."""
+    names = await inspector.names()
+    if queue not in names:
+        known = f"known are {', '.join(names)}" if names else "no queue has been used yet"
+        raise ConfigError(f"there is no queue {queue!r}: {known}; check --url and --namespace")
+
+
+def split_refs(refs: Sequence[str]) -> dict[str, list[str]]:
+    """Return job ids by queue from references QUEUE/ID."""
+    queues: dict[str, list[str]] = {}
+    for ref in refs:
+        queue, slash, id = ref.partition("/")
+        if not (queue and slash and id):
+            raise ConfigError(f"{ref!r} is no job reference: it reads QUEUE/ID")
+        queues.setdefault(queue, []).append(id)
+    return queues
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; without a terminal only `--yes` will do."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Give --yes to do it without being asked")
+    typer.confirm(question, abort=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    typer.echo(json.dumps(value))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print columns, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+             for i in range(len(head))]
+    for row in [list(head), *cells]:
+        line = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        )
+        typer.echo("  ".join(line).rstrip())

@@ -1,0 +1,200 @@
+"""`qcore worker`: a supervisor with its worker processes; and the processes themselves."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+
+from qcore import App, ConfigError
+from qcore.broker.broker import Broker
+from qcore.config import (
+    BrokerConfig,
+    SupervisorConfig,
+    WorkerConfig,
+    child_environment,
+    child_variable,
+)
+from qcore.runtime import pool_process
+from qcore.runtime.child import CHILD_CONFIG, EXIT_CONFIG, ChildConfig, leave, run_child
+from qcore.runtime.supervisor import Supervisor
+from qcore_cli.loader import load_app
+from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.options import Namespace, Url
+
+_SELF = (sys.executable, "-m", "qcore_cli")
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What the supervisor must know of an app whose code it does not import."""
+
+    queues: tuple[str, ...]
+    broker: BrokerConfig
+
+
+def worker(
+    app: Annotated[str, typer.Argument(help="Where the App is: MODULE:NAME, as in tasks:app.")],
+    processes: Annotated[
+        str, typer.Option(help="Worker processes: a number, or auto for one per core.")
+    ] = "auto",
+    concurrency: Annotated[int, typer.Option(help="Jobs at a time in each process.")] = 100,
+    queues: Annotated[
+        str | None, typer.Option(help="Queues to serve, first one first: a,b,c; else all.")
+    ] = None,
+    shutdown_timeout: Annotated[
+        float, typer.Option(help="Seconds from the order to stop until everything is gone.")
+    ] = 30.0,
+    lease: Annotated[
+        float, typer.Option(help="Seconds without renewal until a job is given to others.")
+    ] = 30.0,
+    name: Annotated[str, typer.Option(help="Name of this supervisor in logs.")] = "",
+    log_format: Annotated[LogFormat, typer.Option(help="Log lines.")] = LogFormat.CONSOLE,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Run the jobs of an app until told to stop.
+
+    SIGTERM or Ctrl-C: finish what runs, then leave. A second one: cancel what runs and give it
+    back, nothing charged.
+    """
+    configure_logging(log_format)
+    described = describe(app, url, namespace)
+    config = WorkerConfig(
+        queues=_served(queues, described.queues),
+        concurrency=concurrency,
+        lease_s=lease,
+        extend_s=min(10.0, lease / 3),
+        sweep_s=min(5.0, lease / 4),
+        shutdown_timeout_s=shutdown_timeout,
+    )
+    supervision = SupervisorConfig(processes=count_processes(processes), name=name)
+    command = child_command(app, log_format)
+    raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
+
+
+async def _supervise(
+    broker_config: BrokerConfig,
+    supervision: SupervisorConfig,
+    config: WorkerConfig,
+    command: tuple[str, ...],
+) -> int:
+    broker = Broker(broker_config)
+    supervisor = Supervisor(supervision, config, command=command, broker=broker)
+    loop, signals = asyncio.get_running_loop(), 0
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            supervisor.drain()
+        else:
+            supervisor.stop_now()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        return await supervisor.run()
+    finally:
+        await broker.close()
+
+
+def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:
+    if wanted is None:
+        return declared
+    names = tuple(name.strip() for name in wanted.split(",") if name.strip())
+    for name in names:
+        if name not in declared:
+            raise ConfigError(
+                f"--queues names {name!r}, which the app does not declare; it has "
+                f"{', '.join(declared)}"
+            )
+    if len(set(names)) != len(names):
+        raise ConfigError(f"--queues {wanted} names a queue twice")
+    return names
+
+
+def count_processes(text: str) -> int:
+    """Return a number of processes from `auto` or digits."""
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
+            os.cpu_count() or 1
+        )
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
+
+
+def child_command(app: str, log_format: LogFormat) -> tuple[str, ...]:
+    """Return the command that starts one worker process of an app."""
+    return (*_SELF, "_worker", app, "--log-format", log_format)
+
+
+def describe(app: str, url: str | None, namespace: str | None) -> Description:
+    """Ask a short-lived process what the app declares; its code never enters this one.
+
+    Raises:
+        ConfigError: the app cannot be loaded; the message is that process's own.
+    """
+    given = [f"{k}={v}" for k, v in (("url", url), ("namespace", namespace)) if v]
+    done = subprocess.run(
+        (*_SELF, "_describe", app),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=child_environment({"QCORE_DESCRIBE": "\n".join(given)}),
+        check=False,
+    )
+    if done.returncode != 0:
+        raise typer.Exit(1)
+    return msgspec.json.decode(done.stdout.rpartition(b"\0")[2], type=Description)
+
+
+# -- commands of the supervisor, hidden from users ---------------------------------------------
+
+
+def describe_command(app: str) -> None:
+    """Print what an app declares."""
+    given = dict(
+        line.split("=", 1) for line in child_variable("QCORE_DESCRIBE").splitlines() if line
+    )
+    loaded = load_app(app)
+    loaded.configure(url=given.get("url"), namespace=given.get("namespace"))
+    told = msgspec.json.encode(Description(loaded.queues, loaded.config))
+    # the app's modules may have printed; what counts comes behind the zero byte
+    sys.stdout.buffer.write(b"\0" + told)
+
+
+def worker_command(app: str, log_format: LogFormat = LogFormat.CONSOLE) -> None:
+    """Run one worker process."""
+    configure_logging(log_format)
+    try:
+        config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
+        loaded = load_app(app)
+        _run_loop(loaded, config, log_format)
+    except ConfigError as e:
+        typer.echo(f"qcore worker: {e}", err=True)
+        leave(EXIT_CONFIG)
+        raise typer.Exit(EXIT_CONFIG) from e
+    leave(0)
+
+
+def _run_loop(app: App, config: ChildConfig, log_format: LogFormat) -> None:
+    pool_command = (*_SELF, "_pool", "--log-format", log_format)
+    main = run_child(app, config, pool_command=pool_command)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def pool_command(log_format: LogFormat = LogFormat.CONSOLE) -> None:
+    """Run one process of a worker's pool."""
+    configure_logging(log_format)
+    pool_process.main()
+
+

@@ -1,0 +1,54 @@
+"""qcore: an asyncio-native job queue on Redis."""
+
+from qcore.app import App
+from qcore.context import Context
+from qcore.errors import (
+    AppNotFound,
+    ArgumentError,
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    CodecError,
+    ConfigError,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    JobTimedOut,
+    PayloadTooLarge,
+    ProcessDied,
+    QcoreError,
+    QueueFull,
+    UnknownQueue,
+)
+from qcore.handle import JobHandle
+from qcore.model.job import JobStatus
+from qcore.model.retry import Exponential, GiveUp, Retry, RetryLater
+from qcore.task import Task
+
+__all__ = [
+    "App",
+    "AppNotFound",
+    "ArgumentError",
+    "BrokerError",
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "CodecError",
+    "ConfigError",
+    "Context",
+    "Exponential",
+    "GiveUp",
+    "JobCancelled",
+    "JobFailed",
+    "JobHandle",
+    "JobNotFound",
+    "JobStatus",
+    "JobTimedOut",
+    "PayloadTooLarge",
+    "ProcessDied",
+    "QcoreError",
+    "QueueFull",
+    "Retry",
+    "RetryLater",
+    "Task",
+    "UnknownQueue",
+]

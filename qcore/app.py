@@ -1,0 +1,269 @@
+"""App: the registry of tasks, and the owner of the broker."""
+
+import inspect
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+
+from qcore.broker.broker import Broker
+from qcore.broker.inspector import Inspector
+from qcore.config import BrokerConfig, Seconds, broker_config, check_name, seconds
+from qcore.context import Context
+from qcore.errors import ArgumentError, ConfigError
+from qcore.handle import JobHandle
+from qcore.model.codec import Arguments
+from qcore.model.retry import Retry
+from qcore.task import AsyncTask, Settings, SyncTask, Task, place_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class _Register(Protocol):
+    """What `@app.task(...)` returns: a decorator that keeps the function's type."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+
+
+class App:
+    """Tasks, the queues they use, and the Redis where their jobs live.
+
+    Args:
+        url: Where Redis is; else `QCORE_URL`; else, on a terminal, the embedded server in
+            `./.qcore`.
+        queues: Every queue of the app, most urgent first; workers drain them in this order.
+        namespace: Prefix of all keys; else `QCORE_NAMESPACE`, else `qcore`. Apps with different
+            namespaces share a Redis without seeing each other.
+
+    Raises:
+        ConfigError: a name that cannot be part of a key, or no queue at all.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        queues: Sequence[str] = ("default",),
+        namespace: str | None = None,
+    ) -> None:
+        if isinstance(queues, str) or not queues:
+            raise ConfigError(f'queues is {queues!r}, give a list of names: ["default"]')
+        if len(set(queues)) != len(queues):
+            raise ConfigError(f"queues {list(queues)} names a queue twice")
+        self.queues = tuple(check_name("queue", queue) for queue in queues)
+        if namespace is not None:
+            check_name("namespace", namespace)
+        self.tasks: dict[str, Task[Any, Any]] = {}
+        self._url = url
+        self._namespace = namespace
+        self._lifespan: Lifespan | None = None
+        self._broker: Broker | None = None
+
+    # -- tasks ----------------------------------------------------------------------------------
+
+    @overload
+    def task(
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], R], /) -> SyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        timeout: Seconds | None = None,
+        retry: Retry | None = None,
+        keep: Seconds | None = None,
+        run_in: Literal["thread", "process"] | None = None,
+    ) -> _Register: ...
+
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        timeout: Seconds | None = None,
+        retry: Retry | None = None,
+        keep: Seconds | None = None,
+        run_in: Literal["thread", "process"] | None = None,
+    ) -> Any:
+        """Register a function as a task; with or without options.
+
+        Args:
+            function: `async def` runs on the loop, `def` in a thread or a process.
+            name: Under which jobs find the task again; `module.function` by default. Jobs that
+                wait in Redis carry it, so keep it when the function moves.
+            queue: Where its jobs go; by default "default" if declared, else the last queue.
+            timeout: Seconds or timedelta until a run is cancelled and counts as failed. A thread
+                cannot be stopped: its run is given up and goes on unseen.
+            retry: When a failed job runs again; by default 5 attempts, 5 s to 135 s apart.
+            keep: How long the outcome is kept; by default 24 h for results that are not None.
+            run_in: For `def`: "thread" (default), or "process" for work that needs the CPU; the
+                process is killed at the timeout.
+
+        Raises:
+            ConfigError: a name registered twice, an annotation that cannot be decoded, or a
+                function that cannot run where it is asked to.
+            UnknownQueue: the app does not declare `queue`.
+        """
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any]:
+            settings = Settings(
+                name=name or f"{function.__module__}.{function.__qualname__}",
+                queue=queue or self._default_queue,
+                retry=retry or Retry(),
+                run_in=place_of(function, run_in),
+                timeout_s=None if timeout is None else seconds(timeout),
+                keep_s=None if keep is None else seconds(keep),
+            )
+            return self._add(function, settings)
+
+        return register if function is None else register(function)
+
+    @property
+    def _default_queue(self) -> str:
+        return "default" if "default" in self.queues else self.queues[-1]
+
+    def _add(self, function: Callable[..., Any], settings: Settings) -> Task[Any, Any]:
+        if settings.name in self.tasks:
+            raise ConfigError(
+                f"task {settings.name} is registered twice: give one of them another name="
+            )
+        if settings.timeout_s is not None and settings.timeout_s <= 0:
+            raise ConfigError(f"task {settings.name}: timeout is {settings.timeout_s:g} s, "
+                              "allowed is more than 0")
+        kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
+        task: Task[Any, Any] = kind(
+            function, settings, broker=lambda: self.broker, queues=self.queues
+        )
+        self.tasks[settings.name] = task
+        return task
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def lifespan(
+        self,
+        function: Callable[[], AsyncIterator[Any]] | Lifespan,
+    ) -> Callable[[], AsyncIterator[Any]] | Lifespan:
+        """Register what each worker process enters before its first job and leaves at its end.
+
+        An async generator function that yields once, or a function that returns an async context
+        manager. What it yields is `ctx.state`.
+        """
+        if self._lifespan is not None:
+            raise ConfigError("the app has a lifespan already: an app has one")
+        if inspect.isasyncgenfunction(function):
+            generator = cast(Callable[[], AsyncGenerator[Any, None]], function)
+            self._lifespan = asynccontextmanager(generator)
+        else:
+            self._lifespan = cast(Lifespan, function)
+        return function
+
+    @asynccontextmanager
+    async def lifespan_state(self) -> AsyncIterator[Any]:
+        """Enter the lifespan and yield its value; None without one. For workers."""
+        if self._lifespan is None:
+            yield None
+        else:
+            async with self._lifespan() as state:
+                yield state
+
+    def configure(self, *, url: str | None = None, namespace: str | None = None) -> None:
+        """Override URL and namespace, as the command does for its flags; before `open`."""
+        self._url = url or self._url
+        self._namespace = namespace or self._namespace
+
+    @property
+    def config(self) -> BrokerConfig:
+        """The broker settings: what was given, else the environment.
+
+        Raises:
+            ConfigError: no URL can be found.
+        """
+        return broker_config(self._url, self._namespace)
+
+    async def open(self) -> None:
+        """Make the app ready to enqueue. Connects to nothing yet; may be called again.
+
+        Raises:
+            ConfigError: no URL, or one that is none.
+        """
+        if self._broker is None:
+            self._broker = Broker(self.config)
+
+    async def close(self) -> None:
+        """Deliver what is on its way, and close every connection."""
+        broker, self._broker = self._broker, None
+        if broker is not None:
+            await broker.close()
+
+    async def __aenter__(self) -> "App":
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def broker(self) -> Broker:
+        """The broker of an open app.
+
+        Raises:
+            ConfigError: the app is not open.
+        """
+        if self._broker is None:
+            raise ConfigError("the app is not open: use `async with app:`, or `await app.open()`")
+        return self._broker
+
+    @property
+    def inspector(self) -> Inspector:
+        """What operators read and repair; of an open app."""
+        return Inspector(self.broker)
+
+    def job(self, ref: str) -> JobHandle[Any]:
+        """Return a handle from its reference `QUEUE/ID`; nothing is looked up yet.
+
+        Raises:
+            ArgumentError: `ref` is no reference.
+        """
+        queue, slash, id = ref.partition("/")
+        if not (queue and slash and id):
+            raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
+        return JobHandle(lambda: self.broker, queue, id, decode=_untyped, accepted=False)
+
+
+def _anything() -> Any: ...
+
+
+_untyped = Arguments(_anything, Context).decode_result
+

@@ -1,0 +1,437 @@
+"""The state machine: one method per transition, each one Lua script.
+
+    enqueue         -         -> ready, scheduled          producer
+    promote         scheduled -> ready                     claim, maintenance
+    claim           ready     -> active                    worker
+    recover         active    -> active                    worker, after a lost claim reply
+    extend          active    -> active                    leases
+    settle          active    -> completed, scheduled, dead, ready
+    reclaim         active    -> ready, scheduled, dead    maintenance
+    reclaim_owner   active    -> ready, scheduled, dead    supervisor
+    prune           completed, cancelled -> -              maintenance
+
+What operators do (clear, revive, purge) is in `inspector`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcore.broker import scripts
+from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
+from qcore.broker.connection import Endpoint, Line
+from qcore.broker.keys import QueueKeys, queue_keys, queues_key
+from qcore.broker.scripts import Call
+from qcore.config import BrokerConfig
+from qcore.errors import BrokerError, PayloadTooLarge
+from qcore.model.job import Acked, Buried, Job, Lease, Outcome, Released, Retried
+
+#: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
+CHORE_LIMIT = 200
+#: A producer that was silent for so long has no call left to repeat.
+PRODUCER_SILENT_MS = 3600 * 1000
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one settle-and-claim call brought."""
+
+    leases: list[Lease] = field(default_factory=list[Lease])
+    #: Tokens among the settled that were no longer held.
+    lost: set[bytes] = field(default_factory=set[bytes])
+    #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
+    again_ms: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class ClaimRequest:
+    """What a worker asks for: at most `limit` jobs (1 to 500), under tokens with its prefix."""
+
+    queues: Sequence[str]
+    limit: int
+    lease_ms: int
+    #: `owner:seq:`, never used before.
+    prefix: str
+
+
+@dataclass(slots=True, frozen=True)
+class Reclaimed:
+    """A lease that was taken from its owner, and where its job went."""
+
+    token: bytes
+    to: str
+
+    @property
+    def id(self) -> str:
+        """Return the id of the job."""
+        return self.token.split(b":", 2)[2].decode()
+
+
+class Broker:
+    """Every transition of every job of one namespace.
+
+    A process holds at most four connections, each opened when first needed: one for the worker's
+    turns, one that blocks for the marker, one for upkeep and questions, one for enqueues. Every
+    method raises BrokerUnavailable when Redis cannot be reached or is late, and repeats nothing
+    by itself, except enqueue.
+    """
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self.config = config
+        self._endpoint = Endpoint(config)
+        self._turns = Line(self._endpoint, config.call_timeout_s)
+        self._bell = Line(self._endpoint, config.call_timeout_s)
+        self._upkeep = Line(self._endpoint, config.call_timeout_s)
+        self._producing = Line(self._endpoint, config.call_timeout_s)
+        self._coalescer = Coalescer(self._producing, timeout_s=config.enqueue_timeout_s)
+        self._keys: dict[str, QueueKeys] = {}
+        self._named: set[str] = set()
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password."""
+        return self._endpoint.shown
+
+    def keys(self, queue: str) -> QueueKeys:
+        """Return the keys of one queue."""
+        keys = self._keys.get(queue)
+        if keys is None:
+            keys = self._keys[queue] = queue_keys(self.config.namespace, queue)
+        return keys
+
+    async def ask(self, commands: Sequence[Call | tuple[object, ...]]) -> list[Any]:
+        """Send commands of operators and upkeep; an error reply raises.
+
+        Raises:
+            BrokerError: the first error among the replies.
+        """
+        replies = await self._upkeep.send(commands)
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise reply
+        return replies
+
+    async def register(self, queues: Iterable[str]) -> None:
+        """Write the names of queues into the set of all queues, where operators find them."""
+        await self.ask([(b"SADD", queues_key(self.config.namespace), *queues)])
+
+    async def close(self) -> None:
+        """Deliver what waits in the coalescer, close connections, leave the embedded server."""
+        await self._coalescer.close()
+        for line in (self._turns, self._bell, self._upkeep, self._producing):
+            await line.close()
+        await self._endpoint.close()
+
+    # -- producers ------------------------------------------------------------------------------
+
+    async def enqueue(self, jobs: list[Job]) -> list[bytes]:
+        """- -> ready or scheduled, in the order given; all jobs or none.
+
+        Args:
+            jobs: 1 to 500 jobs of one queue, 1 MB of envelopes together (a single one may be
+                larger, up to the payload limit).
+
+        Returns:
+            The ids that were there already.
+
+        Raises:
+            PayloadTooLarge, QueueFull, BrokerRefused: none was enqueued.
+            BrokerUnavailable: after `enqueue_timeout_s`; `sent` says whether they may be.
+
+        Redis: one script, shared with all callers of the moment.
+        """
+        queue = jobs[0].queue
+        limit = self.config.payload_limit_bytes
+        for job in jobs:
+            if len(job.envelope) > limit:
+                raise PayloadTooLarge(
+                    f"queue {queue}: the arguments of job {job.id} take {len(job.envelope)} "
+                    f"bytes, the limit is {limit}: store the data elsewhere and pass its name"
+                )
+        if queue not in self._named:
+            await self._producing_named(queue)
+        return await self._coalescer.add(self.keys(queue), jobs)
+
+    async def _producing_named(self, queue: str) -> None:
+        self._named.add(queue)
+        try:
+            await self._upkeep.run((b"SADD", queues_key(self.config.namespace), queue))
+        except BrokerError:
+            # the enqueue that follows tells the caller; the name is tried again with the next
+            self._named.discard(queue)
+
+    # -- workers --------------------------------------------------------------------------------
+
+    async def turn(
+        self,
+        ended: Sequence[tuple[Lease, Outcome]],
+        claim: ClaimRequest | None,
+        *,
+        now_ms: int | None = None,
+    ) -> Turn:
+        """Settle ended jobs and claim new ones, in one write and one read.
+
+        After BrokerUnavailable the settles can be repeated: those that took effect come back as
+        lost. The claim must not be; ask `recover` with its prefix.
+
+        Redis: settle.lua once per queue and 500 jobs, then claim.lua; one round trip.
+        """
+        now = _now(now_ms)
+        calls = self._settle_calls(ended, now)
+        settles = len(calls)
+        if claim is not None:
+            calls.append(self._claim_call(claim, now))
+        replies = await self._turns.send(calls)
+        turn = Turn()
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise reply
+        for lost in replies[:settles]:
+            turn.lost.update(lost)
+        if claim is not None:
+            _read_claim(replies[-1], claim, turn)
+        return turn
+
+    def _claim_call(self, claim: ClaimRequest, now: object) -> Call:
+        keys = [self.keys(queue) for queue in claim.queues]
+        return scripts.CLAIM.call(
+            keys, now, claim.limit, claim.lease_ms, claim.prefix, CALL_BYTES, CHORE_LIMIT
+        )
+
+    def _settle_calls(self, ended: Sequence[tuple[Lease, Outcome]], now: object) -> list[Call]:
+        queues: defaultdict[str, list[tuple[Lease, Outcome]]] = defaultdict(list)
+        for item in ended:
+            queues[item[0].queue].append(item)
+        return [
+            scripts.SETTLE.call(self.keys(queue), now, *_settle_items(chunk))
+            for queue, items in queues.items()
+            for chunk in _chunks(items)
+        ]
+
+    async def recover(
+        self, queues: Sequence[str], prefix: str, *, now_ms: int | None = None
+    ) -> list[Lease]:
+        """Active -> active: return the leases of a claim whose reply was lost.
+
+        Redis: recover.lua, at least one round trip per queue.
+        """
+        leases: list[Lease] = []
+        for queue in queues:
+            cursor: object = 0
+            while cursor != b"0":
+                call = scripts.RECOVER.call(self.keys(queue), _now(now_ms), prefix, cursor)
+                (reply,) = await self.ask([call])
+                now, cursor, ids, payloads, states, crashes = reply
+                rows = zip(ids, payloads, states, crashes, strict=True)
+                leases += [_lease(prefix, queue, int(now), *row) for row in rows]
+        return leases
+
+    async def extend(
+        self, leases: Sequence[Lease], lease_ms: int, *, now_ms: int | None = None
+    ) -> set[bytes]:
+        """Active -> active with a deadline `lease_ms` from now; return the tokens that were lost.
+
+        Redis: extend.lua once per queue and 500 leases; one round trip.
+        """
+        queues: defaultdict[str, list[bytes]] = defaultdict(list)
+        for lease in leases:
+            queues[lease.queue].append(lease.token)
+        calls = [
+            scripts.EXTEND.call(
+                self.keys(queue), _now(now_ms), lease_ms, *tokens[i : i + CALL_JOBS]
+            )
+            for queue, tokens in queues.items()
+            for i in range(0, len(tokens), CALL_JOBS)
+        ]
+        return {token for lost in await self.ask(calls) for token in lost}
+
+    async def wait_for_jobs(self, queues: Sequence[str], block_s: float) -> str | None:
+        """Block until a marker says that there may be work, at most `block_s`; take it.
+
+        Only a marker is ever popped, never a job: a reply that is lost costs nothing but time.
+
+        Returns:
+            The queue of the marker, or None.
+        """
+        markers = {self.keys(queue).names["wake"]: queue for queue in queues}
+        (reply,) = await self._bell.send(
+            [(b"BZPOPMIN", *markers, f"{block_s:.3f}")],
+            timeout_s=block_s + self.config.call_timeout_s,
+        )
+        if isinstance(reply, BrokerError):
+            raise reply
+        return None if reply is None else markers[reply[0]]
+
+    async def wake(self, queues: Sequence[str]) -> None:
+        """Set the markers again, for another worker: this one cannot claim now."""
+        await self.ask([(b"ZADD", self.keys(q).names["wake"], 0, b"1") for q in queues])
+
+    # -- upkeep ---------------------------------------------------------------------------------
+
+    async def promote(
+        self, queue: str, *, limit: int = CHORE_LIMIT, now_ms: int | None = None
+    ) -> int:
+        """Scheduled -> ready, at most `limit` due jobs; return how many."""
+        call = scripts.PROMOTE.call(self.keys(queue), _now(now_ms), limit)
+        return int((await self.ask([call]))[0])
+
+    async def reclaim(
+        self,
+        queue: str,
+        *,
+        lease_ms: int,
+        sweep_ms: int,
+        guard_ms: int,
+        crash_limit: int,
+        now_ms: int | None = None,
+    ) -> list[Reclaimed]:
+        """Active with an expired lease -> ready, scheduled or dead; each loss counts as a crash.
+
+        When the last sweep is older than max(lease / 2, 3 sweeps), Redis or every sweeper was
+        away: nothing is reclaimed for `guard_ms`, in which live owners renew. At most 200 a call.
+        """
+        stale_ms = max(lease_ms // 2, 3 * sweep_ms)
+        call = scripts.RECLAIM.call(
+            self.keys(queue), _now(now_ms), lease_ms, stale_ms, guard_ms, crash_limit, CHORE_LIMIT
+        )
+        return _reclaimed((await self.ask([call]))[0])
+
+    async def reclaim_owner(
+        self,
+        queue: str,
+        owner: str,
+        *,
+        charge: bool,
+        crash_limit: int,
+        now_ms: int | None = None,
+    ) -> list[Reclaimed]:
+        """Active of one owner -> ready, scheduled or dead, whatever the deadlines.
+
+        Args:
+            queue: One queue; an owner may hold leases in several.
+            owner: A process that is certainly gone.
+            charge: Whether the loss counts as a crash; False when the process was ended for
+                nothing that its jobs did.
+            crash_limit: The loss that makes a job dead.
+            now_ms: For tests.
+
+        Redis: reclaim_owner.lua, one call per 1,000 leases of the queue.
+        """
+        reclaimed: list[Reclaimed] = []
+        cursor: object = 0
+        while cursor != b"0":
+            call = scripts.RECLAIM_OWNER.call(
+                self.keys(queue), _now(now_ms), owner, int(charge), crash_limit, cursor
+            )
+            ((cursor, *rest),) = await self.ask([call])
+            reclaimed += _reclaimed(rest)
+        return reclaimed
+
+    async def prune(
+        self, queue: str, *, cursor: int = 0, now_ms: int | None = None
+    ) -> tuple[int, int]:
+        """Completed, cancelled -> -: forget outcomes whose time is over, and silent producers.
+
+        Returns:
+            How many outcomes went, and the cursor for the next call.
+        """
+        call = scripts.PRUNE.call(
+            self.keys(queue), _now(now_ms), CHORE_LIMIT, PRODUCER_SILENT_MS, cursor
+        )
+        ((count, cursor),) = await self.ask([call])
+        return int(count), int(cursor)
+
+
+def _now(now_ms: int | None) -> object:
+    return b"" if now_ms is None else now_ms
+
+
+def _chunks(
+    items: list[tuple[Lease, Outcome]],
+) -> Iterable[list[tuple[Lease, Outcome]]]:
+    """Split settles into calls of at most 500 items and about 1 MB."""
+    chunk: list[tuple[Lease, Outcome]] = []
+    size = 0
+    for item in items:
+        size += _size(item[1])
+        if chunk and (len(chunk) == CALL_JOBS or size > CALL_BYTES):
+            yield chunk
+            chunk, size = [], _size(item[1])
+        chunk.append(item)
+    if chunk:
+        yield chunk
+
+
+def _size(outcome: Outcome) -> int:
+    match outcome:
+        case Acked(outcome=kept):
+            return len(kept or b"")
+        case Retried(state=state) | Buried(state=state):
+            return len(state)
+        case Released():
+            return 0
+
+
+def _settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
+    """Lay out one settle call: five counts, the tokens by outcome, then what belongs to them."""
+    acks: list[object] = []
+    keeps: list[object] = []
+    retries: list[object] = []
+    buries: list[object] = []
+    releases: list[object] = []
+    extras: tuple[list[object], ...] = ([], [], [])
+    for lease, outcome in chunk:
+        match outcome:
+            case Acked(outcome=None):
+                acks.append(lease.token)
+            case Acked(outcome=kept, keep_ms=keep_ms):
+                keeps.append(lease.token)
+                extras[0].extend((kept, keep_ms))
+            case Retried(delay_ms=delay_ms, state=state):
+                retries.append(lease.token)
+                extras[1].extend((delay_ms, state))
+            case Buried(state=state):
+                buries.append(lease.token)
+                extras[2].append(state)
+            case Released():
+                releases.append(lease.token)
+    tokens = (acks, keeps, retries, buries, releases)
+    return [*map(len, tokens), *(t for kind in tokens for t in kind), *(e for x in extras for e in x)]
+
+
+def _read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
+    now = int(reply[0])
+    if reply[1] != b"":
+        turn.again_ms = max(0, int(reply[1]) - now)
+    for number, ids, payloads, states, crashes in reply[2:]:
+        queue = claim.queues[number - 1]
+        nothing = [None] * len(ids)
+        rows = zip(ids, payloads, states or nothing, crashes or nothing, strict=True)
+        turn.leases += [_lease(claim.prefix, queue, now, *row) for row in rows]
+
+
+def _lease(
+    prefix: str,
+    queue: str,
+    now: int,
+    id: bytes,
+    payload: bytes | None,
+    state: bytes | None,
+    crashes: bytes | None,
+) -> Lease:
+    return Lease(
+        prefix.encode() + id,
+        queue,
+        id.decode(),
+        None if payload is None else payload[8:],
+        state,
+        0 if crashes is None else int(crashes.split()[0]),
+        now if payload is None else int.from_bytes(payload[:8]),
+        now,
+    )
+
+
+def _reclaimed(flat: list[bytes]) -> list[Reclaimed]:
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return [Reclaimed(token, to.decode()) for token, to in pairs]

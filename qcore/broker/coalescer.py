@@ -1,0 +1,163 @@
+"""Many callers that enqueue at the same time -> one call in flight, which takes all of them."""
+
+import asyncio
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+from qcore.broker.connection import Backoff, Line
+from qcore.broker.identity import new_owner
+from qcore.broker.keys import QueueKeys
+from qcore.broker.scripts import ENQUEUE, Call
+from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.model.job import Job
+
+#: Jobs and payload bytes in one call: what Redis does without others noticing.
+CALL_JOBS = 500
+CALL_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """Jobs of one caller for one queue; they are accepted or refused together."""
+
+    keys: QueueKeys
+    jobs: list[Job]
+    size: int
+    deadline: float
+    done: "asyncio.Future[list[bytes]]"
+    #: A try was sent whose answer never came.
+    unknown: bool = field(default=False)
+
+
+class Coalescer:
+    """Carries parcels to Redis, at most one call at a time.
+
+    The next call takes everything that gathered meanwhile: an idle producer has the latency of one
+    call, a busy one batches by itself. A call that fails is repeated under its call number until
+    the deadline of each parcel, so that it is executed once however often it arrives.
+    """
+
+    def __init__(self, line: Line, *, timeout_s: float) -> None:
+        self._line = line
+        self._timeout_s = timeout_s
+        self._nonce = new_owner()
+        self._number = 0
+        self._waiting: deque[_Parcel] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def add(self, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
+        """Deliver `jobs` to one queue; all of them or none.
+
+        At most CALL_JOBS jobs; the order of calls to `add` is the order in the queue. A cancelled
+        caller does not cancel the delivery.
+
+        Returns:
+            The ids that were there already.
+
+        Raises:
+            QueueFull, BrokerRefused: none was enqueued.
+            BrokerUnavailable: the deadline passed; `sent` says whether they may be enqueued.
+        """
+        loop = asyncio.get_running_loop()
+        parcel = _Parcel(
+            keys,
+            jobs,
+            sum(len(job.envelope) for job in jobs),
+            loop.time() + self._timeout_s,
+            loop.create_future(),
+        )
+        self._waiting.append(parcel)
+        if self._flusher is None or self._flusher.done():
+            self._flusher = loop.create_task(self._flush())
+        return await parcel.done
+
+    async def close(self) -> None:
+        """Wait until everything that was added is delivered or has failed."""
+        if self._flusher is not None:
+            await self._flusher
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            await self._deliver(self._take())
+
+    def _take(self) -> list[_Parcel]:
+        batch, jobs, size = [self._waiting.popleft()], 0, 0
+        jobs, size = len(batch[0].jobs), batch[0].size
+        while self._waiting:
+            jobs += len(self._waiting[0].jobs)
+            size += self._waiting[0].size
+            if jobs > CALL_JOBS or size > CALL_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _deliver(self, batch: list[_Parcel]) -> None:
+        """Bring one batch to its end: each parcel accepted, refused or expired."""
+        self._number += 1
+        backoff = Backoff(0.05, 1.0)
+        while True:
+            failure = await self._attempt(batch)
+            now = asyncio.get_running_loop().time()
+            batch = [p for p in batch if not p.done.done() and not _expired(p, now, failure)]
+            if not batch:
+                return
+            left_s = min(p.deadline for p in batch) - now
+            await asyncio.sleep(min(backoff.next_s(), left_s))
+
+    async def _attempt(self, batch: list[_Parcel]) -> BrokerError:
+        groups: defaultdict[str, list[_Parcel]] = defaultdict(list)
+        for parcel in batch:
+            groups[parcel.keys.queue].append(parcel)
+        calls = [self._call(parcels) for parcels in groups.values()]
+        left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
+        try:
+            replies = await self._line.send(calls, timeout_s=max(0.05, left_s))
+        except BrokerUnavailable as e:
+            for parcel in batch:
+                parcel.unknown = parcel.unknown or e.sent
+            return e
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+            replies = [e] * len(calls)
+        failure = BrokerError("no error")
+        for parcels, reply in zip(groups.values(), replies, strict=True):
+            if isinstance(reply, BrokerUnavailable):
+                failure = reply
+            else:
+                _conclude(parcels, reply)
+        return failure
+
+    def _call(self, parcels: list[_Parcel]) -> Call:
+        items: list[object] = []
+        for parcel in parcels:
+            for job in parcel.jobs:
+                items += (job.id, _when(job), job.envelope)
+        return ENQUEUE.call(parcels[0].keys, b"", self._nonce, self._number, *items)
+
+
+def _when(job: Job) -> str:
+    if job.delay_ms is not None:
+        return f"+{job.delay_ms}"
+    return "" if job.eta_ms is None else f"@{job.eta_ms}"
+
+
+def _conclude(parcels: list[_Parcel], reply: list[bytes] | Exception) -> None:
+    for parcel in parcels:
+        if parcel.done.done():  # its caller was cancelled
+            continue
+        if isinstance(reply, Exception):
+            parcel.done.set_exception(reply)
+        else:
+            parcel.done.set_result(reply)
+
+
+def _expired(parcel: _Parcel, now: float, failure: BrokerError) -> bool:
+    if now < parcel.deadline:
+        return False
+    ids = parcel.jobs[0].id if len(parcel.jobs) == 1 else f"{len(parcel.jobs)} jobs"
+    outcome = "may have been enqueued" if parcel.unknown else "not enqueued"
+    parcel.done.set_exception(
+        BrokerUnavailable(
+            f"queue {parcel.keys.queue}: {ids} {outcome}: {failure}", sent=parcel.unknown
+        )
+    )
+    return True

@@ -1,0 +1,244 @@
+"""Connections: one URL, lines that carry one call at a time, and how long to wait in between."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from qcore.broker.embedded import EmbeddedServer
+from qcore.broker.scripts import Call, error_of, unknown_script
+from qcore.config import BrokerConfig
+from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
+
+_SCHEMES = "redis://host:6379/0, rediss://, unix:///path, embedded://PATH"
+
+#: A command as it goes out: its words.
+Command = tuple[object, ...]
+
+
+class Backoff:
+    """Delays between tries: full jitter under a bound that doubles from `least_s` to `most_s`."""
+
+    def __init__(self, least_s: float, most_s: float) -> None:
+        self._least_s = least_s
+        self._most_s = most_s
+        self._bound_s = least_s
+
+    def next_s(self) -> float:
+        """Return the next delay in seconds."""
+        bound_s, self._bound_s = self._bound_s, min(self._bound_s * 2, self._most_s)
+        return random.uniform(0, bound_s)
+
+    def reset(self) -> None:
+        """Start again from `least_s`: something worked."""
+        self._bound_s = self._least_s
+
+
+class Endpoint:
+    """Where Redis is: makes connections, and keeps the embedded server up where one is named."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._timeout_s = config.call_timeout_s
+        self._folder: Path | None = None
+        self._server: EmbeddedServer | None = None
+        self._joining = asyncio.Lock()
+        self._pool: ConnectionPool | None = None
+        self.shown = shown_url(config.url)
+        scheme, _, rest = config.url.partition("://")
+        if scheme == "embedded":
+            if not rest:
+                raise ConfigError("embedded:// needs a folder: embedded://PATH")
+            self._folder = Path(rest)
+        elif scheme in ("redis", "rediss", "unix"):
+            self._pool = self._make_pool(config.url)
+        else:
+            raise ConfigError(f"{self.shown!r} is no Redis URL; use one of {_SCHEMES}")
+
+    def _make_pool(self, url: str) -> ConnectionPool:
+        # A pool only for its knowledge of URLs. What its defaults would do: replay scripts up to
+        # ten times when a reply is late, and (RESP3) not replace a connection that the server
+        # closed while it was idle.
+        try:
+            return ConnectionPool.from_url(
+                url,
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_error=[],
+                socket_timeout=None,
+                socket_connect_timeout=self._timeout_s,
+                decode_responses=False,
+                client_name="qcore",
+            )
+        except (ValueError, TypeError) as e:
+            raise ConfigError(f"{self.shown!r} is no Redis URL ({e}); use one of {_SCHEMES}") from e
+
+    async def connect(self) -> AbstractConnection:
+        """Return a new open connection.
+
+        Raises:
+            RedisError, OSError: no connection could be made.
+            ConfigError: there is no embedded server to start.
+        """
+        pool = self._pool
+        if self._folder is not None:
+            pool = await self._embedded(self._folder)
+        assert pool is not None
+        connection: AbstractConnection = pool.make_connection()
+        try:
+            await connection.connect()
+        except (RedisError, OSError):
+            if self._server is None:
+                raise
+            # the server may have died: any of its users starts it again
+            await asyncio.to_thread(self._server.ensure_running)
+            await connection.connect()
+        return connection
+
+    async def _embedded(self, folder: Path) -> ConnectionPool:
+        async with self._joining:
+            if self._pool is None:
+                self._server = await asyncio.to_thread(EmbeddedServer.join, folder)
+                self._pool = self._make_pool(f"unix://{self._server.socket_path}")
+        return self._pool
+
+    async def close(self) -> None:
+        """Leave the embedded server, if one was joined; the last user out stops it."""
+        server, self._server = self._server, None
+        if server is not None:
+            self._pool = None
+            await asyncio.to_thread(server.leave)
+
+
+class Line:
+    """One connection, one call at a time, every call with a deadline.
+
+    A call that fails or is cancelled drops the connection, so that no reply is ever taken for
+    another's; the next call opens a new one. Nothing is repeated here, except a script that the
+    server did not know, which cannot have run.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._connection: AbstractConnection | None = None
+        self._busy = asyncio.Lock()
+
+    async def send(
+        self, commands: Sequence[Call | Command], *, timeout_s: float | None = None
+    ) -> list[Any]:
+        """Send all commands in one write, and return their replies in order.
+
+        An error reply stands in its place as a BrokerError: one command's error says nothing of
+        its neighbours.
+
+        Args:
+            commands: Scripts or plain commands.
+            timeout_s: For connecting, writing and reading together; the configured call timeout
+                by default.
+
+        Raises:
+            BrokerUnavailable: no connection, or no reply in time. `sent` says whether the
+                commands may have run. Cancellation leaves that open too.
+        """
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        async with self._busy:
+            sent = False
+            try:
+                async with asyncio.timeout(limit_s):
+                    connection = self._connection
+                    if connection is None or not connection.is_connected:
+                        connection = self._connection = await self._endpoint.connect()
+                    sent = True
+                    return await _exchange(connection, commands)
+            except ConfigError:
+                raise
+            except TimeoutError as e:
+                await self._drop()
+                raise BrokerUnavailable(
+                    f"Redis at {self._endpoint.shown} did not answer within {limit_s:g} s",
+                    sent=sent,
+                ) from e
+            except Exception as e:
+                await self._drop()
+                raise self._failure(e, sent=sent) from e
+            except BaseException:
+                await self._drop()
+                raise
+
+    def _failure(self, error: Exception, *, sent: bool) -> BrokerError:
+        if isinstance(error, BrokerError):
+            return error
+        if isinstance(error, RedisError):
+            meant = error_of(error)
+            if type(meant) is not BrokerError:
+                return meant
+        return BrokerUnavailable(
+            f"Redis at {self._endpoint.shown} cannot be reached: {error or type(error).__name__}",
+            sent=sent,
+        )
+
+    async def run(self, command: Call | Command) -> Any:
+        """Send one command and return its reply.
+
+        Raises:
+            BrokerUnavailable: see `send`.
+            BrokerError: the error that Redis answered with.
+        """
+        (reply,) = await self.send([command])
+        if isinstance(reply, BrokerError):
+            raise reply
+        return reply
+
+    async def close(self) -> None:
+        """Close the connection after the call in flight."""
+        async with self._busy:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+async def _exchange(
+    connection: AbstractConnection, commands: Sequence[Call | Command]
+) -> list[Any]:
+    words = [c.by_digest() if isinstance(c, Call) else c for c in commands]
+    replies = await _write_and_read(connection, words)
+    for i, command in enumerate(commands):
+        if isinstance(command, Call) and unknown_script(replies[i]):
+            (replies[i],) = await _write_and_read(connection, [command.by_source()])
+    return [error_of(r) if isinstance(r, ResponseError) else r for r in replies]
+
+
+async def _write_and_read(connection: AbstractConnection, words: Sequence[Command]) -> list[Any]:
+    packed = connection.pack_commands(words)  # type: ignore[arg-type]
+    await connection.send_packed_command(packed, check_health=False)
+    replies: list[Any] = []
+    for _ in words:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as e:
+            replies.append(e)
+    return replies
+
+
+def shown_url(url: str) -> str:
+    """Return the URL as it may be shown: without its password."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    except ValueError:
+        return url.partition("://")[0] + "://..."
+
+

@@ -1,0 +1,247 @@
+"""What operators read and repair: depths, records, dead jobs; clear, revive, purge."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
+from qcore.broker.coalescer import CALL_JOBS
+from qcore.broker.keys import queues_key
+from qcore.config import KEEP_S
+from qcore.errors import CodecError
+from qcore.model.codec import decode_envelope, decode_outcome, decode_state, encode
+from qcore.model.job import AttemptError, JobOutcome, JobState, JobStatus
+
+
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs a queue holds."""
+
+    name: str
+    ready: int
+    scheduled: int
+    active: int
+    dead: int
+    #: Seconds since the next job was enqueued; None when none is ready.
+    oldest_ready_s: float | None
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything Redis knows about one job. Times are unix ms on the Redis clock."""
+
+    id: str
+    queue: str
+    status: JobStatus
+    task: str | None = None
+    enqueued_ms: int | None = None
+    #: Due, lease deadline or death, by status.
+    at_ms: int | None = None
+    attempts: int = 0
+    crashes: int = 0
+    #: Why it is dead.
+    reason: str | None = None
+    errors: tuple[AttemptError, ...] = ()
+    #: `owner:seq:id` of the lease, while active.
+    token: str | None = None
+    #: The encoded arguments, or all bytes of a payload that is no envelope.
+    payload: bytes | None = None
+    #: The encoded result, when completed and kept.
+    result: msgspec.Raw | None = None
+
+
+class Inspector:
+    """Reads and repairs the queues of one namespace, in calls of bounded work."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def names(self) -> list[str]:
+        """Return the names of all queues ever used, sorted."""
+        (names,) = await self._broker.ask(
+            [(b"SMEMBERS", queues_key(self._broker.config.namespace))]
+        )
+        return sorted(name.decode() for name in names)
+
+    async def queues(self, names: Sequence[str] | None = None) -> list[QueueStats]:
+        """Return the depths of the named queues, by default of all.
+
+        Redis: depth.lua once per queue, one round trip.
+        """
+        names = await self.names() if names is None else names
+        calls = [scripts.DEPTH.call(self._broker.keys(name), b"") for name in names]
+        replies = await self._broker.ask(calls) if calls else []
+        return [_stats(name, reply) for name, reply in zip(names, replies, strict=True)]
+
+    async def job(self, queue: str, id: str) -> JobRecord | None:
+        """Return what is known about one job, or None when there is no trace of it."""
+        (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id)])
+        return _record(queue, id, reply)
+
+    async def dead(self, queue: str, *, limit: int = 100, skip: int = 0) -> list[JobRecord]:
+        """Return dead jobs of one queue, the latest death first.
+
+        Args:
+            queue: Its name.
+            limit: At most so many, 1 to 500.
+            skip: Pass over so many first.
+        """
+        keys = self._broker.keys(queue)
+        (found,) = await self._broker.ask(
+            [(b"ZREVRANGE", keys.names["dead"], skip, skip + limit - 1, b"WITHSCORES")]
+        )
+        ids = found[::2]
+        if not ids:
+            return []
+        columns = await self._broker.ask(
+            [(b"HMGET", keys.names[name], *ids) for name in ("jobs", "state", "crashes")]
+        )
+        rows = zip(ids, *columns, found[1::2], strict=True)
+        records = (
+            _record(queue, id.decode(), [b"dead", payload, state, crashes, at, None])
+            for id, payload, state, crashes, at in rows
+        )
+        return [record for record in records if record is not None]
+
+    async def revive(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Dead -> ready: all attempts again, the error history kept.
+
+        Returns:
+            The ids that were revived; the others were not dead or have no payload.
+        """
+        keys, revived = self._broker.keys(queue), list[str]()
+        for i in range(0, len(ids), CALL_JOBS):
+            chunk = ids[i : i + CALL_JOBS]
+            (states,) = await self._broker.ask([(b"HMGET", keys.names["state"], *chunk)])
+            items: list[object] = []
+            for id, raw in zip(chunk, states, strict=True):
+                fresh = JobState(errors=decode_state(raw).errors)
+                items += (id, encode(fresh))
+            (reply,) = await self._broker.ask([scripts.REVIVE.call(keys, *items)])
+            revived += [id.decode() for id in reply]
+        return revived
+
+    async def revive_all(self, queue: str) -> list[str]:
+        """Dead -> ready: every job that was dead when this began; return the ids revived.
+
+        A job that dies again meanwhile is not revived a second time.
+        """
+        key, revived = self._broker.keys(queue).names["dead"], list[str]()
+        (all_ids,) = await self._broker.ask([(b"ZRANGE", key, 0, -1)])
+        ids = [id.decode() for id in all_ids]
+        for i in range(0, len(ids), CALL_JOBS):
+            revived += await self.revive(queue, ids[i : i + CALL_JOBS])
+        return revived
+
+    async def purge(
+        self, queue: str, *, ids: Sequence[str] = (), older_than_s: float | None = None
+    ) -> int:
+        """Dead -> -: forget the jobs named, or all that have been dead for `older_than_s`.
+
+        Returns:
+            How many were purged.
+        """
+        keys, purged = self._broker.keys(queue), 0
+        if older_than_s is None:
+            for i in range(0, len(ids), CALL_JOBS):
+                chunk = ids[i : i + CALL_JOBS]
+                call = scripts.PURGE.call(keys, b"", b"", CALL_JOBS, *chunk)
+                purged += int((await self._broker.ask([call]))[0])
+            return purged
+        while True:
+            call = scripts.PURGE.call(keys, b"", round(older_than_s * 1000), CALL_JOBS)
+            count = int((await self._broker.ask([call]))[0])
+            purged += count
+            if count < CALL_JOBS:
+                return purged
+
+    async def clear(self, queue: str) -> int:
+        """Ready, scheduled -> cancelled: all of them; what is running goes on.
+
+        Returns:
+            How many were cleared. Their handles find them cancelled for 24 h.
+
+        Redis: clear.lua, one call per 500 jobs; jobs enqueued meanwhile may be cleared too.
+        """
+        cancelled, cleared = encode(JobOutcome(JobStatus.CANCELLED)), 0
+        while True:
+            call = scripts.CLEAR.call(
+                self._broker.keys(queue), b"", CALL_JOBS, cancelled, round(KEEP_S * 1000)
+            )
+            count = int((await self._broker.ask([call]))[0])
+            if count == 0:
+                return cleared
+            cleared += count
+
+
+def _stats(name: str, reply: list[Any]) -> QueueStats:
+    now, ready, scheduled, active, dead, stamp = reply
+    oldest_s = None
+    if stamp:
+        oldest_s = max(0, int(now) - int.from_bytes(stamp)) / 1000
+    return QueueStats(
+        name=name,
+        ready=ready,
+        scheduled=scheduled,
+        active=active,
+        dead=dead,
+        oldest_ready_s=oldest_s,
+    )
+
+
+def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
+    where, payload, raw_state, raw_crashes, at, token = reply
+    if where == b"done":
+        outcome = decode_outcome(payload)
+        return JobRecord(
+            id=id, queue=queue, status=JobStatus(outcome.status), result=outcome.result
+        )
+    if where == b"":
+        return None
+    state = decode_state(raw_state)
+    crashes, crashed_ms = (0, 0) if raw_crashes is None else map(int, raw_crashes.split())
+    task, arguments = _arguments(payload)
+    status = JobStatus(where.decode())
+    at_ms = None if at is None else int(float(at))
+    reason = None
+    if status is JobStatus.DEAD:
+        # the script that buries a job for its crashes writes both times in one moment
+        reason = _crashed(crashes) if at_ms == crashed_ms else _reason(state)
+    return JobRecord(
+        id=id,
+        queue=queue,
+        status=status,
+        task=task,
+        enqueued_ms=int.from_bytes(payload[:8]) if payload else None,
+        at_ms=at_ms,
+        attempts=state.failures,
+        crashes=crashes,
+        reason=reason,
+        errors=state.errors,
+        token=None if token is None else token.decode(),
+        payload=arguments,
+    )
+
+
+def _arguments(payload: bytes | None) -> tuple[str | None, bytes | None]:
+    if payload is None:
+        return None, None
+    try:
+        envelope = decode_envelope(payload[8:])
+    except CodecError:
+        return None, payload[8:]
+    return envelope.task, bytes(envelope.args)
+
+
+def _crashed(crashes: int) -> str:
+    return (
+        f"its lease was lost {crashes} times: each worker that ran it died or stopped renewing"
+    )
+
+
+def _reason(state: JobState) -> str:
+    if not state.errors:
+        return "unknown"
+    last = state.errors[-1]
+    text = last.text.rstrip().rpartition("\n")[2]
+    return text if last.kind in text or last.kind == "GiveUp" else f"{last.kind}: {text}"

@@ -1,0 +1,46 @@
+"""Every Redis key: its name, its type, what it holds.
+
+The keys of one queue share the hash tag `{namespace:queue}`, so that one script may touch them all,
+also in a Cluster. No key has a Redis TTL: eviction can pick none, nothing vanishes by itself.
+"""
+
+from typing import NamedTuple
+
+#: Key -> (type, content). Lua headers, this table and docs/reference/redis-schema.md agree by test.
+QUEUE_KEYS: dict[str, tuple[str, str]] = {
+    "ready": ("list", "job ids, oldest first"),
+    "scheduled": ("zset", "job id -> due time, unix ms"),
+    "active": ("zset", "token -> lease deadline, unix ms"),
+    "running": ("hash", "job id -> token"),
+    "jobs": ("hash", "job id -> 8 bytes of Redis time + envelope"),
+    "state": ("hash", "job id -> mutable record"),
+    "crashes": ("hash", "job id -> `count ms`"),
+    "dead": ("zset", "job id -> time of death, unix ms"),
+    "done": ("hash", "job id -> kept outcome"),
+    "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
+    "producers": ("hash", "nonce -> `call ms`: the last call of each producer"),
+    "wake": ("zset", 'the marker "come and claim"'),
+    "meta": ("hash", "last_sweep, guard_until: unix ms"),
+}
+
+
+class QueueKeys(NamedTuple):
+    """The keys of one queue by name, encoded once."""
+
+    queue: str
+    names: dict[str, bytes]
+
+    def pick(self, wanted: tuple[str, ...]) -> list[bytes]:
+        """Return the named keys in order, as a script declares them."""
+        return [self.names[name] for name in wanted]
+
+
+def queue_keys(namespace: str, queue: str) -> QueueKeys:
+    """Return the keys of one queue; both names must match `qcore.config.NAME`."""
+    tag = f"{{{namespace}:{queue}}}"
+    return QueueKeys(queue, {name: f"{tag}:{name}".encode() for name in QUEUE_KEYS})
+
+
+def queues_key(namespace: str) -> bytes:
+    """Return the SET that holds the name of every queue ever used."""
+    return f"{namespace}:queues".encode()

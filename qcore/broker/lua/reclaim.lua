@@ -1,0 +1,47 @@
+-- reclaim: active with an expired lease -> ready, scheduled or dead; each loss counts as a crash.
+-- KEYS  active     zset  token -> lease deadline, unix ms
+--       running    hash  job id -> token
+--       ready      list  job ids, oldest first
+--       scheduled  zset  job id -> due time, unix ms
+--       dead       zset  job id -> time of death, unix ms
+--       crashes    hash  job id -> `count ms`
+--       meta       hash  last_sweep, guard_until: unix ms
+--       wake       zset  the marker "come and claim"
+-- ARGV  now_ms     ms    '' for the Redis clock
+--       lease_ms   ms    the lease of this fleet
+--       stale_ms   ms    a last sweep older than this means that Redis or all sweepers were away
+--       guard_ms   ms    time that live owners then get to renew
+--       crash_limit int  the loss that makes a job dead
+--       limit      int   at most so many
+-- reply token, where its job went ('ready', 'scheduled', 'dead'), token, ...
+-- @include clock tokens give_back
+local k = {}
+k.active, k.running, k.ready, k.scheduled, k.dead, k.crashes, k.meta, k.wake = unpack(KEYS, 1, 8)
+local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit = unpack(ARGV, 1, 6)
+
+redis.call('ZREM', k.active, '')
+local now = clock(now_ms)
+local meta = redis.call('HMGET', k.meta, 'last_sweep', 'guard_until')
+local last, guard = tonumber(meta[1] or 0), tonumber(meta[2] or 0)
+redis.call('HSET', k.meta, 'last_sweep', whole(now))
+if now - last > tonumber(stale_ms) or last > now then
+  guard = now + guard_ms
+  redis.call('HSET', k.meta, 'guard_until', whole(guard))
+end
+
+-- The Redis clock went back: a deadline that far ahead would hold its job for too long.
+local far = redis.call('ZRANGEBYSCORE', k.active, whole(now + 2 * lease_ms), '+inf', 'LIMIT', 0, limit)
+for _, token in ipairs(far) do
+  redis.call('ZADD', k.active, whole(now + lease_ms), token)
+end
+
+local reply = {}
+-- a guard further ahead than one guard was set before the clock went back
+if now < guard and guard <= now + guard_ms then return reply end
+local expired = redis.call('ZRANGEBYSCORE', k.active, '-inf', whole(now), 'LIMIT', 0, limit)
+-- from the youngest to the oldest, so that the oldest is the first at the head
+for i = #expired, 1, -1 do
+  reply[#reply + 1] = expired[i]
+  reply[#reply + 1] = give_back(k, expired[i], true, now, tonumber(crash_limit))
+end
+return reply

@@ -1,0 +1,31 @@
+-- reclaim_owner: active of one owner -> ready, scheduled or dead, whatever its deadline.
+-- KEYS  active     zset  token -> lease deadline, unix ms
+--       running    hash  job id -> token
+--       ready      list  job ids, oldest first
+--       scheduled  zset  job id -> due time, unix ms
+--       dead       zset  job id -> time of death, unix ms
+--       crashes    hash  job id -> `count ms`
+--       wake       zset  the marker "come and claim"
+-- ARGV  now_ms     ms    '' for the Redis clock
+--       owner      text  the process that is gone
+--       charge     text  '1': the loss counts as a crash; '0': the process was ended for no fault of its jobs
+--       crash_limit int  the loss that makes a job dead
+--       cursor     int   0 at first, then the cursor of the last reply
+-- reply { cursor ('0' at the end), token, where its job went, token, ... }
+-- @include clock tokens give_back
+local k = {}
+k.active, k.running, k.ready, k.scheduled, k.dead, k.crashes, k.wake = unpack(KEYS, 1, 7)
+local now_ms, owner, charge, crash_limit, cursor = unpack(ARGV, 1, 5)
+
+redis.call('ZREM', k.active, '')
+local now = clock(now_ms)
+local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', owner .. ':*', 'COUNT', 1000)
+local tokens, reply = {}, { page[1] }
+for i = 1, #page[2], 2 do tokens[#tokens + 1] = page[2][i] end
+-- ids grow with time: from the youngest to the oldest, so that the oldest is the first at the head
+table.sort(tokens, function(a, b) return id_of(a) > id_of(b) end)
+for _, token in ipairs(tokens) do
+  reply[#reply + 1] = token
+  reply[#reply + 1] = give_back(k, token, charge == '1', now, tonumber(crash_limit))
+end
+return reply

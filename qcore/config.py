@@ -1,0 +1,164 @@
+"""Frozen settings, built once and passed down; the only reader of the environment."""
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+
+import msgspec
+
+from qcore.errors import ConfigError
+
+#: Queue names and namespaces: they become part of Redis keys and of hash tags.
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+#: A returned value is kept this long unless the task says otherwise.
+KEEP_S = 24 * 3600.0
+
+Seconds = timedelta | float
+
+
+def seconds(value: Seconds) -> float:
+    """Return a duration in seconds; the one place where public durations are converted."""
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it can be part of a Redis key, else raise ConfigError."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{kind} {name!r} is not a name: use 1 to 64 of letters, digits, '_', '.', '-'"
+        )
+    return name
+
+
+def _in_range(option: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{option} is {value:g}, allowed is {low:g} to {high:g}")
+
+
+class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Redis is and how long to wait for it."""
+
+    url: str
+    namespace: str = "qcore"
+    #: One call on Redis may take this long before its connection is given up.
+    call_timeout_s: float = 5.0
+    #: A producer gets BrokerUnavailable after this long.
+    enqueue_timeout_s: float = 5.0
+    payload_limit_bytes: int = 128 * 1024
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        check_name("namespace", self.namespace)
+        _in_range("call_timeout_s", self.call_timeout_s, 0.05, 300)
+        _in_range("enqueue_timeout_s", self.enqueue_timeout_s, 0.05, 3600)
+        _in_range("payload_limit_bytes", self.payload_limit_bytes, 1024, 16 * 1024 * 1024)
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How one worker process works; every process of a supervisor gets the same."""
+
+    queues: tuple[str, ...]
+    #: Jobs running at the same time in one process.
+    concurrency: int = 100
+    #: Of these, how many in threads (`def` tasks) and in processes (`run_in="process"`).
+    threads: int = 32
+    pool_size: int = 1
+    lease_s: float = 30.0
+    extend_s: float = 10.0
+    sweep_s: float = 5.0
+    block_s: float = 5.0
+    heartbeat_s: float = 1.0
+    shutdown_timeout_s: float = 30.0
+    reconnect_least_s: float = 0.1
+    reconnect_most_s: float = 10.0
+    #: Leases a job may lose without a witness before it is dead.
+    crash_limit: int = 10
+
+    def __post_init__(self) -> None:
+        """Check ranges and the order of the clocks."""
+        if not self.queues:
+            raise ConfigError("a worker needs at least one queue")
+        for name in self.queues:
+            check_name("queue", name)
+        _in_range("concurrency", self.concurrency, 1, 10_000)
+        _in_range("threads", self.threads, 1, 1_000)
+        _in_range("pool_size", self.pool_size, 1, 256)
+        _in_range("lease_s", self.lease_s, 0.3, 24 * 3600)
+        _in_range("block_s", self.block_s, 0.05, 60)
+        _in_range("heartbeat_s", self.heartbeat_s, 0.05, 60)
+        _in_range("shutdown_timeout_s", self.shutdown_timeout_s, 0.1, 24 * 3600)
+        _in_range("crash_limit", self.crash_limit, 1, 1_000)
+        for option, value, part in (("extend_s", self.extend_s, 3), ("sweep_s", self.sweep_s, 4)):
+            # float noise must not refuse 30 / 3
+            if not 0 < value <= self.lease_s / part + 1e-9:
+                raise ConfigError(
+                    f"{option} is {value:g}, allowed is up to lease_s / {part} = "
+                    f"{self.lease_s / part:g}"
+                )
+
+
+class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How many worker processes, and when one is given up."""
+
+    processes: int
+    name: str = ""
+    #: A child that has not reported ready by then is killed.
+    ready_timeout_s: float = 30.0
+    #: Children that end before they are ready, in a row, until the supervisor gives up.
+    boot_failures: int = 5
+    restart_least_s: float = 0.1
+    restart_most_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _in_range("processes", self.processes, 1, 256)
+        _in_range("ready_timeout_s", self.ready_timeout_s, 0.1, 3600)
+
+
+def broker_config(
+    url: str | None, namespace: str | None, env: Mapping[str, str] | None = None
+) -> BrokerConfig:
+    """Return the broker settings: what is given, else `QCORE_URL` and `QCORE_NAMESPACE`.
+
+    With no URL at all: on a terminal the embedded server in `./.qcore`, elsewhere an error. A
+    production host must never fill a private server that nobody drains.
+
+    Raises:
+        ConfigError: no URL away from a terminal, or a name out of range.
+    """
+    env = os.environ if env is None else env
+    url = url or env.get("QCORE_URL")
+    if not url:
+        if not sys.stderr.isatty():
+            raise ConfigError(
+                "no Redis URL: set QCORE_URL (redis://host:6379/0, or embedded://PATH for a "
+                "private server on this machine)"
+            )
+        url = "embedded://.qcore"
+    return BrokerConfig(url=url, namespace=namespace or env.get("QCORE_NAMESPACE") or "qcore")
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with `extra` on top, for a child process."""
+    return {**os.environ, **extra}
+
+
+def host_name() -> str:
+    """Return this machine's name as it is shown in error records."""
+    return socket.gethostname()
+
+
+def child_variable(name: str) -> str:
+    """Return what the parent of this process left in its environment.
+
+    Raises:
+        ConfigError: nothing; this process was not started by its parent.
+    """
+    value = os.environ.pop(name, None)
+    if value is None:
+        raise ConfigError(f"{name} is not set: this command is for the supervisor to start")
+    return value

@@ -1,0 +1,98 @@
+"""Every exception of qcore.
+
+    QcoreError
+    ├── ConfigError            a setting, URL, path or environment is wrong
+    │   └── AppNotFound        "package.module:app" does not lead to an App
+    ├── UnknownQueue           enqueue to a queue that the app does not declare
+    ├── ArgumentError          arguments do not fit the task's annotations
+    ├── PayloadTooLarge        arguments are larger than the limit
+    ├── CodecError             bytes that are no qcore envelope
+    │   └── NewerVersion       bytes that a newer qcore wrote
+    ├── JobNotFound            no trace of the job
+    ├── JobFailed              the job is dead
+    ├── JobCancelled           the job was cancelled before it ended
+    ├── JobTimedOut            the task ran longer than its timeout (seen by the retry policy)
+    ├── ProcessDied            the process of a `run_in="process"` task ended by itself
+    └── BrokerError
+        ├── BrokerUnavailable  Redis could not be reached or did not answer in time
+        ├── BrokerRefused      Redis answered, and will never accept this (rights, password, version)
+        └── QueueFull          Redis is at its memory limit
+
+`GiveUp` and `RetryLater` are no errors: a task raises them to say how its run ends
+(`qcore.model.retry`).
+"""
+
+
+class QcoreError(Exception):
+    """The root of every error that qcore raises on purpose."""
+
+
+class ConfigError(QcoreError):
+    """A setting, URL, path or environment is wrong; the message says what to change."""
+
+
+class AppNotFound(ConfigError):
+    """The path given as "package.module:app" does not lead to an App."""
+
+
+class UnknownQueue(QcoreError):
+    """A queue that the app does not declare."""
+
+
+class ArgumentError(QcoreError):
+    """Arguments that do not fit the annotations of a task; nothing was enqueued."""
+
+
+class PayloadTooLarge(QcoreError):
+    """Encoded arguments above the payload limit; nothing was enqueued."""
+
+
+class CodecError(QcoreError):
+    """Bytes that are not an envelope of a known version."""
+
+
+class NewerVersion(CodecError):
+    """An envelope of a layout newer than this code: another worker can read it."""
+
+
+class JobNotFound(QcoreError):
+    """Redis holds no trace of the job: it never existed, or everything about it was forgotten."""
+
+
+class JobFailed(QcoreError):
+    """The job is dead; the message is the text of its last error."""
+
+
+class JobCancelled(QcoreError):
+    """The job was cancelled before it could end."""
+
+
+class JobTimedOut(QcoreError):
+    """The task ran longer than its timeout."""
+
+
+class ProcessDied(QcoreError):
+    """The process that ran the task ended by itself: a signal, the memory killer, `os._exit`."""
+
+
+class BrokerError(QcoreError):
+    """Something is wrong with Redis or with the way to it."""
+
+
+class BrokerUnavailable(BrokerError):
+    """Redis could not be reached or did not answer in time.
+
+    `sent` is False when it is certain that the call had no effect.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class BrokerRefused(BrokerError):
+    """Redis answered that it will not do this; trying again cannot help."""
+
+
+class QueueFull(BrokerError):
+    """Redis is at `maxmemory`; nothing of the call was enqueued."""

@@ -1,0 +1,183 @@
+"""Values to bytes and back: envelopes, records, and the arguments of a task."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+import msgspec
+
+from qcore.errors import ArgumentError, CodecError, ConfigError, NewerVersion
+from qcore.model.job import Envelope, JobOutcome, JobState
+
+#: The layout of Envelope that this code writes, and the newest that it reads.
+ENVELOPE_VERSION = 1
+
+
+def _to_builtins(value: Any) -> Any:
+    """Encode what msgspec does not know: Pydantic models, by their own dump."""
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise NotImplementedError(f"a {type(value).__name__} cannot be an argument or a result")
+    return dump(mode="json")
+
+
+def _from_builtins(kind: Any, value: Any) -> Any:
+    validate = getattr(kind, "model_validate", None)
+    if validate is None:
+        raise NotImplementedError(f"{kind} cannot be an argument")
+    return validate(value)
+
+
+class _Versioned(msgspec.Struct, array_like=True):
+    """The one field that every version of the envelope begins with."""
+
+    version: int
+
+
+_any_version = msgspec.msgpack.Decoder(_Versioned)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_to_builtins)
+_envelope = msgspec.msgpack.Decoder(Envelope)
+_state = msgspec.msgpack.Decoder(JobState)
+_outcome = msgspec.msgpack.Decoder(JobOutcome)
+
+encode = _encoder.encode
+
+
+def decode_envelope(raw: bytes) -> Envelope:
+    """Return the envelope in `raw`.
+
+    Raises:
+        NewerVersion: a layout newer than this code.
+        CodecError: no msgpack, or another shape.
+    """
+    try:
+        envelope = _envelope.decode(raw)
+        version = envelope.version
+    except (msgspec.MsgspecError, ValueError) as e:
+        version = _version(raw)
+        if version <= ENVELOPE_VERSION:
+            raise CodecError(f"payload is not a qcore envelope: {e}") from e
+    if version > ENVELOPE_VERSION:
+        raise NewerVersion(
+            f"payload has envelope version {version}, this qcore reads up to {ENVELOPE_VERSION}: "
+            "upgrade the worker"
+        )
+    return envelope
+
+
+def _version(raw: bytes) -> int:
+    """Return the version that bytes of an unknown shape claim, 0 for none."""
+    try:
+        return _any_version.decode(raw).version
+    except (msgspec.MsgspecError, ValueError):
+        return 0
+
+
+def decode_state(raw: bytes | None) -> JobState:
+    """Return the mutable record of a job; an absent or unreadable one is a fresh one.
+
+    A record that cannot be read must not keep a job from running: its payload is intact.
+    """
+    if raw is None:
+        return JobState()
+    try:
+        return _state.decode(raw)
+    except (msgspec.MsgspecError, ValueError):
+        return JobState()
+
+
+def decode_outcome(raw: bytes) -> JobOutcome:
+    """Return the kept outcome of an ended job.
+
+    Raises:
+        CodecError: the bytes are no outcome.
+    """
+    try:
+        return _outcome.decode(raw)
+    except (msgspec.MsgspecError, ValueError) as e:
+        raise CodecError(f"the kept outcome cannot be read: {e}") from e
+
+
+class Arguments:
+    """The arguments of one function: bound, checked and encoded by name.
+
+    Built once per task from the function's signature and annotations; a parameter without an
+    annotation takes anything. Parameters of the type `injected` are left out: the worker
+    supplies them.
+    """
+
+    def __init__(self, function: Callable[..., Any], injected: type) -> None:
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError as e:
+            raise ConfigError(f"task {function.__qualname__}: {e} in its annotations") from e
+        parameters = inspect.signature(function).parameters.values()
+        self.injected = [p.name for p in parameters if hints.get(p.name) is injected]
+        own = [p for p in parameters if p.name not in self.injected]
+        for p in own:
+            if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                raise ConfigError(
+                    f"task {function.__qualname__}: parameter {p} is not possible, arguments "
+                    "travel by name; use ordinary parameters"
+                )
+        self.name = function.__qualname__
+        self.returns: Any = hints.get("return", Any)
+        self._signature = inspect.Signature(own)
+        self._names = tuple(p.name for p in own)
+        fields = [
+            (p.name, hints.get(p.name, Any), msgspec.field(default=msgspec.UNSET))
+            if p.default is not p.empty
+            else (p.name, hints.get(p.name, Any))
+            for p in own
+        ]
+        try:
+            shape = msgspec.defstruct(
+                "Arguments", fields, kw_only=True, forbid_unknown_fields=True
+            )
+            self._decoder = msgspec.msgpack.Decoder(shape, dec_hook=_from_builtins)
+            self._result = msgspec.msgpack.Decoder(self.returns, dec_hook=_from_builtins)
+        except TypeError as e:
+            raise ConfigError(f"task {self.name}: annotation not possible: {e}") from e
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Return the arguments of one call as bytes, checked against the annotations.
+
+        Raises:
+            ArgumentError: they do not fit the signature or its annotations.
+        """
+        try:
+            named = self._signature.bind(*args, **kwargs).arguments
+        except TypeError as e:
+            raise ArgumentError(f"task {self.name}: {e}") from e
+        try:
+            raw = _encoder.encode(named)
+        except (TypeError, NotImplementedError, ValueError, OverflowError) as e:
+            raise ArgumentError(f"task {self.name}: {e}") from e
+        self.decode(raw)
+        return raw
+
+    def decode(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
+        """Return the arguments by name, as the annotated types.
+
+        Raises:
+            ArgumentError: they do not fit: at enqueue a mistake of the caller, in a worker
+                another version of the task.
+        """
+        try:
+            values = self._decoder.decode(raw)
+        except (msgspec.MsgspecError, ValueError, NotImplementedError, TypeError) as e:
+            raise ArgumentError(f"task {self.name}: {e}") from e
+        found = ((name, getattr(values, name)) for name in self._names)
+        return {name: value for name, value in found if value is not msgspec.UNSET}
+
+    def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
+        """Return a kept result as the annotated type of the function.
+
+        Raises:
+            CodecError: it does not fit the annotation, as after a change of the code.
+        """
+        try:
+            return self._result.decode(raw)
+        except (msgspec.MsgspecError, ValueError, NotImplementedError, TypeError) as e:
+            raise CodecError(f"task {self.name}: its result does not fit: {e}") from e
+

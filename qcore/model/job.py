@@ -1,0 +1,142 @@
+"""The values that travel: a job, its lease, its outcome, its record."""
+
+from enum import StrEnum
+
+import msgspec
+
+#: Attempts whose errors are kept, and how much of each text.
+ERRORS_KEPT = 5
+ERROR_TEXT_LIMIT = 2048
+
+
+class JobStatus(StrEnum):
+    """Where a job is. Each job is in exactly one of these."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class Envelope(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """What a job carries from its producer to its worker. New fields go to the end.
+
+    `version` is the version of this layout; a worker refuses one that it does not know.
+    `args` are the task's arguments by name, still encoded: only the task knows their types.
+    """
+
+    version: int
+    task: str
+    args: msgspec.Raw
+    #: Milliseconds to keep the outcome; -1: the task decides.
+    keep_ms: int = -1
+
+
+class AttemptError(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """How one run failed. New fields go to the end."""
+
+    attempt: int
+    #: "ValueError", "JobTimedOut", "GiveUp"
+    kind: str
+    text: str
+    started_ms: int
+    ended_ms: int
+    host: str
+    pid: int
+
+
+class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """The mutable record of a job, rewritten by its worker under its token.
+
+    Absent for a job that has never failed. New fields go to the end.
+    """
+
+    #: Charged failures: what the retry policy sees.
+    failures: int = 0
+    #: The last errors, oldest first, at most ERRORS_KEPT.
+    errors: tuple[AttemptError, ...] = ()
+    #: When a worker first could not run this task (unknown name, arguments of another
+    #: version), unix ms; 0: never.
+    parked_ms: int = 0
+    parks: int = 0
+
+    def failed(self, error: AttemptError, *, charge: bool) -> "JobState":
+        """Return the record after one more failed run."""
+        return msgspec.structs.replace(
+            self,
+            failures=self.failures + charge,
+            errors=(*self.errors, error)[-ERRORS_KEPT:],
+        )
+
+
+class JobOutcome(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """What is kept of an ended job in `done`: its result, or that it was cancelled."""
+
+    status: str
+    result: msgspec.Raw = msgspec.Raw(b"\xc0")
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One requested call of a task, on its way to Redis."""
+
+    id: str
+    queue: str
+    envelope: bytes
+    #: Milliseconds from now, or None; at most one of delay_ms and eta_ms is set.
+    delay_ms: int | None = None
+    #: Unix ms on the Redis clock.
+    eta_ms: int | None = None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The right to run one job, until its deadline passes unrenewed."""
+
+    #: `owner:seq:id`: the member of `active`, and the proof of ownership.
+    token: bytes
+    queue: str
+    id: str
+    #: None: the payload is missing in Redis.
+    envelope: bytes | None
+    state: bytes | None
+    #: Leases of this job that were lost.
+    crashes: int
+    #: Unix ms on the Redis clock.
+    enqueued_ms: int
+    claimed_ms: int
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """Active -> completed. `outcome` is kept for `keep_ms`; None keeps nothing."""
+
+    outcome: bytes | None = None
+    keep_ms: int = 0
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """Active -> scheduled, with the new record."""
+
+    delay_ms: int
+    state: bytes
+
+
+class Buried(msgspec.Struct, frozen=True):
+    """Active -> dead, with the new record."""
+
+    state: bytes
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Active -> head of ready, nothing charged."""
+
+
+Outcome = Acked | Retried | Buried | Released
+
+
+def shorten(text: str) -> str:
+    """Return `text` cut to the limit of an error text, its end kept: it names the error."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= ERROR_TEXT_LIMIT:
+        return data.decode("utf-8", "replace")
+    return "[...] " + data[-(ERROR_TEXT_LIMIT - 8) :].decode("utf-8", "replace")

@@ -1,0 +1,85 @@
+"""Retry policies as values: how often, and how long to wait in between."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+
+from qcore.config import Seconds, seconds
+from qcore.errors import ConfigError
+
+
+class GiveUp(Exception):  # noqa: N818 - an instruction, not an error
+    """Raised by a task: this job is dead now, for the reason given; no retry."""
+
+
+class RetryLater(Exception):  # noqa: N818 - an instruction, not an error
+    """Raised by a task: run this job again after `delay`.
+
+    Args:
+        delay: Seconds or a timedelta.
+        charge: Whether this run counts as a failed attempt. An uncharged job may come back
+            for ever.
+    """
+
+    def __init__(self, delay: Seconds, *, charge: bool = True) -> None:
+        super().__init__(f"retry in {seconds(delay):g} s")
+        self.delay_s = max(0.0, seconds(delay))
+        self.charge = charge
+
+
+class Exponential(msgspec.Struct, frozen=True):
+    """Backoff that grows: `first * factor ** (failures - 1)` seconds, at most `most`."""
+
+    first: float = 5.0
+    factor: float = 3.0
+    most: float = 3600.0
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """When a failed job runs again.
+
+    Args:
+        max_attempts: Runs that may fail before the job is dead; 1 means never again.
+        backoff: Seconds before each retry: a list (its last value repeats), one number, or
+            `Exponential`.
+        jitter: Share of the delay, 0 to 1, by which it is drawn up or down, so that jobs that
+            failed together do not return together.
+    """
+
+    max_attempts: int = 5
+    backoff: Sequence[float | timedelta] | float | timedelta | Exponential = Exponential()
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.max_attempts < 1:
+            raise ConfigError(f"Retry: max_attempts is {self.max_attempts}, allowed is 1 and more")
+        if not 0 <= self.jitter <= 1:
+            raise ConfigError(f"Retry: jitter is {self.jitter:g}, allowed is 0 to 1")
+        delays = self.backoff if isinstance(self.backoff, Sequence) else [self.base_delay_s(1)]
+        if not delays or any(seconds(d) < 0 for d in delays):
+            raise ConfigError(f"Retry: backoff {self.backoff!r} needs delays of 0 s and more")
+
+    def base_delay_s(self, failures: int) -> float:
+        """Return the delay after the `failures`-th charged failure (from 1), before jitter."""
+        match self.backoff:
+            case Exponential(first=first, factor=factor, most=most):
+                # the exponent is bounded so that a float cannot overflow
+                return min(most, first * factor ** min(failures - 1, 64))
+            case timedelta() | float() | int() as fixed:
+                return seconds(fixed)
+            case listed:
+                return seconds(listed[min(failures, len(listed)) - 1])
+
+    def delay_s(self, failures: int, draw: float) -> float | None:
+        """Return seconds until the next run, or None when the job is dead.
+
+        Args:
+            failures: Charged failures so far, this one included.
+            draw: A random number in [0, 1), which spreads the delay over
+                `base * (1 - jitter)` to `base * (1 + jitter)`.
+        """
+        if failures >= self.max_attempts:
+            return None
+        return self.base_delay_s(failures) * (1 + self.jitter * (2 * draw - 1))

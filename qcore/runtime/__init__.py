@@ -1,0 +1,1 @@
+"""What runs inside processes: the supervisor, its workers, and their parts."""

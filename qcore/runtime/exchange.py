@@ -1,0 +1,134 @@
+"""What a worker and its broker owe each other: outcomes not yet told, claims not yet answered."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from qcore.broker.broker import Broker, ClaimRequest, Turn
+from qcore.broker.coalescer import CALL_JOBS
+from qcore.config import WorkerConfig
+from qcore.errors import BrokerUnavailable
+from qcore.model.job import Lease, Outcome
+
+log = structlog.get_logger()
+
+#: A claim whose reply was lost may still have been on its way when it was first looked for.
+_SECOND_LOOK_S = 1.0
+
+
+@dataclass(slots=True)
+class _LostClaim:
+    prefix: str
+    #: Loop time before which there is no use in looking.
+    look_at: float
+    is_last: bool = False
+
+
+class Exchange:
+    """One settle-and-claim call at a time; what a failed call leaves open is cleared up next.
+
+    A settle that was sent and not answered is sent again: its token makes it count once. A claim
+    that was sent and not answered is never sent again: what it took is asked for by its prefix.
+    """
+
+    def __init__(self, broker: Broker, config: WorkerConfig, owner: str) -> None:
+        self._broker = broker
+        self._config = config
+        self._owner = owner
+        self._claims = 0
+        self._ended: list[tuple[Lease, Outcome]] = []
+        self._sending: list[tuple[Lease, Outcome]] = []
+        self._unconfirmed: set[bytes] = set()
+        self._lost_claims: list[_LostClaim] = []
+        #: Outcomes that Redis has confirmed.
+        self.settled = 0
+
+    def add(self, lease: Lease, outcome: Outcome) -> None:
+        """Keep an outcome for the next call."""
+        self._ended.append((lease, outcome))
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether an outcome or a lost claim waits for the next call."""
+        return bool(self._ended) or any(not claim.is_last for claim in self._lost_claims)
+
+    @property
+    def owed(self) -> int:
+        """How many outcomes Redis has not confirmed."""
+        return len(self._ended) + len(self._sending)
+
+    def leases(self) -> list[Lease]:
+        """Return the leases of jobs that have ended and whose outcome is not confirmed."""
+        return [lease for lease, _ in (*self._sending, *self._ended)]
+
+    async def take(self, free: int) -> Turn:
+        """Settle what has ended and claim at most `free` jobs; also find what lost claims took.
+
+        Raises:
+            BrokerError: nothing is known of this call; the next one makes up for it.
+        """
+        recovered = await self._recover()
+        claim = self._claim(free - len(recovered))
+        turn = Turn()
+        if self._ended or claim is not None:
+            turn = await self._send(claim)
+        turn.leases += recovered
+        return turn
+
+    def _claim(self, free: int) -> ClaimRequest | None:
+        if free <= 0:
+            return None
+        self._claims += 1
+        return ClaimRequest(
+            self._config.queues,
+            min(free, CALL_JOBS),
+            round(self._config.lease_s * 1000),
+            f"{self._owner}:{self._claims}:",
+        )
+
+    async def _send(self, claim: ClaimRequest | None) -> Turn:
+        self._sending, self._ended = self._ended, []
+        try:
+            turn = await self._broker.turn(self._sending, claim)
+        except BaseException as e:
+            if not isinstance(e, BrokerUnavailable) or e.sent:
+                self._unconfirmed.update(lease.token for lease, _ in self._sending)
+                if claim is not None:
+                    now = asyncio.get_running_loop().time()
+                    self._lost_claims.append(_LostClaim(claim.prefix, now))
+            self._ended = self._sending + self._ended
+            self._sending = []
+            raise
+        self._confirm(turn)
+        return turn
+
+    def _confirm(self, turn: Turn) -> None:
+        """Tell an outcome that came too late from one that was accepted before, unheard."""
+        again = turn.lost & self._unconfirmed
+        if again:
+            log.info("settle.unconfirmed", jobs=len(again))
+        for lease, _ in self._sending if turn.lost else ():
+            if lease.token in turn.lost and lease.token not in again:
+                log.warning("lease.lost", job=lease.id, task="", queue=lease.queue)
+        if self._unconfirmed:
+            self._unconfirmed.difference_update(lease.token for lease, _ in self._sending)
+        self.settled += len(self._sending)
+        self._sending = []
+
+    async def _recover(self) -> list[Lease]:
+        """Return what lost claims took: at once, and once more a second later."""
+        found: list[Lease] = []
+        now = asyncio.get_running_loop().time()
+        for claim in [c for c in self._lost_claims if c.look_at <= now]:
+            leases = await self._broker.recover(self._config.queues, claim.prefix)
+            for lease in leases:
+                log.info("job.recovered", job=lease.id, queue=lease.queue)
+            found += leases
+            self._lost_claims.remove(claim)
+            if not claim.is_last:
+                later = _LostClaim(claim.prefix, now + _SECOND_LOOK_S, is_last=True)
+                self._lost_claims.append(later)
+        return found
+
+

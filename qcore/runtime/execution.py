@@ -1,0 +1,355 @@
+"""One lease -> one outcome, as short named steps. Knows no Redis."""
+
+import asyncio
+import os
+import random
+import time
+import traceback
+from collections.abc import Mapping
+from enum import Enum
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+import structlog
+
+from qcore.config import host_name
+from qcore.context import Context, Facts, Lifecycle
+from qcore.errors import (
+    ArgumentError,
+    CodecError,
+    JobTimedOut,
+    NewerVersion,
+    QcoreError,
+)
+from qcore.model.codec import decode_envelope, decode_state, encode
+from qcore.model.job import (
+    Acked,
+    AttemptError,
+    Buried,
+    Envelope,
+    JobOutcome,
+    JobState,
+    JobStatus,
+    Lease,
+    Outcome,
+    Released,
+    Retried,
+    shorten,
+)
+from qcore.model.retry import GiveUp, RetryLater
+from qcore.runtime.processes import ProcessPool
+from qcore.task import Task
+
+log = structlog.get_logger()
+
+#: A job that no worker can run yet (its task unknown, its arguments of another version) is tried
+#: again for a day, which is longer than a rolling deploy, 5 s to 5 min apart.
+PARK_MS = 24 * 3600 * 1000
+_PARK_FIRST_S, _PARK_MOST_S = 5.0, 300.0
+
+
+class Stop(Enum):
+    """Why a running job was cancelled."""
+
+    TIMEOUT = "timeout"
+    LEASE_LOST = "lease lost"
+    SHUTDOWN = "shutdown"
+
+
+class Running:
+    """A job between its claim and its outcome."""
+
+    __slots__ = ("deadline", "lease", "place", "started_ms", "stop", "task", "task_name")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.task: asyncio.Task[None] | None = None
+        self.task_name = ""
+        self.place = "loop"
+        self.started_ms = 0
+        #: Loop time at which the task timeout ends.
+        self.deadline: float | None = None
+        self.stop: Stop | None = None
+
+    def cancel(self, why: Stop) -> None:
+        """Cancel the job once; the first reason stands."""
+        if self.stop is None and self.task is not None:
+            self.stop = why
+            self.task.cancel()
+
+
+class _Unrunnable(QcoreError):
+    """No fault of the job: this worker has no code for it (yet)."""
+
+
+class Executor:
+    """Runs the jobs of one worker process.
+
+    Args:
+        tasks: The app's tasks by name.
+        lifecycle: What the jobs see of the worker.
+        threads: `def` tasks running at the same time.
+        pool: Where `run_in="process"` tasks run.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[Any, Any]],
+        lifecycle: Lifecycle,
+        *,
+        threads: int,
+        pool: ProcessPool,
+    ) -> None:
+        self._tasks = tasks
+        self._lifecycle = lifecycle
+        self._threads = anyio.CapacityLimiter(threads)
+        self._pool = pool
+        self._host = host_name()
+        self._pid = os.getpid()
+
+    async def execute(self, running: Running) -> Outcome | None:
+        """Run one job to its outcome; None when its lease was lost, so that it has none to give.
+
+        Never raises. When the asyncio task is cancelled, `running.stop` says what that means.
+        """
+        lease = running.lease
+        running.started_ms = _now_ms()
+        try:
+            envelope = self._read(lease)
+            task = self._find(envelope, running)
+            result, keep_ms = await self._call(task, envelope, running)
+            return self._completed(result, keep_ms, running)
+        except GeneratorExit:
+            raise
+        except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
+            return self._classify(e, running)
+
+    # -- the steps ------------------------------------------------------------------------------
+
+    def _read(self, lease: Lease) -> Envelope:
+        if lease.envelope is None:
+            raise CodecError("payload missing")
+        return decode_envelope(lease.envelope)
+
+    def _find(self, envelope: Envelope, running: Running) -> Task[Any, Any]:
+        running.task_name = envelope.task
+        task = self._tasks.get(envelope.task)
+        if task is None:
+            raise _Unrunnable(
+                f"task {envelope.task} is unknown to this worker: deploy the code that has it, or "
+                "register it under this name"
+            )
+        running.place = task.settings.run_in
+        return task
+
+    async def _call(
+        self, task: Task[Any, Any], envelope: Envelope, running: Running
+    ) -> tuple[Any, int]:
+        """Run the function where it belongs; return its result, encoded where it is kept."""
+        if task.settings.run_in == "process":
+            return await self._call_in_process(task, envelope, running)
+        named = self._arguments(task, envelope)
+        if task.arguments.injected:
+            context = Context(self._facts(task, running), self._lifecycle)
+            named = task.with_context(named, context)
+        if task.settings.run_in == "loop":
+            _begin(running, task.settings.timeout_s)
+            result = await task.function(**named)
+        else:
+            async with self._threads:
+                _begin(running, task.settings.timeout_s)
+                result = await anyio.to_thread.run_sync(
+                    partial(task.function, **named),
+                    abandon_on_cancel=True,
+                    limiter=anyio.CapacityLimiter(1),
+                )
+        keep_ms = task.keep_ms(envelope.keep_ms, result)
+        return (encode(result) if keep_ms else None), keep_ms
+
+    async def _call_in_process(
+        self, task: Task[Any, Any], envelope: Envelope, running: Running
+    ) -> tuple[Any, int]:
+        async with self._pool.process() as process:
+            _begin(running, task.settings.timeout_s)
+            raw = await process.call(
+                task.function.__module__,
+                task.function.__qualname__,
+                self._facts(task, running),
+                envelope.args,
+            )
+        # a nil of msgpack stands for None
+        keep_ms = task.keep_ms(envelope.keep_ms, None if raw == b"\xc0" else raw)
+        return (raw if keep_ms else None), keep_ms
+
+    def _arguments(self, task: Task[Any, Any], envelope: Envelope) -> dict[str, Any]:
+        try:
+            return task.arguments.decode(envelope.args)
+        except ArgumentError as e:
+            raise _Unrunnable(
+                f"{e}: the job was enqueued for another version of the task; deploy the code that "
+                "fits"
+            ) from e
+
+    def _facts(self, task: Task[Any, Any], running: Running) -> Facts:
+        lease = running.lease
+        return Facts(
+            lease.id,
+            task.name,
+            lease.queue,
+            decode_state(lease.state).failures + 1,
+            lease.enqueued_ms,
+            lease.claimed_ms,
+            task.settings.timeout_s,
+        )
+
+    def _completed(self, result: bytes | None, keep_ms: int, running: Running) -> Outcome:
+        log.debug("job.acked", **self._fields(running), duration_ms=_now_ms() - running.started_ms)
+        if result is None:
+            return Acked()
+        outcome = JobOutcome(JobStatus.COMPLETED, msgspec.Raw(result))
+        return Acked(encode(outcome), keep_ms)
+
+    # -- when it did not complete -----------------------------------------------------------------
+
+    def _classify(self, error: BaseException, running: Running) -> Outcome | None:
+        if isinstance(error, asyncio.CancelledError) and running.stop is not None:
+            return self._stopped(running)
+        if isinstance(error, _Unrunnable | NewerVersion):
+            return self._park(error, running)
+        if isinstance(error, CodecError | GiveUp):
+            return self._bury(error, running)
+        if isinstance(error, RetryLater):
+            return self._retry_later(error, running)
+        return self._failed(error, running)
+
+    def _stopped(self, running: Running) -> Outcome | None:
+        if running.stop is Stop.TIMEOUT:
+            task = self._tasks[running.task_name]
+            limit_s = task.settings.timeout_s or 0
+            return self._failed(
+                JobTimedOut(f"task {task.name} ran longer than its timeout of {limit_s:g} s"),
+                running,
+            )
+        if running.stop is Stop.LEASE_LOST:
+            return None
+        log.info("job.released", **self._fields(running))
+        return Released()
+
+    def _failed(self, error: BaseException, running: Running) -> Outcome:
+        """Charge one failure and ask the retry policy."""
+        state = self._after(error, running, charge=True)
+        task = self._tasks.get(running.task_name)
+        delay_s = None
+        if task is not None:
+            delay_s = task.settings.retry.delay_s(state.failures, random.random())
+        if delay_s is None:
+            return self._buried(error, running, state)
+        return self._retried(error, running, state, delay_s)
+
+    def _retry_later(self, wish: RetryLater, running: Running) -> Outcome:
+        state = self._after(wish, running, charge=wish.charge)
+        task = self._tasks[running.task_name]
+        if wish.charge and state.failures >= task.settings.retry.max_attempts:
+            return self._buried(wish, running, state)
+        return self._retried(wish, running, state, wish.delay_s)
+
+    def _bury(self, error: BaseException, running: Running) -> Outcome:
+        return self._buried(error, running, self._after(error, running, charge=True))
+
+    def _park(self, error: BaseException, running: Running) -> Outcome:
+        """Wait, uncharged, for a worker that has the code; after a day the job is dead."""
+        state = decode_state(running.lease.state)
+        now_ms = running.lease.claimed_ms
+        since_ms = state.parked_ms or now_ms
+        if now_ms - since_ms >= PARK_MS:
+            return self._bury(error, running)
+        if not state.parked_ms:
+            state = self._after(error, running, charge=False)
+        state = msgspec.structs.replace(state, parked_ms=since_ms, parks=state.parks + 1)
+        bound_s = min(_PARK_MOST_S, _PARK_FIRST_S * 2 ** min(state.parks - 1, 16))
+        delay_ms = round(bound_s * random.uniform(800, 1200))
+        log.warning(
+            "job.parked",
+            job=running.lease.id,
+            task=running.task_name,
+            queue=running.lease.queue,
+            error=str(error),
+            delay_ms=delay_ms,
+        )
+        return Retried(delay_ms, encode(state))
+
+    def _after(self, error: BaseException, running: Running, *, charge: bool) -> JobState:
+        """Return the job's record with this failure in it."""
+        state = decode_state(running.lease.state)
+        record = AttemptError(
+            attempt=state.failures + 1,
+            kind=getattr(error, "kind", type(error).__name__),
+            text=error_text(error),
+            started_ms=running.started_ms,
+            ended_ms=_now_ms(),
+            host=self._host,
+            pid=self._pid,
+        )
+        return state.failed(record, charge=charge)
+
+    def _retried(
+        self, error: BaseException, running: Running, state: JobState, delay_s: float
+    ) -> Outcome:
+        delay_ms = round(delay_s * 1000)
+        log.info(
+            "job.retried", **self._fields(running), error=_one_line(error), delay_ms=delay_ms
+        )
+        return Retried(delay_ms, encode(state))
+
+    def _buried(self, error: BaseException, running: Running, state: JobState) -> Outcome:
+        log.warning("job.buried", **self._fields(running), error=_one_line(error))
+        return Buried(encode(state))
+
+    def _fields(self, running: Running) -> dict[str, Any]:
+        lease = running.lease
+        return {
+            "job": lease.id,
+            "task": running.task_name,
+            "queue": lease.queue,
+            "attempt": decode_state(lease.state).failures + 1,
+        }
+
+
+def error_text(error: BaseException) -> str:
+    """Return what is kept of an error: its trace, or for words to an operator just these."""
+    trace = getattr(error, "trace", None)  # of an exception in another process
+    if isinstance(trace, str):
+        return shorten(trace)
+    if isinstance(error, QcoreError | GiveUp | RetryLater):
+        return shorten(str(error) or type(error).__name__)
+    try:
+        return shorten("".join(traceback.format_exception(None, error, _own_frames(error))))
+    except Exception as e:  # noqa: BLE001 - a __str__ of the user's that raises
+        return f"{type(error).__name__}, whose text cannot be made ({type(e).__name__})"
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    """Return the trace from the first frame outside qcore: the task's own code."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("qcore."):
+        frame = frame.tb_next
+    return frame or error.__traceback__
+
+
+def _one_line(error: BaseException) -> str:
+    return error_text(error).rstrip().rpartition("\n")[2][:200]
+
+
+def _begin(running: Running, timeout_s: float | None) -> None:
+    """Start the clock of the task timeout: when it runs, not while it waits for a thread."""
+    if timeout_s is not None:
+        running.deadline = asyncio.get_running_loop().time() + timeout_s
+
+
+def _now_ms() -> int:
+    """Return this machine's unix ms, for error records only: Redis owns the clock."""
+    return time.time_ns() // 1_000_000

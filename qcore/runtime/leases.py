@@ -1,0 +1,62 @@
+"""Renews the leases of a worker's jobs in batches; stops the jobs whose lease is lost."""
+
+from collections.abc import Callable, Sequence
+
+import anyio
+import structlog
+
+from qcore.broker.broker import Broker
+from qcore.broker.connection import Backoff
+from qcore.config import WorkerConfig
+from qcore.errors import BrokerError
+from qcore.model.job import Lease
+
+log = structlog.get_logger()
+
+
+class LeaseKeeper:
+    """Extends every lease of the process, one call per interval.
+
+    Args:
+        broker: Where the leases are.
+        config: Lease, interval and reconnect times.
+        held: Every lease whose outcome Redis has not confirmed, so also of jobs that have ended:
+            until their outcome is sent, nobody else may take them.
+        lost: Called with each token that Redis no longer knows.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        config: WorkerConfig,
+        *,
+        held: Callable[[], Sequence[Lease]],
+        lost: Callable[[bytes], None],
+    ) -> None:
+        self._broker = broker
+        self._config = config
+        self._held = held
+        self._lost = lost
+
+    async def run(self) -> None:
+        """Extend until cancelled. While Redis is away, try at reconnect pace."""
+        config = self._config
+        backoff = Backoff(config.reconnect_least_s, min(config.extend_s, config.reconnect_most_s))
+        wait_s = config.extend_s
+        while True:
+            await anyio.sleep(wait_s)
+            try:
+                await self._extend()
+            except BrokerError:
+                # the worker's turns log that Redis is away
+                wait_s = backoff.next_s()
+            else:
+                backoff.reset()
+                wait_s = config.extend_s
+
+    async def _extend(self) -> None:
+        leases = self._held()
+        if not leases:
+            return
+        for token in await self._broker.extend(leases, round(self._config.lease_s * 1000)):
+            self._lost(token)

@@ -1,0 +1,69 @@
+"""Timed chores of every worker, jittered so that workers do not do them together."""
+
+import random
+
+import anyio
+import structlog
+
+from qcore.broker.broker import CHORE_LIMIT, Broker, Reclaimed
+from qcore.config import WorkerConfig
+from qcore.errors import BrokerError
+
+log = structlog.get_logger()
+
+#: Sweeps between two prunings of kept outcomes.
+_PRUNE_EVERY = 6
+
+
+class Maintenance:
+    """Reclaims expired leases and prunes kept outcomes of the queues that a worker serves.
+
+    Every worker does this, without a leader: the scripts do each thing once.
+    """
+
+    def __init__(self, broker: Broker, config: WorkerConfig) -> None:
+        self._broker = broker
+        self._config = config
+        self._cursors = dict.fromkeys(config.queues, 0)
+
+    async def run(self) -> None:
+        """Sweep until cancelled; a sweep that fails is left to the next one."""
+        turn = 0
+        while True:
+            await anyio.sleep(self._config.sweep_s * random.uniform(0.8, 1.0))
+            turn += 1
+            try:
+                for queue in self._config.queues:
+                    await self._reclaim(queue)
+                    if turn % _PRUNE_EVERY == 0:
+                        await self._prune(queue)
+            except BrokerError:
+                continue  # the worker's turns log that Redis is away
+
+    async def _reclaim(self, queue: str) -> None:
+        config = self._config
+        while True:
+            reclaimed = await self._broker.reclaim(
+                queue,
+                lease_ms=round(config.lease_s * 1000),
+                sweep_ms=round(config.sweep_s * 1000),
+                guard_ms=round(1000 * min(config.lease_s, 2 * config.extend_s)),
+                crash_limit=config.crash_limit,
+            )
+            log_reclaimed(queue, reclaimed)
+            if len(reclaimed) < CHORE_LIMIT:
+                return
+
+    async def _prune(self, queue: str) -> None:
+        count = CHORE_LIMIT
+        while count == CHORE_LIMIT:
+            count, self._cursors[queue] = await self._broker.prune(
+                queue, cursor=self._cursors[queue]
+            )
+
+
+def log_reclaimed(queue: str, reclaimed: list[Reclaimed]) -> None:
+    """Log each job that was taken from its owner."""
+    for item in reclaimed:
+        owner = item.token.partition(b":")[0].decode()
+        log.warning("job.reclaimed", job=item.id, queue=queue, owner=owner, to=item.to)

@@ -1,0 +1,77 @@
+"""The other end of the pool: a process that runs one function at a time, until its pipe ends."""
+
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+from functools import reduce
+from typing import Any, BinaryIO
+
+import msgspec
+
+from qcore.context import Context, Lifecycle
+from qcore.model.codec import encode
+from qcore.model.retry import GiveUp, RetryLater
+from qcore.runtime.execution import error_text
+from qcore.runtime.processes import Reply, Request, frame
+from qcore.task import Task
+
+_request = msgspec.msgpack.Decoder(Request)
+
+
+def main() -> None:
+    """Serve requests from standard input until it ends, which means that the worker is gone."""
+    # The worker decides when this process ends; a signal to the whole group must not.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a task prints must not mix with the replies
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    while True:
+        reply = _serve(_request.decode(requests.get()))
+        replies.write(frame(encode(reply)))
+        replies.flush()
+
+
+def _read(requests: "queue.SimpleQueue[bytes]") -> None:
+    """Read requests beside the running one, so that the end of the pipe ends even a long job."""
+    while True:
+        requests.put(_exactly(sys.stdin.buffer, int.from_bytes(_exactly(sys.stdin.buffer, 4))))
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) < count:
+        os._exit(0)
+    return data
+
+
+def _serve(request: Request) -> Reply:
+    try:
+        task = _find(request.module, request.qualname)
+        named = task.with_context(
+            task.arguments.decode(request.args), Context(request.facts, Lifecycle())
+        )
+        return Reply(result=msgspec.Raw(encode(task.function(**named))))
+    except GiveUp as e:
+        return Reply(kind="GiveUp", text=error_text(e))
+    except RetryLater as e:
+        return Reply(kind="RetryLater", delay_s=e.delay_s, charge=e.charge)
+    except SystemExit as e:
+        return Reply(kind="SystemExit", text=f"the task called sys.exit({e.code!r})")
+    except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
+        return Reply(kind=type(e).__name__, text=error_text(e))
+
+
+def _find(module: str, qualname: str) -> Task[Any, Any]:
+    found: Any = reduce(getattr, qualname.split("."), importlib.import_module(module))
+    if not isinstance(found, Task):
+        raise TypeError(f"{module}.{qualname} is not a task")
+    return found
+
+
+if __name__ == "__main__":
+    main()

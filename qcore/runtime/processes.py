@@ -1,0 +1,166 @@
+"""Processes for `run_in="process"` tasks: a pool whose members can be killed one by one."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from qcore.config import child_environment
+from qcore.context import Facts
+from qcore.errors import ProcessDied
+from qcore.model.retry import GiveUp, RetryLater
+
+#: What starts a process of the pool when the command gives nothing else.
+DEFAULT_COMMAND = (sys.executable, "-m", "qcore.runtime.pool_process")
+_LENGTH_BYTES = 4
+
+
+class Request(msgspec.Struct, array_like=True):
+    """One call of a task's function, found again by module and name."""
+
+    module: str
+    qualname: str
+    facts: Facts
+    args: msgspec.Raw
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """How it ended: a result, or an exception described."""
+
+    result: msgspec.Raw = msgspec.Raw(b"\xc0")
+    kind: str = ""
+    text: str = ""
+    #: For RetryLater.
+    delay_s: float = 0.0
+    charge: bool = True
+
+
+class RemoteError(Exception):
+    """An exception that was raised in another process; it carries that one's kind and trace."""
+
+    def __init__(self, kind: str, trace: str) -> None:
+        super().__init__(trace.rstrip().rpartition("\n")[2])
+        self.kind = kind
+        self.trace = trace
+
+
+encode = msgspec.msgpack.Encoder().encode
+_reply = msgspec.msgpack.Decoder(Reply)
+
+
+def frame(message: bytes) -> bytes:
+    """Return a message with its length in front, as both directions of the pipe carry it."""
+    return len(message).to_bytes(_LENGTH_BYTES) + message
+
+
+class PoolProcess:
+    """One process of the pool; runs one job at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can take another job."""
+        return self._process.returncode is None
+
+    async def call(self, module: str, qualname: str, facts: Facts, args: msgspec.Raw) -> bytes:
+        """Run the function and return its encoded result. Cancelling kills the process.
+
+        Raises:
+            ProcessDied: the process ended by itself.
+            GiveUp, RetryLater: as raised by the task.
+            RemoteError: any other exception of the task.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(frame(encode(Request(module, qualname, facts, args))))
+            await stdin.drain()
+            length = int.from_bytes(await stdout.readexactly(_LENGTH_BYTES))
+            reply = _reply.decode(await stdout.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise ProcessDied(await self._epitaph()) from None
+        except BaseException:
+            await self.kill()
+            raise
+        return _unpack(reply)
+
+    async def kill(self) -> None:
+        """End the process at once, and see it gone."""
+        if self.is_alive:
+            self._process.kill()
+        await self._process.wait()
+
+    async def _epitaph(self) -> str:
+        code = await self._process.wait()
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        return f"the process of the task (pid {self.pid}) {how}"
+
+
+def _unpack(reply: Reply) -> bytes:
+    match reply.kind:
+        case "":
+            return bytes(reply.result)
+        case "GiveUp":
+            raise GiveUp(reply.text)
+        case "RetryLater":
+            raise RetryLater(reply.delay_s, charge=reply.charge)
+        case kind:
+            raise RemoteError(kind, reply.text)
+
+
+class ProcessPool:
+    """At most `size` processes, started when needed and used again.
+
+    They leave when their worker is gone: they see the end of the pipe.
+    """
+
+    def __init__(self, size: int, command: Sequence[str] = DEFAULT_COMMAND) -> None:
+        self._slots = asyncio.Semaphore(size)
+        self._command = command
+        self._idle: deque[PoolProcess] = deque()
+        self._all: set[PoolProcess] = set()
+
+    @asynccontextmanager
+    async def process(self) -> AsyncIterator[PoolProcess]:
+        """Wait for a free process and hold it; one that died or was killed is not used again."""
+        async with self._slots:
+            process = self._idle.pop() if self._idle else await self._start()
+            try:
+                yield process
+            finally:
+                if process.is_alive:
+                    self._idle.append(process)
+                else:
+                    self._all.discard(process)
+
+    async def _start(self) -> PoolProcess:
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=child_environment({"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}),
+        )
+        member = PoolProcess(process)
+        self._all.add(member)
+        return member
+
+    def pids(self) -> list[int]:
+        """Return the pids of all living members."""
+        return [process.pid for process in self._all if process.is_alive]
+
+    async def close(self) -> None:
+        """Kill every member."""
+        for process in list(self._all):
+            await process.kill()
+        self._all.clear()
+        self._idle.clear()

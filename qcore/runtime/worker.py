@@ -1,0 +1,318 @@
+"""One process: claim -> execute -> settle, until it is told to stop."""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+import structlog
+
+from qcore.app import App
+from qcore.broker.broker import Turn
+from qcore.broker.connection import Backoff
+from qcore.config import WorkerConfig
+from qcore.context import Lifecycle
+from qcore.errors import BrokerError
+from qcore.model.job import Lease, Released
+from qcore.runtime.deadlines import Deadlines
+from qcore.runtime.exchange import Exchange
+from qcore.runtime.execution import Executor, Running, Stop
+from qcore.runtime.leases import LeaseKeeper
+from qcore.runtime.maintenance import Maintenance
+from qcore.runtime.memory import rss_bytes
+from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
+
+log = structlog.get_logger()
+
+#: The moment that cancelled jobs get to clean up: this share of the shutdown timeout, at most so
+#: long; half of it is kept for the last settle.
+_CLEANUP_SHARE, _CLEANUP_MOST_S = 0.2, 4.0
+#: Idle workers spread out over this when a scheduled job becomes due.
+_SPREAD_S = (0.02, 0.05)
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """What a worker tells its supervisor, once per heartbeat."""
+
+    pid: int
+    ready: bool
+    draining: bool
+    running: int
+    done: int
+    rss_bytes: int
+    loop_lag_ms: float
+
+
+class Worker:
+    """Runs the jobs of some queues of an app, `concurrency` at a time.
+
+    One call on Redis is in flight at most: it settles everything that ended meanwhile and fills
+    the free slots. A full or idle worker sends nothing but renewals and chores.
+
+    Args:
+        app: An open app.
+        config: Queues, slots and clocks.
+        owner: 16 hex digits, fresh for this process: every lease it takes begins with them.
+        pool_command: What starts a process for `run_in="process"` tasks.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        config: WorkerConfig,
+        *,
+        owner: str,
+        pool_command: Sequence[str] = DEFAULT_COMMAND,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._owner = owner
+        self._lifecycle = Lifecycle()
+        self._pool = ProcessPool(config.pool_size, pool_command)
+        self._executor = Executor(
+            app.tasks, self._lifecycle, threads=config.threads, pool=self._pool
+        )
+        self._exchange = Exchange(app.broker, config, owner)
+        self._running: dict[bytes, Running] = {}
+        #: There may be more to claim.
+        self._more = True
+        #: Something happened: a job ended, a marker came, a time has come.
+        self._turn = asyncio.Event()
+        #: Slots are free and nothing is in sight: listen for the marker.
+        self._listening = asyncio.Event()
+        self._woken = False
+        self._due: asyncio.TimerHandle | None = None
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        #: Loop time by which this process must be done.
+        self._stop_at = 0.0
+        self._ready = False
+        self._lag_ms = 0.0
+        self._away_since: float | None = None
+
+    # -- from outside ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `drain` or `stop_now`, and until everything has ended or the time is up.
+
+        Raises:
+            Exception: whatever the app's lifespan raises.
+        """
+        config = self._config
+        log.info(
+            "worker.started",
+            owner=self._owner,
+            queues=list(config.queues),
+            concurrency=config.concurrency,
+        )
+        services = (
+            LeaseKeeper(self._app.broker, config, held=self._held, lost=self._lose),
+            Maintenance(self._app.broker, config),
+            Deadlines(lambda: list(self._running.values())),
+        )
+        async with self._app.lifespan_state() as state:
+            self._lifecycle.state = state
+            try:
+                async with anyio.create_task_group() as group:
+                    for service in services:
+                        group.start_soon(service.run)
+                    group.start_soon(self._measure_lag)
+                    group.start_soon(self._listen)
+                    group.start_soon(self._wind_down, group.cancel_scope)
+                    self._ready = True
+                    await self._work()
+                    group.cancel_scope.cancel()
+            finally:
+                await self._pool.close()
+        log.info("worker.stopped", done=self._exchange.settled, unsettled=self._exchange.owed)
+
+    def drain(self, timeout_s: float | None = None) -> None:
+        """Stop claiming and finish what runs; what is left at the end is released uncharged.
+
+        Args:
+            timeout_s: Seconds for all of it, the configured shutdown timeout by default. A second
+                call changes nothing.
+        """
+        if self._stop.is_set():
+            return
+        limit_s = self._config.shutdown_timeout_s if timeout_s is None else timeout_s
+        self._stop_at = asyncio.get_running_loop().time() + limit_s
+        self._lifecycle.shutdown_requested = True
+        log.info("worker.draining", running=len(self._running), timeout_s=limit_s)
+        self._stop.set()
+        self._turn.set()
+
+    def stop_now(self) -> None:
+        """Cancel what runs and release it uncharged, without waiting for it to finish."""
+        self.drain()
+        self._stop_now.set()
+
+    def beat(self) -> Beat:
+        """Return the state of this process."""
+        return Beat(
+            pid=os.getpid(),
+            ready=self._ready,
+            draining=self._stop.is_set(),
+            running=len(self._running),
+            done=self._exchange.settled,
+            rss_bytes=rss_bytes(os.getpid(), *self._pool.pids()),
+            loop_lag_ms=round(self._lag_ms, 1),
+        )
+
+    # -- the turn -------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Take turns until stopped and everything is settled."""
+        config = self._config
+        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
+        while not self._is_over():
+            self._turn.clear()
+            free = self._free()
+            wants = free if self._more or self._exchange.is_owing else 0
+            if not wants and not self._exchange.is_owing:
+                if free:
+                    self._listening.set()
+                await self._turn.wait()
+                continue
+            self._more = False
+            try:
+                turn = await self._exchange.take(wants)
+            except BrokerError as e:
+                self._more = True
+                self._mark_away(e)
+                await self._rest(backoff.next_s())
+            else:
+                backoff.reset()
+                self._mark_back()
+                self._accept(turn, claimed=wants > 0)
+
+    def _is_over(self) -> bool:
+        return self._stop.is_set() and not self._running and not self._exchange.is_owing
+
+    def _free(self) -> int:
+        """Return the slots that a claim may fill."""
+        return 0 if self._stop.is_set() else self._config.concurrency - len(self._running)
+
+    async def _rest(self, limit_s: float) -> None:
+        """Wait before the next try to reach Redis; the order to stop cuts the wait short once."""
+        if self._stop.is_set():
+            await anyio.sleep(limit_s)
+        else:
+            with anyio.move_on_after(limit_s):
+                await self._stop.wait()
+
+    def _accept(self, turn: Turn, *, claimed: bool) -> None:
+        for lease in turn.leases:
+            self._start(lease)
+        if not claimed:
+            return
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if turn.again_ms == 0:
+            self._more = True
+        elif turn.again_ms is not None:
+            # the worker that was woken for a scheduled job is exact, the others let it go first
+            spread_s = 0.0 if self._woken else random.uniform(*_SPREAD_S)
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(turn.again_ms / 1000 + spread_s, self._look_again)
+        self._woken = False
+
+    def _look_again(self) -> None:
+        self._more = True
+        self._turn.set()
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def _start(self, lease: Lease) -> None:
+        if self._stop.is_set():
+            # claimed while the order to stop came: back to the head of its queue
+            self._exchange.add(lease, Released())
+        elif lease.token not in self._running:
+            running = Running(lease)
+            self._running[lease.token] = running
+            running.task = asyncio.get_running_loop().create_task(self._execute(running))
+
+    async def _execute(self, running: Running) -> None:
+        outcome = await self._executor.execute(running)
+        if self._running.pop(running.lease.token, None) is None:
+            return  # given up at shutdown, its lease is released
+        if outcome is not None:
+            self._exchange.add(running.lease, outcome)
+        self._turn.set()
+
+    def _held(self) -> list[Lease]:
+        return [*(r.lease for r in self._running.values()), *self._exchange.leases()]
+
+    def _lose(self, token: bytes) -> None:
+        running = self._running.get(token)
+        if running is not None:  # else it has ended, and its settle says what became of it
+            lease = running.lease
+            log.warning("lease.lost", job=lease.id, task=running.task_name, queue=lease.queue)
+            running.cancel(Stop.LEASE_LOST)
+
+    # -- waiting for work -----------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Block on the markers while slots are free; after each block look once, woken or not."""
+        broker, config = self._app.broker, self._config
+        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
+        while True:
+            await self._listening.wait()
+            try:
+                queue = await broker.wait_for_jobs(config.queues, config.block_s)
+                if queue is not None and not self._free():
+                    await broker.wake([queue])  # for a worker that can take it
+            except BrokerError:
+                await anyio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            self._listening.clear()
+            self._woken = queue is not None
+            self._look_again()
+
+    # -- the end --------------------------------------------------------------------------------
+
+    async def _wind_down(self, scope: anyio.CancelScope) -> None:
+        """After the order to stop: let jobs finish, cancel them, give up on the rest, leave."""
+        await self._stop.wait()
+        loop = asyncio.get_running_loop()
+        cleanup_s = min((self._stop_at - loop.time()) * _CLEANUP_SHARE, _CLEANUP_MOST_S)
+        with anyio.move_on_after(self._stop_at - loop.time() - cleanup_s):
+            await self._stop_now.wait()
+        stop_at = loop.time() + cleanup_s
+        for running in list(self._running.values()):
+            running.cancel(Stop.SHUTDOWN)
+        await anyio.sleep(cleanup_s / 2)
+        for running in list(self._running.values()):
+            # it swallows its cancellation, or runs in a thread, which nobody can stop
+            log.warning("job.abandoned", job=running.lease.id, task=running.task_name)
+            del self._running[running.lease.token]
+            self._exchange.add(running.lease, Released())
+        self._turn.set()
+        await anyio.sleep(stop_at - loop.time())
+        scope.cancel()
+
+    # -- Redis away and back --------------------------------------------------------------------
+
+    def _mark_away(self, error: BrokerError) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            log.error("broker.lost", url=self._app.broker.shown_url, error=str(error))
+
+    def _mark_back(self) -> None:
+        if self._away_since is not None:
+            away_s = round(time.monotonic() - self._away_since, 3)
+            log.warning("broker.regained", url=self._app.broker.shown_url, away_s=away_s)
+            self._away_since = None
+
+    async def _measure_lag(self) -> None:
+        """Measure how late the loop wakes a sleeper."""
+        loop, step_s = asyncio.get_running_loop(), min(0.5, self._config.heartbeat_s)
+        while True:
+            due = loop.time() + step_s
+            await asyncio.sleep(step_s)
+            self._lag_ms = max(0.0, (loop.time() - due) * 1000)

@@ -1,0 +1,289 @@
+"""Task: a registered function, and how its jobs are enqueued."""
+
+import inspect
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
+
+import msgspec
+
+from qcore.broker.broker import Broker
+from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
+from qcore.broker.identity import new_id
+from qcore.config import KEEP_S, Seconds, seconds
+from qcore.context import Context, detached
+from qcore.errors import ArgumentError, BrokerError, ConfigError, UnknownQueue
+from qcore.handle import JobHandle
+from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
+from qcore.model.job import Envelope, Job
+from qcore.model.retry import Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RunIn = Literal["loop", "thread", "process"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task was registered with."""
+
+    name: str
+    queue: str
+    retry: Retry
+    run_in: RunIn
+    #: Seconds until the soft timeout; None: no limit.
+    timeout_s: float | None = None
+    #: Seconds to keep the outcome; None: 24 h, and only of results that are not None.
+    keep_s: float | None = None
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What one dispatch asks for, on top of the task's settings."""
+
+    delay_ms: int | None = None
+    eta_ms: int | None = None
+    queue: str | None = None
+    keep_ms: int = -1
+
+
+class Dispatch(Generic[P, R]):
+    """A task together with the options of the jobs it enqueues."""
+
+    def __init__(self, task: "Task[P, R]", options: Options) -> None:
+        self._task = task
+        self._options = options
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Enqueue one call of the task, and return its handle once Redis has accepted it.
+
+        Calls that are made at the same time travel together. Cancelling leaves open whether the
+        job was enqueued.
+
+        Raises:
+            ArgumentError: the arguments do not fit the annotations; nothing was enqueued.
+            PayloadTooLarge, QueueFull: nothing was enqueued.
+            BrokerUnavailable: no answer within the enqueue timeout; `sent` says whether the job
+                may have been enqueued all the same.
+
+        Redis: one script, shared with all callers of the moment.
+        """
+        job = self._job(args, kwargs)
+        await self._task.broker().enqueue([job])
+        return self._task.handle(job.queue, job.id, accepted=True)
+
+    async def enqueue_many(
+        self,
+        calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+        | AsyncIterable[tuple[Any, ...] | Mapping[str, Any]],
+        *,
+        chunk: int = CALL_JOBS,
+    ) -> int:
+        """Enqueue one job per item, in order, with memory for one chunk only.
+
+        Args:
+            calls: Each item is a tuple of positional arguments or a mapping of named ones.
+            chunk: Jobs per call on Redis, 1 to 500; a chunk is accepted as a whole or not at all.
+
+        Returns:
+            How many were enqueued.
+
+        Raises:
+            ArgumentError: an item does not fit; its message names the item's number. Like every
+                other error it carries a note saying how many jobs were enqueued before.
+        """
+        if not 1 <= chunk <= CALL_JOBS:
+            raise ArgumentError(f"chunk is {chunk}, allowed is 1 to {CALL_JOBS}")
+        accepted, waiting, size = 0, list[Job](), 0
+        try:
+            async for call in _each(calls):
+                job = self._job_of_item(accepted + len(waiting), call)
+                if waiting and (len(waiting) == chunk or size + len(job.envelope) > CALL_BYTES):
+                    await self._task.broker().enqueue(waiting)
+                    accepted, waiting, size = accepted + len(waiting), [], 0
+                waiting.append(job)
+                size += len(job.envelope)
+            if waiting:
+                await self._task.broker().enqueue(waiting)
+                accepted += len(waiting)
+        except (ArgumentError, BrokerError) as e:
+            e.add_note(f"{accepted} jobs were enqueued before")
+            raise
+        return accepted
+
+    def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
+        settings, options = self._task.settings, self._options
+        raw = self._task.arguments.encode(args, kwargs)
+        envelope = Envelope(ENVELOPE_VERSION, settings.name, msgspec.Raw(raw), options.keep_ms)
+        return Job(
+            new_id(),
+            options.queue or settings.queue,
+            encode(envelope),
+            options.delay_ms,
+            options.eta_ms,
+        )
+
+    def _job_of_item(self, number: int, call: tuple[Any, ...] | Mapping[str, Any]) -> Job:
+        try:
+            if isinstance(call, tuple):
+                return self._job(call, {})
+            if isinstance(call, Mapping):
+                return self._job((), call)
+        except ArgumentError as e:
+            raise ArgumentError(f"item {number}: {e}") from e
+        raise ArgumentError(
+            f"item {number} is a {type(call).__name__}: give a tuple of positional arguments, "
+            "as in (42,), or a mapping of named ones"
+        )
+
+
+class Task(Dispatch[P, R]):
+    """A registered function. It stays callable as it was; jobs are made by `enqueue`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        settings: Settings,
+        *,
+        broker: Callable[[], Broker],
+        queues: tuple[str, ...],
+    ) -> None:
+        super().__init__(self, Options())
+        self.function = function
+        self.settings = settings
+        self.broker = broker
+        self.arguments = Arguments(function, Context)
+        self._queues = queues
+        self._check_queue(settings.queue)
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+
+    @property
+    def name(self) -> str:
+        """The stable name under which jobs find this task again."""
+        return self.settings.name
+
+    def options(
+        self,
+        *,
+        delay: Seconds | None = None,
+        eta: datetime | None = None,
+        queue: str | None = None,
+        keep: Seconds | None = None,
+    ) -> Dispatch[P, R]:
+        """Return this task with options for the jobs enqueued through the returned object.
+
+        Args:
+            delay: Seconds or timedelta until the job becomes ready, on the Redis clock.
+            eta: The aware datetime at which it becomes ready; not together with `delay`.
+            queue: Instead of the task's queue.
+            keep: Keep the outcome for so long; 0 keeps nothing.
+
+        Raises:
+            UnknownQueue: the app does not declare `queue`.
+            ArgumentError: a negative duration, a naive `eta`, or both `delay` and `eta`.
+        """
+        if queue is not None:
+            self._check_queue(queue)
+        if delay is not None and eta is not None:
+            raise ArgumentError(f"task {self.name}: give delay or eta, not both")
+        if eta is not None and eta.tzinfo is None:
+            raise ArgumentError(f"task {self.name}: eta {eta} has no time zone, use datetime.UTC")
+        return Dispatch(
+            self,
+            Options(
+                delay_ms=None if delay is None else self._ms("delay", delay),
+                eta_ms=None if eta is None else int(eta.astimezone(UTC).timestamp() * 1000),
+                queue=queue,
+                keep_ms=-1 if keep is None else self._ms("keep", keep),
+            ),
+        )
+
+    def handle(self, queue: str, id: str, *, accepted: bool = False) -> JobHandle[R]:
+        """Return a handle of a job of this task."""
+        decode = self.arguments.decode_result
+        return JobHandle(self.broker, queue, id, decode=decode, accepted=accepted)
+
+    def keep_ms(self, asked: int, result: object) -> int:
+        """Return how long to keep `result`, in ms: what the job asked, else what the task says."""
+        if asked >= 0:
+            return asked
+        if self.settings.keep_s is not None:
+            return round(self.settings.keep_s * 1000)
+        return 0 if result is None else round(KEEP_S * 1000)
+
+    def with_context(self, named: dict[str, Any], context: Context) -> dict[str, Any]:
+        """Return the arguments with the context where the function asks for it."""
+        return named | dict.fromkeys(self.arguments.injected, context)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function directly; a context that the caller left out is a detached one."""
+        injected = [name for name in self.arguments.injected if name not in kwargs]
+        if not injected or any(isinstance(a, Context) for a in args):
+            return self.function(*args, **kwargs)
+        named = inspect.signature(self.function)
+        own = [p for p in named.parameters.values() if p.name not in injected]
+        bound = named.replace(parameters=own).bind(*args, **kwargs).arguments
+        context = detached(self.name, self.settings.queue)
+        return self.function(**self.with_context(bound, context))
+
+    def _check_queue(self, queue: str) -> None:
+        if queue not in self._queues:
+            raise UnknownQueue(
+                f"task {self.settings.name}: queue {queue!r} is not declared; the app has "
+                f"{', '.join(self._queues)}: add it to App(queues=[...])"
+            )
+
+    def _ms(self, option: str, value: Seconds) -> int:
+        if seconds(value) < 0:
+            raise ArgumentError(f"task {self.name}: {option} is {value}, allowed is 0 and more")
+        return round(seconds(value) * 1000)
+
+
+class AsyncTask(Task[P, R]):
+    """A task of an `async def` function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Call the function itself, here and now; nothing is enqueued."""
+        return cast(Coroutine[Any, Any, R], self._call(args, kwargs))
+
+
+class SyncTask(Task[P, R]):
+    """A task of a `def` function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself, here and now; nothing is enqueued."""
+        return cast(R, self._call(args, kwargs))
+
+
+
+
+def place_of(function: Callable[..., Any], wanted: RunIn | None) -> RunIn:
+    """Return where a function runs: what was asked for, or what its kind needs.
+
+    Raises:
+        ConfigError: the function cannot run there.
+    """
+    name, is_async = function.__qualname__, inspect.iscoroutinefunction(function)
+    place: RunIn = wanted or ("loop" if is_async else "thread")
+    if place not in ("loop", "thread", "process"):
+        raise ConfigError(f"task {name}: run_in is {place!r}, use 'thread' or 'process'")
+    if is_async and place != "loop":
+        raise ConfigError(f"task {name}: run_in={place!r} is for `def`, this is `async def`")
+    if not is_async and place == "loop":
+        raise ConfigError(f"task {name}: a `def` function would block the loop, use 'thread'")
+    if place == "process" and "<locals>" in name:
+        raise ConfigError(f"task {name}: run_in='process' needs a function of a module")
+    return place
+
+
+async def _each(
+    items: Iterable[Any] | AsyncIterable[Any],
+) -> AsyncIterable[Any]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

@@ -1,0 +1,38 @@
+"""The names of all log events, with the fields that each carries.
+
+The library never configures logging; the command does. Events are `noun.past_tense`.
+"""
+
+#: Event -> its fields. `tests/unit/test_telemetry.py` holds the code to this table.
+EVENTS: dict[str, tuple[str, ...]] = {
+    # jobs, by the worker; debug unless something is wrong
+    "job.acked": ("job", "task", "queue", "attempt", "duration_ms"),
+    "job.retried": ("job", "task", "queue", "attempt", "error", "delay_ms"),
+    "job.parked": ("job", "task", "queue", "error", "delay_ms"),
+    "job.buried": ("job", "task", "queue", "attempt", "error"),
+    "job.released": ("job", "task", "queue", "attempt"),
+    "job.abandoned": ("job", "task"),
+    "job.reclaimed": ("job", "queue", "owner", "to"),
+    "job.recovered": ("job", "queue"),
+    "lease.lost": ("job", "task", "queue"),
+    "settle.unconfirmed": ("jobs",),
+    # the way to Redis
+    "broker.lost": ("url", "error"),
+    "broker.regained": ("url", "away_s"),
+    "embedded.started": ("folder", "server", "pid"),
+    "embedded.joined": ("folder", "pid"),
+    "embedded.stopped": ("folder", "pid"),
+    # one worker process
+    "worker.started": ("owner", "queues", "concurrency"),
+    "worker.draining": ("running", "timeout_s"),
+    "worker.stopped": ("done", "unsettled"),
+    # the supervisor
+    "supervisor.started": ("processes", "url"),
+    "supervisor.draining": ("workers",),
+    "supervisor.stopped": ("exit_code",),
+    "worker.spawned": ("worker", "owner"),
+    "worker.ready": ("worker", "after_s"),
+    "worker.exited": ("worker", "exit_code", "signal", "rss_bytes", "running"),
+    "worker.killed": ("worker", "why"),
+    "worker.respawned": ("after_s", "failures"),
+}
