@@ -30,8 +30,9 @@ Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 class _Register(Protocol):
     """What `@app.task(...)` returns: a decorator that keeps the function's type."""
 
+    # the overlap is meant: a coroutine function is also a function, and the first match counts
     @overload
-    def __call__(
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
         self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
     ) -> AsyncTask[P, R]: ...
     @overload
@@ -79,7 +80,7 @@ class App:
     # -- tasks ----------------------------------------------------------------------------------
 
     @overload
-    def task(
+    def task(  # pyright: ignore[reportOverlappingOverload]
         self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
     ) -> AsyncTask[P, R]: ...
     @overload
@@ -103,7 +104,6 @@ class App:
     def task(
         self,
         function: Callable[..., Any] | None = None,
-        /,
         *,
         name: str | None = None,
         queue: str | None = None,
@@ -132,7 +132,7 @@ class App:
             UnknownQueue: the app does not declare `queue`.
         """
 
-        def register(function: Callable[..., Any]) -> Task[Any, Any]:
+        def register(function: Callable[..., Any], /) -> Task[Any, Any]:
             settings = Settings(
                 name=name or f"{function.__module__}.{function.__qualname__}",
                 queue=queue or self._default_queue,
@@ -155,12 +155,13 @@ class App:
                 f"task {settings.name} is registered twice: give one of them another name="
             )
         if settings.timeout_s is not None and settings.timeout_s <= 0:
-            raise ConfigError(f"task {settings.name}: timeout is {settings.timeout_s:g} s, "
-                              "allowed is more than 0")
-        kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
-        task: Task[Any, Any] = kind(
-            function, settings, broker=lambda: self.broker, queues=self.queues
+            raise ConfigError(
+                f"task {settings.name}: timeout is {settings.timeout_s:g} s, allowed is more than 0"
+            )
+        kind: type[Task[Any, Any]] = (
+            AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
         )
+        task = kind(function, settings, broker=lambda: self.broker, queues=self.queues)
         self.tasks[settings.name] = task
         return task
 
@@ -185,7 +186,7 @@ class App:
         return function
 
     @asynccontextmanager
-    async def lifespan_state(self) -> AsyncIterator[Any]:
+    async def lifespan_state(self) -> AsyncGenerator[Any, None]:
         """Enter the lifespan and yield its value; None without one. For workers."""
         if self._lifespan is None:
             yield None
@@ -266,4 +267,3 @@ def _anything() -> Any: ...
 
 
 _untyped = Arguments(_anything, Context).decode_result
-

@@ -11,11 +11,11 @@
     ├── JobNotFound            no trace of the job
     ├── JobFailed              the job is dead
     ├── JobCancelled           the job was cancelled before it ended
-    ├── JobTimedOut            the task ran longer than its timeout (seen by the retry policy)
+    ├── JobTimedOut            the task ran longer than its timeout
     ├── ProcessDied            the process of a `run_in="process"` task ended by itself
     └── BrokerError
         ├── BrokerUnavailable  Redis could not be reached or did not answer in time
-        ├── BrokerRefused      Redis answered, and will never accept this (rights, password, version)
+        ├── BrokerRefused      Redis answered and will never accept this: rights, password
         └── QueueFull          Redis is at its memory limit
 
 `GiveUp` and `RetryLater` are no errors: a task raises them to say how its run ends

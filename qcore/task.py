@@ -126,10 +126,11 @@ class Dispatch(Generic[P, R]):
         try:
             if isinstance(call, tuple):
                 return self._job(call, {})
-            if isinstance(call, Mapping):
+            if isinstance(call, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
                 return self._job((), call)
         except ArgumentError as e:
             raise ArgumentError(f"item {number}: {e}") from e
+        # a bare value is the mistake to expect here, whatever the annotation says
         raise ArgumentError(
             f"item {number} is a {type(call).__name__}: give a tuple of positional arguments, "
             "as in (42,), or a mapping of named ones"
@@ -255,8 +256,6 @@ class SyncTask(Task[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, here and now; nothing is enqueued."""
         return cast(R, self._call(args, kwargs))
-
-
 
 
 def place_of(function: Callable[..., Any], wanted: RunIn | None) -> RunIn:

@@ -22,6 +22,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "embedded.started": ("folder", "server", "pid"),
     "embedded.joined": ("folder", "pid"),
     "embedded.stopped": ("folder", "pid"),
+    "embedded.died": ("folder", "pid", "last_words"),
+    "embedded.failed": ("folder", "error"),
     # one worker process
     "worker.started": ("owner", "queues", "concurrency"),
     "worker.draining": ("running", "timeout_s"),
@@ -29,10 +31,11 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # the supervisor
     "supervisor.started": ("processes", "url"),
     "supervisor.draining": ("workers",),
+    "supervisor.gave_up": ("failures",),
     "supervisor.stopped": ("exit_code",),
-    "worker.spawned": ("worker", "owner"),
-    "worker.ready": ("worker", "after_s"),
-    "worker.exited": ("worker", "exit_code", "signal", "rss_bytes", "running"),
+    "worker.spawned": ("worker", "pid", "owner"),
+    "worker.ready": ("worker", "pid", "after_s"),
+    "worker.exited": ("worker", "pid", "exit_code", "signal", "rss_bytes", "running"),
     "worker.killed": ("worker", "why"),
-    "worker.respawned": ("after_s", "failures"),
+    "threads.abandoned": ("count",),
 }

@@ -50,10 +50,7 @@ def queues(
         counts = ("ready", "scheduled", "active", "dead")
         print_table(
             ("QUEUE", "READY", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY"),
-            [
-                (row["name"], *(row[c] for c in counts), _age(row["oldest_ready_s"]))
-                for row in rows
-            ],
+            [(row["name"], *(row[c] for c in counts), _age(row["oldest_ready_s"])) for row in rows],
         )
 
 
@@ -159,8 +156,9 @@ def dead_purge(
 ) -> None:
     """Forget dead jobs for ever."""
     _one_of(refs, queue)
-    confirm(f"Forget {'every dead job of ' + queue if queue else len(refs or [])} for ever?",
-            yes=yes)
+    confirm(
+        f"Forget {'every dead job of ' + queue if queue else len(refs or [])} for ever?", yes=yes
+    )
 
     async def act(inspector: Inspector) -> int:
         if queue is not None:
@@ -222,8 +220,10 @@ def _show(record: JobRecord, as_json: bool) -> None:
         ("task", record.task),
         ("arguments", plain["arguments"]),
         ("enqueued", _time(record.enqueued_ms)),
-        ({"scheduled": "due", "active": "lease until"}.get(record.status, "died"),
-         _time(record.at_ms)),
+        (
+            {"scheduled": "due", "active": "lease until"}.get(record.status, "died"),
+            _time(record.at_ms),
+        ),
         ("lease", record.token),
         ("attempts", record.attempts or None),
         ("crashes", record.crashes or None),

@@ -35,8 +35,10 @@ def load_app(path: str) -> App:
     if isinstance(app, App):
         return app
     found = [key for key, value in vars(module).items() if isinstance(value, App)]
-    hint = f"it has {', '.join(f'{module_name}:{key}' for key in found)}" if found else (
-        "it holds no App at all"
+    hint = (
+        f"it has {', '.join(f'{module_name}:{key}' for key in found)}"
+        if found
+        else ("it holds no App at all")
     )
     what = "is no App" if hasattr(module, name) else "does not exist"
     raise AppNotFound(f"{name!r} in {module_name} {what}: {hint}")

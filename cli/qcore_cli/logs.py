@@ -15,8 +15,8 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def configure_logging(form: LogFormat) -> None:
-    """Send events of level info and above to standard error."""
+def configure_logging(form: LogFormat, level: int = logging.INFO) -> None:
+    """Send events of `level` and above to standard error."""
     rendering: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     if form is LogFormat.JSON:
         rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -27,7 +27,7 @@ def configure_logging(form: LogFormat) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *rendering,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -24,9 +24,6 @@ app.add_typer(inspect.jobs, name="jobs")
 app.add_typer(inspect.dead, name="dead")
 app.command()(inspect.clear)
 app.command()(demo)
-app.command("_describe", hidden=True)(worker.describe_command)
-app.command("_worker", hidden=True)(worker.worker_command)
-app.command("_pool", hidden=True)(worker.pool_command)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
@@ -12,6 +13,7 @@ from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
 from qcore.config import broker_config
+from qcore_cli.logs import LogFormat, configure_logging
 
 T = TypeVar("T")
 
@@ -38,6 +40,7 @@ def with_inspector(
         finally:
             await broker.close()
 
+    configure_logging(LogFormat.CONSOLE, logging.WARNING)
     return asyncio.run(run())
 
 
@@ -78,8 +81,10 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print columns, numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-             for i in range(len(head))]
+    right = [
+        bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        for i in range(len(head))
+    ]
     for row in [list(head), *cells]:
         line = (
             cell.rjust(width) if to_right else cell.ljust(width)

@@ -1,39 +1,21 @@
-"""`qcore worker`: a supervisor with its worker processes; and the processes themselves."""
+"""`qcore worker`: a supervisor with its worker processes."""
 
 import asyncio
 import os
 import signal
 import subprocess
-import sys
 from typing import Annotated
 
 import msgspec
 import typer
 
-from qcore import App, ConfigError
+from qcore import ConfigError
 from qcore.broker.broker import Broker
-from qcore.config import (
-    BrokerConfig,
-    SupervisorConfig,
-    WorkerConfig,
-    child_environment,
-    child_variable,
-)
-from qcore.runtime import pool_process
-from qcore.runtime.child import CHILD_CONFIG, EXIT_CONFIG, ChildConfig, leave, run_child
+from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig, child_environment
 from qcore.runtime.supervisor import Supervisor
-from qcore_cli.loader import load_app
+from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url
-
-_SELF = (sys.executable, "-m", "qcore_cli")
-
-
-class Description(msgspec.Struct, frozen=True):
-    """What the supervisor must know of an app whose code it does not import."""
-
-    queues: tuple[str, ...]
-    broker: BrokerConfig
 
 
 def worker(
@@ -72,7 +54,7 @@ def worker(
         shutdown_timeout_s=shutdown_timeout,
     )
     supervision = SupervisorConfig(processes=count_processes(processes), name=name)
-    command = child_command(app, log_format)
+    command = worker_command(app, log_format)
     raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
 
 
@@ -120,81 +102,30 @@ def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:
 def count_processes(text: str) -> int:
     """Return a number of processes from `auto` or digits."""
     if text == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-            os.cpu_count() or 1
+        return (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else (os.cpu_count() or 1)
         )
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
 
 
-def child_command(app: str, log_format: LogFormat) -> tuple[str, ...]:
-    """Return the command that starts one worker process of an app."""
-    return (*_SELF, "_worker", app, "--log-format", log_format)
-
-
 def describe(app: str, url: str | None, namespace: str | None) -> Description:
     """Ask a short-lived process what the app declares; its code never enters this one.
 
     Raises:
-        ConfigError: the app cannot be loaded; the message is that process's own.
+        typer.Exit: the app cannot be loaded; that process has said why.
     """
-    given = [f"{k}={v}" for k, v in (("url", url), ("namespace", namespace)) if v]
+    overrides = msgspec.json.encode(Overrides(url, namespace)).decode()
     done = subprocess.run(
-        (*_SELF, "_describe", app),
+        (*COMMAND, "describe", app),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env=child_environment({"QCORE_DESCRIBE": "\n".join(given)}),
+        env=child_environment({OVERRIDES: overrides}),
         check=False,
     )
     if done.returncode != 0:
         raise typer.Exit(1)
     return msgspec.json.decode(done.stdout.rpartition(b"\0")[2], type=Description)
-
-
-# -- commands of the supervisor, hidden from users ---------------------------------------------
-
-
-def describe_command(app: str) -> None:
-    """Print what an app declares."""
-    given = dict(
-        line.split("=", 1) for line in child_variable("QCORE_DESCRIBE").splitlines() if line
-    )
-    loaded = load_app(app)
-    loaded.configure(url=given.get("url"), namespace=given.get("namespace"))
-    told = msgspec.json.encode(Description(loaded.queues, loaded.config))
-    # the app's modules may have printed; what counts comes behind the zero byte
-    sys.stdout.buffer.write(b"\0" + told)
-
-
-def worker_command(app: str, log_format: LogFormat = LogFormat.CONSOLE) -> None:
-    """Run one worker process."""
-    configure_logging(log_format)
-    try:
-        config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
-        loaded = load_app(app)
-        _run_loop(loaded, config, log_format)
-    except ConfigError as e:
-        typer.echo(f"qcore worker: {e}", err=True)
-        leave(EXIT_CONFIG)
-        raise typer.Exit(EXIT_CONFIG) from e
-    leave(0)
-
-
-def _run_loop(app: App, config: ChildConfig, log_format: LogFormat) -> None:
-    pool_command = (*_SELF, "_pool", "--log-format", log_format)
-    main = run_child(app, config, pool_command=pool_command)
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
-
-
-def pool_command(log_format: LogFormat = LogFormat.CONSOLE) -> None:
-    """Run one process of a worker's pool."""
-    configure_logging(log_format)
-    pool_process.main()
-
-

@@ -16,6 +16,7 @@ What operators do (clear, revive, purge) is in `inspector`.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from qcore.broker import scripts
@@ -397,7 +398,7 @@ def _settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
             case Released():
                 releases.append(lease.token)
     tokens = (acks, keeps, retries, buries, releases)
-    return [*map(len, tokens), *(t for kind in tokens for t in kind), *(e for x in extras for e in x)]
+    return [*map(len, tokens), *chain(*tokens), *chain(*extras)]
 
 
 def _read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
@@ -405,7 +406,7 @@ def _read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
     if reply[1] != b"":
         turn.again_ms = max(0, int(reply[1]) - now)
     for number, ids, payloads, states, crashes in reply[2:]:
-        queue = claim.queues[number - 1]
+        queue = claim.queues[int(number) - 1]
         nothing = [None] * len(ids)
         rows = zip(ids, payloads, states or nothing, crashes or nothing, strict=True)
         turn.leases += [_lease(claim.prefix, queue, now, *row) for row in rows]

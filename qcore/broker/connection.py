@@ -66,7 +66,7 @@ class Endpoint:
         # ten times when a reply is late, and (RESP3) not replace a connection that the server
         # closed while it was idle.
         try:
-            return ConnectionPool.from_url(
+            return ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                 url,
                 protocol=2,
                 retry=Retry(NoBackoff(), 0),
@@ -84,36 +84,52 @@ class Endpoint:
 
         Raises:
             RedisError, OSError: no connection could be made.
+            BrokerUnavailable: the embedded server did not come up in time.
             ConfigError: there is no embedded server to start.
         """
-        pool = self._pool
-        if self._folder is not None:
-            pool = await self._embedded(self._folder)
-        assert pool is not None
-        connection: AbstractConnection = pool.make_connection()
+        if self._folder is None:
+            return await self._open()
+        if self._server is None:
+            await self._join(self._folder)
         try:
-            await connection.connect()
+            return await self._open()
         except (RedisError, OSError):
-            if self._server is None:
-                raise
             # the server may have died: any of its users starts it again
+            assert self._server is not None
             await asyncio.to_thread(self._server.ensure_running)
-            await connection.connect()
+            self._pool = self._make_pool(f"unix://{self._server.socket_path}")
+            return await self._open()
+
+    async def _open(self) -> AbstractConnection:
+        assert self._pool is not None
+        connection: AbstractConnection = self._pool.make_connection()
+        await connection.connect()
         return connection
 
-    async def _embedded(self, folder: Path) -> ConnectionPool:
+    async def _join(self, folder: Path) -> None:
         async with self._joining:
-            if self._pool is None:
-                self._server = await asyncio.to_thread(EmbeddedServer.join, folder)
-                self._pool = self._make_pool(f"unix://{self._server.socket_path}")
-        return self._pool
+            if self._server is not None:
+                return
+            joining = asyncio.create_task(asyncio.to_thread(EmbeddedServer.join, folder))
+            try:
+                server = await asyncio.shield(joining)
+            except asyncio.CancelledError:
+                # the thread goes on; who joins must leave
+                joining.add_done_callback(_leave_again)
+                raise
+            self._server = server
+            self._pool = self._make_pool(f"unix://{server.socket_path}")
 
     async def close(self) -> None:
         """Leave the embedded server, if one was joined; the last user out stops it."""
         server, self._server = self._server, None
         if server is not None:
-            self._pool = None
             await asyncio.to_thread(server.leave)
+
+
+def _leave_again(joining: "asyncio.Task[EmbeddedServer]") -> None:
+    if not joining.cancelled() and joining.exception() is None:
+        joining.result().leave()
 
 
 class Line:
@@ -240,5 +256,3 @@ def shown_url(url: str) -> str:
         return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
     except ValueError:
         return url.partition("://")[0] + "://..."
-
-

@@ -234,9 +234,7 @@ def _arguments(payload: bytes | None) -> tuple[str | None, bytes | None]:
 
 
 def _crashed(crashes: int) -> str:
-    return (
-        f"its lease was lost {crashes} times: each worker that ran it died or stopped renewing"
-    )
+    return f"its lease was lost {crashes} times: each worker that ran it died or stopped renewing"
 
 
 def _reason(state: JobState) -> str:

@@ -79,9 +79,7 @@ ENQUEUE = Script(
     keys=("jobs", "ready", "scheduled", "producers", "wake"),
     argv=("now_ms", "nonce", "call", "items"),
 )
-PROMOTE = Script(
-    "promote", keys=("active", "scheduled", "ready", "wake"), argv=("now_ms", "limit")
-)
+PROMOTE = Script("promote", keys=("active", "scheduled", "ready", "wake"), argv=("now_ms", "limit"))
 CLAIM = Script(
     "claim",
     keys=("ready", "scheduled", "active", "running", "jobs", "state", "crashes", "wake"),

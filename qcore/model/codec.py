@@ -52,17 +52,15 @@ def decode_envelope(raw: bytes) -> Envelope:
     """
     try:
         envelope = _envelope.decode(raw)
-        version = envelope.version
+        if envelope.version <= ENVELOPE_VERSION:
+            return envelope
     except (msgspec.MsgspecError, ValueError) as e:
-        version = _version(raw)
-        if version <= ENVELOPE_VERSION:
+        if _version(raw) <= ENVELOPE_VERSION:
             raise CodecError(f"payload is not a qcore envelope: {e}") from e
-    if version > ENVELOPE_VERSION:
-        raise NewerVersion(
-            f"payload has envelope version {version}, this qcore reads up to {ENVELOPE_VERSION}: "
-            "upgrade the worker"
-        )
-    return envelope
+    raise NewerVersion(
+        f"payload has envelope version {_version(raw)}, this qcore reads up to "
+        f"{ENVELOPE_VERSION}: upgrade the worker"
+    )
 
 
 def _version(raw: bytes) -> int:
@@ -131,9 +129,7 @@ class Arguments:
             for p in own
         ]
         try:
-            shape = msgspec.defstruct(
-                "Arguments", fields, kw_only=True, forbid_unknown_fields=True
-            )
+            shape = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
             self._decoder = msgspec.msgpack.Decoder(shape, dec_hook=_from_builtins)
             self._result = msgspec.msgpack.Decoder(self.returns, dec_hook=_from_builtins)
         except TypeError as e:
@@ -180,4 +176,3 @@ class Arguments:
             return self._result.decode(raw)
         except (msgspec.MsgspecError, ValueError, NotImplementedError, TypeError) as e:
             raise CodecError(f"task {self.name}: its result does not fit: {e}") from e
-

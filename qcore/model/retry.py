@@ -9,11 +9,11 @@ from qcore.config import Seconds, seconds
 from qcore.errors import ConfigError
 
 
-class GiveUp(Exception):  # noqa: N818 - an instruction, not an error
+class GiveUp(Exception):
     """Raised by a task: this job is dead now, for the reason given; no retry."""
 
 
-class RetryLater(Exception):  # noqa: N818 - an instruction, not an error
+class RetryLater(Exception):
     """Raised by a task: run this job again after `delay`.
 
     Args:

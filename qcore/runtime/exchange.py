@@ -130,5 +130,3 @@ class Exchange:
                 later = _LostClaim(claim.prefix, now + _SECOND_LOOK_S, is_last=True)
                 self._lost_claims.append(later)
         return found
-
-

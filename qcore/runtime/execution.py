@@ -300,9 +300,7 @@ class Executor:
         self, error: BaseException, running: Running, state: JobState, delay_s: float
     ) -> Outcome:
         delay_ms = round(delay_s * 1000)
-        log.info(
-            "job.retried", **self._fields(running), error=_one_line(error), delay_ms=delay_ms
-        )
+        log.info("job.retried", **self._fields(running), error=_one_line(error), delay_ms=delay_ms)
         return Retried(delay_ms, encode(state))
 
     def _buried(self, error: BaseException, running: Running, state: JobState) -> Outcome:

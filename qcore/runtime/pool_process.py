@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from functools import reduce
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -70,7 +70,7 @@ def _find(module: str, qualname: str) -> Task[Any, Any]:
     found: Any = reduce(getattr, qualname.split("."), importlib.import_module(module))
     if not isinstance(found, Task):
         raise TypeError(f"{module}.{qualname} is not a task")
-    return found
+    return cast("Task[Any, Any]", found)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -131,7 +131,7 @@ class ProcessPool:
         self._all: set[PoolProcess] = set()
 
     @asynccontextmanager
-    async def process(self) -> AsyncIterator[PoolProcess]:
+    async def process(self) -> AsyncGenerator[PoolProcess, None]:
         """Wait for a free process and hold it; one that died or was killed is not used again."""
         async with self._slots:
             process = self._idle.pop() if self._idle else await self._start()

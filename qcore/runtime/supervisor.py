@@ -1,6 +1,7 @@
 """The parent: starts worker processes, watches them, replaces them, stops them."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from enum import StrEnum
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import msgspec
 import structlog
 
@@ -122,25 +124,21 @@ class _Child:
 
     def order(self, order: bytes) -> None:
         """Send an order; a child that is gone or deaf does not stop its supervisor."""
-        try:
+        with contextlib.suppress(OSError):
             os.write(self._orders_fd, order)
-        except OSError:
-            pass
 
     def kill(self) -> None:
         """Kill the child and what it started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     async def wait(self) -> int:
         """Return the exit code once the process is gone, with everything in its group."""
         await self.gone.wait()
-        # the pipe can end a moment before the process does
-        while (code := self.process.poll()) is None:
-            await anyio.sleep(0.01)
-        self.kill()  # processes of its pool
+        if self._pidfd is not None:
+            # the processes of its pool; a pid is not given away before it is waited for
+            self.kill()
+        code = await anyio.to_thread.run_sync(self.process.wait)
         for fd in (self._beats_fd, self._pidfd):
             if fd is not None:
                 self._loop.remove_reader(fd)
@@ -214,6 +212,7 @@ class Supervisor:
         )
         async with anyio.create_task_group() as group:
             group.start_soon(self._enforce_deadline)
+            group.start_soon(self._register)
             async with anyio.create_task_group() as takers:
                 async with anyio.create_task_group() as slots:
                     for slot in range(self._config.processes):
@@ -244,6 +243,20 @@ class Supervisor:
         for child in self._children.values():
             child.order(order)
 
+    async def _register(self) -> None:
+        """Make the queues known to operators, as soon as Redis is there."""
+        backoff = self._reconnecting()
+        while True:
+            try:
+                await self._broker.register(self._worker.queues)
+            except BrokerError:
+                await anyio.sleep(backoff.next_s())
+            else:
+                return
+
+    def _reconnecting(self) -> Backoff:
+        return Backoff(self._worker.reconnect_least_s, self._worker.reconnect_most_s)
+
     # -- one slot -------------------------------------------------------------------------------
 
     async def _keep(self, slot: int, group: anyio.abc.TaskGroup) -> None:
@@ -271,10 +284,11 @@ class Supervisor:
         """Return the exit code of a child; kill it if it never gets ready."""
         if self._ordered is not None:
             child.order(self._ordered)
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._expect_ready, child)
+        expecting = asyncio.get_running_loop().create_task(self._expect_ready(child))
+        try:
             code = await child.wait()
-            group.cancel_scope.cancel()
+        finally:
+            expecting.cancel()
         beat = child.beat
         level = log.info if code == 0 else log.error
         level(
@@ -325,7 +339,7 @@ class Supervisor:
         charge = code != 0 and not self._stopping.is_set()
         # one that left in good order had no claim on its way
         looks = 1 if code == 0 else 2
-        backoff = Backoff(self._worker.reconnect_least_s, self._worker.reconnect_most_s)
+        backoff = self._reconnecting()
         while looks:
             try:
                 for queue in self._worker.queues:

@@ -1,0 +1,97 @@
+"""What the supervisor starts: `python -m qcore_cli.child describe|worker|pool ...`.
+
+Apart from the commands for people, so that a worker process carries neither their parser nor
+their tables.
+"""
+
+import asyncio
+import sys
+
+import msgspec
+
+from qcore import App, ConfigError
+from qcore.config import BrokerConfig, child_variable
+from qcore.runtime import pool_process
+from qcore.runtime.child import CHILD_CONFIG, EXIT_CONFIG, ChildConfig, leave, run_child
+from qcore_cli.loader import load_app
+from qcore_cli.logs import LogFormat, configure_logging
+
+#: What starts this module; the words of one of the functions below follow.
+COMMAND = (sys.executable, "-m", "qcore_cli.child")
+#: The environment variable in which `describe` finds its Overrides.
+OVERRIDES = "QCORE_OVERRIDES"
+
+
+class Overrides(msgspec.Struct, frozen=True):
+    """What the flags of a command say against the app's own settings."""
+
+    url: str | None
+    namespace: str | None
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What a supervisor must know of an app whose code it does not import."""
+
+    queues: tuple[str, ...]
+    broker: BrokerConfig
+
+
+def worker_command(app: str, log_format: LogFormat) -> tuple[str, ...]:
+    """Return the command that starts one worker process of an app."""
+    return (*COMMAND, "worker", app, log_format)
+
+
+def describe(app: str) -> None:
+    """Print what an app declares, behind a zero byte: its modules may print too."""
+    overrides = msgspec.json.decode(child_variable(OVERRIDES), type=Overrides)
+    loaded = load_app(app)
+    loaded.configure(url=overrides.url, namespace=overrides.namespace)
+    told = msgspec.json.encode(Description(loaded.queues, loaded.config))
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"\0" + told)
+
+
+def worker(app: str, log_format: LogFormat) -> None:
+    """Run one worker process until its supervisor, or a signal, tells it to stop."""
+    configure_logging(log_format)
+    config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
+    _run_loop(load_app(app), config, (*COMMAND, "pool", log_format))
+    leave(0)
+
+
+def _run_loop(app: App, config: ChildConfig, pool_command: tuple[str, ...]) -> None:
+    main = run_child(app, config, pool_command=pool_command)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def pool(log_format: LogFormat) -> None:
+    """Run one process of a worker's pool."""
+    configure_logging(log_format)
+    pool_process.main()
+
+
+def main(words: list[str]) -> None:
+    """Run one of the functions above; what cannot be configured is one line and exit code 78."""
+    try:
+        match words:
+            case ["describe", app]:
+                describe(app)
+            case ["worker", app, form]:
+                worker(app, LogFormat(form))
+            case ["pool", form]:
+                pool(LogFormat(form))
+            case _:
+                raise ConfigError(f"{words} is for the supervisor to start: use `qcore worker`")
+    except ConfigError as e:
+        print(f"qcore: {e}", file=sys.stderr)
+        leave(EXIT_CONFIG)
+        sys.exit(EXIT_CONFIG)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
