@@ -158,8 +158,9 @@ class App:
             raise ConfigError(
                 f"task {settings.name}: timeout is {settings.timeout_s:g} s, allowed is more than 0"
             )
-        kind: type[Task[Any, Any]] = (
-            AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
+        kind = cast(
+            type[Task[Any, Any]],
+            AsyncTask if inspect.iscoroutinefunction(function) else SyncTask,
         )
         task = kind(function, settings, broker=lambda: self.broker, queues=self.queues)
         self.tasks[settings.name] = task

@@ -1,6 +1,7 @@
 """The worker's end of its supervisor: orders come in over one pipe, beats go out over another."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ import structlog
 
 from qcore.app import App
 from qcore.config import BrokerConfig, WorkerConfig
-from qcore.runtime.worker import Worker
+from qcore.runtime.worker import Beat, Worker
 
 log = structlog.get_logger()
 
@@ -24,6 +25,8 @@ DRAIN, STOP_NOW = b"d", b"n"
 CHILD_CONFIG = "QCORE_CHILD"
 #: Exit code of a child that could not be configured: another try would be of no use.
 EXIT_CONFIG = 78
+_BOOT_BEAT_S = 0.05
+_encode = msgspec.json.Encoder().encode
 
 
 class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +57,13 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
         os.set_blocking(config.beats_fd, False)
         loop.add_reader(config.orders_fd, partial(_obey, worker, config.orders_fd))
         async with anyio.create_task_group() as group:
-            group.start_soon(_beat, worker, config)
+            group.start_soon(_beat_on, worker, config)
             await worker.run()
             group.cancel_scope.cancel()
+        _beat(worker, config.beats_fd)
+    if worker.abandoned:
+        # the loop would wait for them at its end
+        os._exit(0)
 
 
 def _obey(worker: Worker, orders_fd: int) -> None:
@@ -72,20 +79,20 @@ def _obey(worker: Worker, orders_fd: int) -> None:
         worker.drain()
 
 
-async def _beat(worker: Worker, config: ChildConfig) -> None:
-    """Write one line per heartbeat from the event loop, so that a blocked loop falls silent."""
-    encode, was_ready = msgspec.json.Encoder().encode, False
+def _beat(worker: Worker, beats_fd: int) -> Beat:
+    """Write one line; drop it when the supervisor is stopped or slow, it needs the newest only."""
+    beat = worker.beat()
+    # an end that nobody reads means that the supervisor is gone; the other pipe says so too
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):
+        os.write(beats_fd, _encode(beat) + b"\n")
+    return beat
+
+
+async def _beat_on(worker: Worker, config: ChildConfig) -> None:
+    """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready."""
     while True:
-        beat = worker.beat()
-        try:
-            os.write(config.beats_fd, encode(beat) + b"\n")
-        except BlockingIOError:
-            pass  # the supervisor is stopped or slow; it needs the newest beat only
-        except OSError:
-            return  # the supervisor is gone; the other pipe says so too
-        was_ready = beat.ready
-        # before it is ready the supervisor waits for nothing else
-        await anyio.sleep(config.worker.heartbeat_s if was_ready else 0.05)
+        beat = _beat(worker, config.beats_fd)
+        await anyio.sleep(config.worker.heartbeat_s if beat.ready else _BOOT_BEAT_S)
 
 
 def leave(code: int) -> None:

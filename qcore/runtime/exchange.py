@@ -1,6 +1,7 @@
 """What a worker and its broker owe each other: outcomes not yet told, claims not yet answered."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -28,12 +29,17 @@ class _LostClaim:
 class Exchange:
     """One settle-and-claim call at a time; what a failed call leaves open is cleared up next.
 
+    `wake` is called when a lost claim is to be looked for once more.
+
     A settle that was sent and not answered is sent again: its token makes it count once. A claim
     that was sent and not answered is never sent again: what it took is asked for by its prefix.
     """
 
-    def __init__(self, broker: Broker, config: WorkerConfig, owner: str) -> None:
+    def __init__(
+        self, broker: Broker, config: WorkerConfig, owner: str, *, wake: Callable[[], None]
+    ) -> None:
         self._broker = broker
+        self._wake = wake
         self._config = config
         self._owner = owner
         self._claims = 0
@@ -41,6 +47,8 @@ class Exchange:
         self._sending: list[tuple[Lease, Outcome]] = []
         self._unconfirmed: set[bytes] = set()
         self._lost_claims: list[_LostClaim] = []
+        #: Leases of lost claims, not handed out yet.
+        self._found: list[Lease] = []
         #: Outcomes that Redis has confirmed.
         self.settled = 0
 
@@ -51,7 +59,7 @@ class Exchange:
     @property
     def is_owing(self) -> bool:
         """Whether an outcome or a lost claim waits for the next call."""
-        return bool(self._ended) or any(not claim.is_last for claim in self._lost_claims)
+        return bool(self._ended or self._found or self._due_claims())
 
     @property
     def owed(self) -> int:
@@ -59,8 +67,8 @@ class Exchange:
         return len(self._ended) + len(self._sending)
 
     def leases(self) -> list[Lease]:
-        """Return the leases of jobs that have ended and whose outcome is not confirmed."""
-        return [lease for lease, _ in (*self._sending, *self._ended)]
+        """Return the leases that are held for no running job: their outcome is not confirmed."""
+        return [*self._found, *(lease for lease, _ in (*self._sending, *self._ended))]
 
     async def take(self, free: int) -> Turn:
         """Settle what has ended and claim at most `free` jobs; also find what lost claims took.
@@ -68,12 +76,13 @@ class Exchange:
         Raises:
             BrokerError: nothing is known of this call; the next one makes up for it.
         """
-        recovered = await self._recover()
-        claim = self._claim(free - len(recovered))
+        await self._recover()
+        claim = self._claim(free - len(self._found))
         turn = Turn()
         if self._ended or claim is not None:
             turn = await self._send(claim)
-        turn.leases += recovered
+        turn.leases += self._found
+        self._found = []
         return turn
 
     def _claim(self, free: int) -> ClaimRequest | None:
@@ -116,17 +125,20 @@ class Exchange:
         self.settled += len(self._sending)
         self._sending = []
 
-    async def _recover(self) -> list[Lease]:
-        """Return what lost claims took: at once, and once more a second later."""
-        found: list[Lease] = []
+    def _due_claims(self) -> list[_LostClaim]:
         now = asyncio.get_running_loop().time()
-        for claim in [c for c in self._lost_claims if c.look_at <= now]:
+        return [claim for claim in self._lost_claims if claim.look_at <= now]
+
+    async def _recover(self) -> None:
+        """Find what lost claims took: at once, and once more a second later."""
+        loop = asyncio.get_running_loop()
+        for claim in self._due_claims():
             leases = await self._broker.recover(self._config.queues, claim.prefix)
+            self._lost_claims.remove(claim)
             for lease in leases:
                 log.info("job.recovered", job=lease.id, queue=lease.queue)
-            found += leases
-            self._lost_claims.remove(claim)
+            self._found += leases
             if not claim.is_last:
-                later = _LostClaim(claim.prefix, now + _SECOND_LOOK_S, is_last=True)
-                self._lost_claims.append(later)
-        return found
+                again = _LostClaim(claim.prefix, loop.time() + _SECOND_LOOK_S, is_last=True)
+                self._lost_claims.append(again)
+                loop.call_later(_SECOND_LOOK_S, self._wake)

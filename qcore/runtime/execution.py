@@ -1,6 +1,7 @@
 """One lease -> one outcome, as short named steps. Knows no Redis."""
 
 import asyncio
+import logging
 import os
 import random
 import time
@@ -23,6 +24,7 @@ from qcore.errors import (
     CodecError,
     JobTimedOut,
     NewerVersion,
+    PayloadTooLarge,
     QcoreError,
 )
 from qcore.model.codec import decode_envelope, decode_state, encode
@@ -94,6 +96,7 @@ class Executor:
         lifecycle: What the jobs see of the worker.
         threads: `def` tasks running at the same time.
         pool: Where `run_in="process"` tasks run.
+        result_limit_bytes: A job whose encoded result is larger has failed.
     """
 
     def __init__(
@@ -103,11 +106,15 @@ class Executor:
         *,
         threads: int,
         pool: ProcessPool,
+        result_limit_bytes: int,
     ) -> None:
         self._tasks = tasks
         self._lifecycle = lifecycle
         self._threads = anyio.CapacityLimiter(threads)
         self._pool = pool
+        self._result_limit_bytes = result_limit_bytes
+        # the fields of a line that is dropped would cost more than the rest of an empty job
+        self._logs_acks = log.is_enabled_for(logging.DEBUG)
         self._host = host_name()
         self._pid = os.getpid()
 
@@ -207,9 +214,16 @@ class Executor:
         )
 
     def _completed(self, result: bytes | None, keep_ms: int, running: Running) -> Outcome:
-        log.debug("job.acked", **self._fields(running), duration_ms=_now_ms() - running.started_ms)
+        if self._logs_acks:
+            duration_ms = _now_ms() - running.started_ms
+            log.debug("job.acked", **self._fields(running), duration_ms=duration_ms)
         if result is None:
             return Acked()
+        if len(result) > self._result_limit_bytes:
+            raise PayloadTooLarge(
+                f"the result takes {len(result)} bytes, the limit is {self._result_limit_bytes}: "
+                "store it elsewhere and return its name"
+            )
         outcome = JobOutcome(JobStatus.COMPLETED, msgspec.Raw(result))
         return Acked(encode(outcome), keep_ms)
 

@@ -315,11 +315,13 @@ class Supervisor:
 
     def _judge(self, child: _Child, code: int) -> None:
         """Decide whether the end of a child is the end of the supervisor."""
+        if child.ready.is_set():
+            return
+        self._failures += 1
         if code == EXIT_CONFIG:
             self._exit_code = EXIT_CONFIG
             self._order(DRAIN)
-        elif not child.ready.is_set():
-            self._failures += 1
+        else:
             if self._failures >= self._config.boot_failures:
                 log.error("supervisor.gave_up", failures=self._failures)
                 self._exit_code = EXIT_BOOT_LOOP
@@ -336,9 +338,11 @@ class Supervisor:
 
     async def _take_back(self, child: _Child, code: int) -> None:
         """Reclaim what a gone child still held, now and a second later; wait for Redis."""
-        charge = code != 0 and not self._stopping.is_set()
+        # an exit code alone proves nothing: a task may call os._exit(0)
+        left_well = code == 0 and child.beat is not None and child.beat.stopped
+        charge = not left_well and not self._stopping.is_set()
         # one that left in good order had no claim on its way
-        looks = 1 if code == 0 else 2
+        looks = 1 if left_well else 2
         backoff = self._reconnecting()
         while looks:
             try:

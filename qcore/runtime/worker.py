@@ -1,6 +1,7 @@
 """One process: claim -> execute -> settle, until it is told to stop."""
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 #: The moment that cancelled jobs get to clean up: this share of the shutdown timeout, at most so
 #: long; half of it is kept for the last settle.
 _CLEANUP_SHARE, _CLEANUP_MOST_S = 0.2, 4.0
+#: A leaving worker wakes another one if Redis answers within this.
+_PASS_ON_S = 0.5
 #: Idle workers spread out over this when a scheduled job becomes due.
 _SPREAD_S = (0.02, 0.05)
 
@@ -40,6 +43,8 @@ class Beat(msgspec.Struct, frozen=True):
     pid: int
     ready: bool
     draining: bool
+    #: The last beat: the process leaves in good order, with nothing left to tell Redis.
+    stopped: bool
     running: int
     done: int
     rss_bytes: int
@@ -73,9 +78,13 @@ class Worker:
         self._lifecycle = Lifecycle()
         self._pool = ProcessPool(config.pool_size, pool_command)
         self._executor = Executor(
-            app.tasks, self._lifecycle, threads=config.threads, pool=self._pool
+            app.tasks,
+            self._lifecycle,
+            threads=config.threads,
+            pool=self._pool,
+            result_limit_bytes=app.broker.config.payload_limit_bytes,
         )
-        self._exchange = Exchange(app.broker, config, owner)
+        self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
         self._running: dict[bytes, Running] = {}
         #: There may be more to claim.
         self._more = True
@@ -89,7 +98,10 @@ class Worker:
         self._stop_now = asyncio.Event()
         #: Loop time by which this process must be done.
         self._stop_at = 0.0
+        #: Jobs given up at the end that still run: only the end of the process ends them.
+        self.abandoned = 0
         self._ready = False
+        self._stopped = False
         self._lag_ms = 0.0
         self._away_since: float | None = None
 
@@ -127,6 +139,8 @@ class Worker:
                     group.cancel_scope.cancel()
             finally:
                 await self._pool.close()
+                await self._pass_on()
+        self._stopped = self._stop.is_set()
         log.info("worker.stopped", done=self._exchange.settled, unsettled=self._exchange.owed)
 
     def drain(self, timeout_s: float | None = None) -> None:
@@ -156,6 +170,7 @@ class Worker:
             pid=os.getpid(),
             ready=self._ready,
             draining=self._stop.is_set(),
+            stopped=self._stopped,
             running=len(self._running),
             done=self._exchange.settled,
             rss_bytes=rss_bytes(os.getpid(), *self._pool.pids()),
@@ -259,20 +274,21 @@ class Worker:
     async def _listen(self) -> None:
         """Block on the markers while slots are free; after each block look once, woken or not."""
         broker, config = self._app.broker, self._config
-        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
         while True:
             await self._listening.wait()
-            try:
+            queue = None
+            with contextlib.suppress(BrokerError):  # the look that follows meets it and waits
                 queue = await broker.wait_for_jobs(config.queues, config.block_s)
                 if queue is not None and not self._free():
                     await broker.wake([queue])  # for a worker that can take it
-            except BrokerError:
-                await anyio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
             self._listening.clear()
             self._woken = queue is not None
             self._look_again()
+
+    async def _pass_on(self) -> None:
+        """Set the markers again: this process may just have taken one that it cannot follow."""
+        with anyio.move_on_after(_PASS_ON_S), contextlib.suppress(BrokerError):
+            await self._app.broker.wake(self._config.queues)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -292,6 +308,7 @@ class Worker:
             log.warning("job.abandoned", job=running.lease.id, task=running.task_name)
             del self._running[running.lease.token]
             self._exchange.add(running.lease, Released())
+            self.abandoned += 1
         self._turn.set()
         await anyio.sleep(stop_at - loop.time())
         scope.cancel()
