@@ -23,7 +23,8 @@ class _LostClaim:
     prefix: str
     #: Loop time before which there is no use in looking.
     look_at: float
-    is_last: bool = False
+    #: What the first look found: it runs, or has run. None before the first look.
+    found: frozenset[bytes] | None = None
 
 
 class Exchange:
@@ -135,10 +136,12 @@ class Exchange:
         for claim in self._due_claims():
             leases = await self._broker.recover(self._config.queues, claim.prefix)
             self._lost_claims.remove(claim)
-            for lease in leases:
+            new = [lease for lease in leases if lease.token not in (claim.found or ())]
+            for lease in new:
                 log.info("job.recovered", job=lease.id, queue=lease.queue)
-            self._found += leases
-            if not claim.is_last:
-                again = _LostClaim(claim.prefix, loop.time() + _SECOND_LOOK_S, is_last=True)
+            self._found += new
+            if claim.found is None:
+                found = frozenset(lease.token for lease in new)
+                again = _LostClaim(claim.prefix, loop.time() + _SECOND_LOOK_S, found)
                 self._lost_claims.append(again)
                 loop.call_later(_SECOND_LOOK_S, self._wake)

@@ -79,8 +79,11 @@ class Running:
 
     def cancel(self, why: Stop) -> None:
         """Cancel the job once; the first reason stands."""
-        if self.stop is None and self.task is not None:
-            self.stop = why
+        if self.stop is not None:
+            return
+        self.stop = why
+        # a task that is cancelled before its first step never runs, and would never end the job
+        if self.task is not None and self.started_ms:
             self.task.cancel()
 
 
@@ -125,6 +128,8 @@ class Executor:
         """
         lease = running.lease
         running.started_ms = _now_ms()
+        if running.stop is not None:
+            return self._stopped(running)
         try:
             envelope = self._read(lease)
             task = self._find(envelope, running)

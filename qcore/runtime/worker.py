@@ -33,6 +33,8 @@ log = structlog.get_logger()
 _CLEANUP_SHARE, _CLEANUP_MOST_S = 0.2, 4.0
 #: A leaving worker wakes another one if Redis answers within this.
 _PASS_ON_S = 0.5
+#: Pause between the last tries of a stopping worker to reach Redis.
+_LAST_TRIES_S = 0.2
 #: Idle workers spread out over this when a scheduled job becomes due.
 _SPREAD_S = (0.02, 0.05)
 
@@ -43,7 +45,7 @@ class Beat(msgspec.Struct, frozen=True):
     pid: int
     ready: bool
     draining: bool
-    #: The last beat: the process leaves in good order, with nothing left to tell Redis.
+    #: The last beat: the process leaves because it was told to.
     stopped: bool
     running: int
     done: int
@@ -212,9 +214,9 @@ class Worker:
         return 0 if self._stop.is_set() else self._config.concurrency - len(self._running)
 
     async def _rest(self, limit_s: float) -> None:
-        """Wait before the next try to reach Redis; the order to stop cuts the wait short once."""
+        """Wait before the next try to reach Redis; while stopping there is little time to wait."""
         if self._stop.is_set():
-            await anyio.sleep(limit_s)
+            await anyio.sleep(min(limit_s, _LAST_TRIES_S))
         else:
             with anyio.move_on_after(limit_s):
                 await self._stop.wait()
@@ -246,7 +248,7 @@ class Worker:
         if self._stop.is_set():
             # claimed while the order to stop came: back to the head of its queue
             self._exchange.add(lease, Released())
-        elif lease.token not in self._running:
+        else:
             running = Running(lease)
             self._running[lease.token] = running
             running.task = asyncio.get_running_loop().create_task(self._execute(running))
