@@ -36,6 +36,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker.spawned": ("worker", "pid", "owner"),
     "worker.ready": ("worker", "pid", "after_s"),
     "worker.exited": ("worker", "pid", "exit_code", "signal", "rss_bytes", "running"),
+    "worker.failed": ("worker", "error"),
     "worker.killed": ("worker", "why"),
     "threads.abandoned": ("count",),
 }

@@ -25,7 +25,7 @@ from qcore.broker.connection import Endpoint, Line
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.scripts import Call
 from qcore.config import BrokerConfig
-from qcore.errors import BrokerError, PayloadTooLarge
+from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
 from qcore.model.job import Acked, Buried, Job, Lease, Outcome, Released, Retried
 
 #: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
@@ -185,9 +185,11 @@ class Broker:
             calls.append(self._claim_call(claim, now))
         replies = await self._turns.send(calls)
         turn = Turn()
-        for reply in replies:
-            if isinstance(reply, BrokerError):
-                raise reply
+        errors = [reply for reply in replies if isinstance(reply, BrokerError)]
+        if errors:
+            if isinstance(errors[0], BrokerUnavailable):
+                errors[0].sent = len(errors) < len(replies)  # the scripts beside it have run
+            raise errors[0]
         for lost in replies[:settles]:
             turn.lost.update(lost)
         if claim is not None:

@@ -1,6 +1,7 @@
 """Connections: one URL, lines that carry one call at a time, and how long to wait in between."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,9 +169,7 @@ class Line:
             sent = False
             try:
                 async with asyncio.timeout(limit_s):
-                    connection = self._connection
-                    if connection is None or not connection.is_connected:
-                        connection = self._connection = await self._endpoint.connect()
+                    connection = await self._open()
                     sent = True
                     return await _exchange(connection, commands)
             except ConfigError:
@@ -187,6 +186,17 @@ class Line:
             except BaseException:
                 await self._drop()
                 raise
+
+    async def _open(self) -> AbstractConnection:
+        connection = self._connection
+        if connection is not None and connection.is_connected:
+            with contextlib.suppress(RedisError):
+                # something to read that nobody asked for: the server closed it while it was idle
+                if not await connection.can_read():
+                    return connection
+            await self._drop()
+        self._connection = await self._endpoint.connect()
+        return self._connection
 
     def _failure(self, error: Exception, *, sent: bool) -> BrokerError:
         if isinstance(error, BrokerError):

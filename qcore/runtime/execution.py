@@ -162,9 +162,9 @@ class Executor:
         self, task: Task[Any, Any], envelope: Envelope, running: Running
     ) -> tuple[Any, int]:
         """Run the function where it belongs; return its result, encoded where it is kept."""
+        named = self._arguments(task, envelope)
         if task.settings.run_in == "process":
             return await self._call_in_process(task, envelope, running)
-        named = self._arguments(task, envelope)
         if task.arguments.injected:
             context = Context(self._facts(task, running), self._lifecycle)
             named = task.with_context(named, context)

@@ -265,7 +265,12 @@ class Supervisor:
         name = f"{config.name}.{slot + 1}" if config.name else f"worker.{slot + 1}"
         backoff = Backoff(config.restart_least_s, config.restart_most_s)
         while not self._stopping.is_set():
-            child = _Child(name, self._broker.config, self._worker, self._command)
+            try:
+                child = _Child(name, self._broker.config, self._worker, self._command)
+            except OSError as e:  # no process, memory or descriptor to be had
+                log.error("worker.failed", worker=name, error=str(e))  # noqa: TRY400 - one line
+                await self._pause(backoff)
+                continue
             self._children[slot] = child
             log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
             code = await self._watch(child)
@@ -277,8 +282,11 @@ class Supervisor:
             lived_s = asyncio.get_running_loop().time() - child.started_at
             if child.ready.is_set() and lived_s > _STABLE_S:
                 backoff.reset()
-            with anyio.move_on_after(backoff.next_s()):
-                await self._stopping.wait()
+            await self._pause(backoff)
+
+    async def _pause(self, backoff: Backoff) -> None:
+        with anyio.move_on_after(backoff.next_s()):
+            await self._stopping.wait()
 
     async def _watch(self, child: _Child) -> int:
         """Return the exit code of a child; kill it if it never gets ready."""
