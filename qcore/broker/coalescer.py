@@ -111,7 +111,9 @@ class Coalescer:
         calls = [self._call(parcels) for parcels in groups.values()]
         left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
         try:
-            replies = await self._line.send(calls, timeout_s=max(0.05, left_s))
+            # a call that hangs must leave time for another one on a new connection
+            limit_s = max(0.05, min(left_s, self._line.timeout_s))
+            replies = await self._line.send(calls, timeout_s=limit_s)
         except BrokerUnavailable as e:
             for parcel in batch:
                 parcel.unknown = parcel.unknown or e.sent

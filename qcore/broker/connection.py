@@ -143,7 +143,7 @@ class Line:
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self._endpoint = endpoint
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._connection: AbstractConnection | None = None
         self._busy = asyncio.Lock()
 
@@ -164,7 +164,7 @@ class Line:
             BrokerUnavailable: no connection, or no reply in time. `sent` says whether the
                 commands may have run. Cancellation leaves that open too.
         """
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
         async with self._busy:
             sent = False
             try:

@@ -16,36 +16,11 @@
 --       promote    int   due jobs promoted per queue
 -- reply { now_ms, when to claim again (unix ms, '' for never), then per queue with jobs
 --       { number of the queue from 1, ids, payloads, states or {}, crashes or {} } }
--- @include clock promote_due
+-- @include clock promote_due lease
 local per_queue = 8
 local now_ms, limit, lease_ms, prefix, most_bytes, promote = unpack(ARGV, 1, 6)
 
--- fitting: how many payloads fit into the reply; those behind them go back to the head.
-local function fitting(ready, ids, payloads, room)
-  local fit = 0
-  for i = 1, #ids do
-    room = room - #(payloads[i] or '')
-    if room < 0 and i > 1 then break end
-    fit = i
-  end
-  for i = #ids, fit + 1, -1 do
-    redis.call('LPUSH', ready, ids[i])
-    ids[i], payloads[i] = nil, nil
-  end
-  return room
-end
-
-local function lease(k, ids, deadline)
-  local members, index = {}, {}
-  for i, id in ipairs(ids) do
-    local token = prefix .. id
-    members[2 * i - 1], members[2 * i] = deadline, token
-    index[2 * i - 1], index[2 * i] = id, token
-  end
-  redis.call('ZADD', k.active, unpack(members))
-  redis.call('HSET', k.running, unpack(index))
-end
-
+-- records: the records of `ids`; {} when no job of the queue has one, which is the rule.
 local function records(key, ids)
   if redis.call('EXISTS', key) == 0 then return {} end
   return redis.call('HMGET', key, unpack(ids))
@@ -68,7 +43,7 @@ for q, k in ipairs(queues) do
   if ids and #ids > 0 then
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))
     room = fitting(k.ready, ids, payloads, room)
-    lease(k, ids, whole(now + lease_ms))
+    lease(k.active, k.running, ids, prefix, whole(now + lease_ms))
     left = left - #ids
     reply[#reply + 1] = { q, ids, payloads, records(k.state, ids), records(k.crashes, ids) }
   end

@@ -1,0 +1,27 @@
+-- fitting: how many payloads fit into `room` bytes, at least one; the others go back to the head.
+-- Returns the room that is left.
+local function fitting(ready, ids, payloads, room)
+  local fit = 0
+  for i = 1, #ids do
+    room = room - #(payloads[i] or '')
+    if room < 0 and i > 1 then break end
+    fit = i
+  end
+  for i = #ids, fit + 1, -1 do
+    redis.call('LPUSH', ready, ids[i])
+    ids[i], payloads[i] = nil, nil
+  end
+  return room
+end
+
+-- lease: writes the tokens `prefix .. id` of all ids.
+local function lease(active, running, ids, prefix, deadline)
+  local members, index = {}, {}
+  for i, id in ipairs(ids) do
+    local token = prefix .. id
+    members[2 * i - 1], members[2 * i] = deadline, token
+    index[2 * i - 1], index[2 * i] = id, token
+  end
+  redis.call('ZADD', active, unpack(members))
+  redis.call('HSET', running, unpack(index))
+end
