@@ -85,9 +85,12 @@ class Broker:
         self._bell = Line(self._endpoint, config.call_timeout_s)
         self._upkeep = Line(self._endpoint, config.call_timeout_s)
         self._producing = Line(self._endpoint, config.call_timeout_s)
-        self._coalescer = Coalescer(self._producing, timeout_s=config.enqueue_timeout_s)
+        self._coalescer = Coalescer(
+            self._producing,
+            names=queues_key(config.namespace),
+            timeout_s=config.enqueue_timeout_s,
+        )
         self._keys: dict[str, QueueKeys] = {}
-        self._named: set[str] = set()
 
     @property
     def shown_url(self) -> str:
@@ -150,17 +153,7 @@ class Broker:
                     f"queue {queue}: the arguments of job {job.id} take {len(job.envelope)} "
                     f"bytes, the limit is {limit}: store the data elsewhere and pass its name"
                 )
-        if queue not in self._named:
-            await self._producing_named(queue)
         return await self._coalescer.add(self.keys(queue), jobs)
-
-    async def _producing_named(self, queue: str) -> None:
-        self._named.add(queue)
-        try:
-            await self._upkeep.run((b"SADD", queues_key(self.config.namespace), queue))
-        except BrokerError:
-            # the enqueue that follows tells the caller; the name is tried again with the next
-            self._named.discard(queue)
 
     # -- workers --------------------------------------------------------------------------------
 

@@ -37,8 +37,11 @@ class Coalescer:
     the deadline of each parcel, so that it is executed once however often it arrives.
     """
 
-    def __init__(self, line: Line, *, timeout_s: float) -> None:
+    def __init__(self, line: Line, *, names: bytes, timeout_s: float) -> None:
         self._line = line
+        #: The set of all queues, and those that this process has written into it.
+        self._names = names
+        self._named: set[str] = set()
         self._timeout_s = timeout_s
         self._nonce = new_owner()
         self._number = 0
@@ -109,19 +112,24 @@ class Coalescer:
         for parcel in batch:
             groups[parcel.keys.queue].append(parcel)
         calls = [self._call(parcels) for parcels in groups.values()]
+        unnamed = groups.keys() - self._named
+        naming = [(b"SADD", self._names, *unnamed)] if unnamed else []
         left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
         try:
             # a call that hangs must leave time for another one on a new connection
             limit_s = max(0.05, min(left_s, self._line.timeout_s))
-            replies = await self._line.send(calls, timeout_s=limit_s)
+            replies = await self._line.send([*calls, *naming], timeout_s=limit_s)
         except BrokerUnavailable as e:
             for parcel in batch:
                 parcel.unknown = parcel.unknown or e.sent
             return e
         except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
-            replies = [e] * len(calls)
+            replies = [e] * (len(calls) + len(naming))
+        if unnamed and not isinstance(replies[-1], Exception):
+            self._named |= unnamed
         failure = BrokerError("no error")
-        for parcels, reply in zip(groups.values(), replies, strict=True):
+        # the reply about names, if any, is the last one
+        for parcels, reply in zip(groups.values(), replies, strict=False):
             if isinstance(reply, BrokerUnavailable):
                 failure = reply
             else:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from school_audit.books import Facts, create
 
+STUDENTS = 12_000
+SEED = 1
 MONTH = "2026-10"
 DAYS = 31
 
@@ -69,7 +71,12 @@ def generate(path: Path, students: int, seed: int) -> Facts:
         )
         return MONTH
 
-    return create(path, f"generated: {students} students, seed {seed}", fill)
+    return create(path, source_of(students, seed), fill)
+
+
+def source_of(students: int, seed: int) -> str:
+    """Return what tells these books from others."""
+    return f"generated: {students} students, seed {seed}"
 
 
 def _ledger(draw: random.Random, students: int) -> Iterator[_Row]:

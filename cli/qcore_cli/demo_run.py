@@ -1,0 +1,417 @@
+"""The course of `qcore demo`: books, dispatch, workers, and the check of what came out.
+
+Imported once the example is on the path. The workers start before the first job is enqueued, and
+the end is not believed but read: every document is hashed again.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import anyio
+from school_audit import books, generated, imported, results
+from school_audit.app import app, audit_student
+
+from qcore import BrokerUnavailable, ConfigError, QcoreError
+from qcore.broker.inspector import QueueStats
+from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.supervisor import Supervisor
+from qcore_cli.child import worker_command
+from qcore_cli.demo_view import (
+    Report,
+    Snapshot,
+    choose_view,
+    mib,
+    print_report,
+    say,
+)
+from qcore_cli.logs import LogFormat, configure_logging
+
+QUEUE = "audits"
+CHUNK = 500
+APP_PATH = "school_audit.app:app"
+INTERRUPTED = 130
+_LOOK_EVERY_S = 0.25
+_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command was asked for."""
+
+    students: int | None
+    seed: int | None
+    csv: tuple[Path, Path] | None
+    folder: Path
+    processes: int
+    url: str | None
+    verify: bool
+    fresh: bool
+    as_json: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """What is known of a run while it goes on."""
+
+    total: int
+    batch: int = 0
+    dispatched: bool = False
+    interrupted: bool = False
+    seconds: float = 0.0
+    rss_max: int = 0
+    #: Memory of each worker, by pid, when a fifth was done and when last seen.
+    rss_early: dict[int, int] = field(default_factory=dict[int, int])
+    rss_last: dict[int, int] = field(default_factory=dict[int, int])
+    #: Student id, as far as the job can be read, and why.
+    dead: list[tuple[int | None, str]] = field(default_factory=list[tuple[int | None, str]])
+
+
+def run(wish: Wish) -> int:
+    """Run the demo; return the exit code: 0 when every document is there or its job says why not.
+
+    Raises:
+        QcoreError: the demo cannot be run as asked.
+    """
+    try:
+        wish.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(wish.folder), _logs_to(wish.folder / "demo.log"):
+            facts = _prepare(wish)
+            results.sweep(wish.folder)
+            with results.opened(wish.folder, create=True) as ledger:
+                return asyncio.run(_Demo(wish, facts, ledger).run())
+    except books.BooksError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"cannot work in {wish.folder}: {error}") from error
+
+
+class _Demo:
+    """One call of the command."""
+
+    def __init__(self, wish: Wish, facts: books.Facts, ledger: results.Results) -> None:
+        self._wish = wish
+        self._facts = facts
+        self._ledger = ledger
+        self._url = wish.url or f"embedded://{wish.folder / 'queue'}"
+        app.configure(url=self._url)
+
+    async def run(self) -> int:
+        if self._wish.verify:
+            self._name_faults()
+        course = Course(total=sum(1 for _ in self._ledger.unmade()))
+        if course.total:
+            async with app:
+                await self._work(course)
+                course.dead = await self._dead(course.batch)
+        else:
+            say("nothing to do: every document is there")
+        return self._conclude(course)
+
+    def _name_faults(self) -> None:
+        """Name what is missing or corrupt, and strike it off the ledger so that it is made."""
+        struck: list[int] = []
+        for fault in self._ledger.faults():
+            say(f"{fault.kind}: student {fault.student_id}: {fault.path}: {fault.why}")
+            struck.append(fault.student_id)
+        for student_id in self._ledger.unmade():
+            path = results.path_of(student_id, self._facts.month)
+            say(f"missing: student {student_id}: {path}: no record of it")
+        self._ledger.forget(struck)
+
+    # -- the run --------------------------------------------------------------------------------
+
+    async def _work(self, course: Course) -> None:
+        """Start workers, enqueue, watch until the queue is empty, drain."""
+        say(f"{course.total:,} audits of {self._facts.month} to make; log in {self._log_path}")
+        supervisor = Supervisor(
+            SupervisorConfig(processes=self._wish.processes, name="demo"),
+            # one job more than it runs: the next one is there when a document is done
+            WorkerConfig(queues=(QUEUE,), concurrency=2),
+            command=worker_command(APP_PATH, LogFormat.CONSOLE),
+            broker=app.broker,
+        )
+        began = time.monotonic()
+        async with anyio.create_task_group() as group:
+            with _stopping_on_signals(supervisor, course, group.cancel_scope):
+                ended = _Ended()
+                group.start_soon(ended.wait_for, supervisor)
+                group.start_soon(self._dispatch, course)
+                await self._watch(course, supervisor, ended)
+                course.seconds = time.monotonic() - began
+                supervisor.drain()
+                await ended.event.wait()
+            group.cancel_scope.cancel()
+        if ended.code:
+            raise QcoreError(f"the workers ended with exit code {ended.code}: {self._last_words()}")
+
+    async def _dispatch(self, course: Course) -> None:
+        """Enqueue a job for everyone without a document; after a failure, for what is left then.
+
+        Each try is a new batch, which supersedes the jobs of the last one: whatever a failed call
+        left behind in the queue does nothing when it runs.
+        """
+        inspector, folder = app.inspector, self._wish.folder
+        while not course.interrupted:
+            # its own connection: reading on holds a snapshot, which the progress must not see
+            with results.opened(folder) as ledger:
+                course.batch = ledger.begin_batch()
+                calls = (
+                    (student_id, self._facts.month, str(folder), course.batch)
+                    for student_id in ledger.unmade()
+                )
+                try:
+                    await inspector.clear(QUEUE)
+                    await inspector.purge(QUEUE, older_than_s=0)
+                    await audit_student.enqueue_many(calls, chunk=CHUNK)
+                except BrokerUnavailable as error:
+                    say(f"the dispatch failed and begins again: {error}")
+                else:
+                    course.dispatched = True
+                    return
+            await anyio.sleep(_AGAIN_S)
+
+    async def _watch(self, course: Course, supervisor: Supervisor, ended: "_Ended") -> None:
+        """Show the run until the queue is empty, the workers have ended, or a signal came."""
+        before = self._ledger.totals(0).documents
+        with choose_view() as view:
+            while not (ended.event.is_set() or course.interrupted):
+                dispatched, queue = course.dispatched, await _depth()
+                done = self._ledger.totals(0).documents - before
+                self._measure(course, supervisor, done)
+                if queue is not None:
+                    view.show(
+                        Snapshot(
+                            total=course.total,
+                            done=done,
+                            dead=queue.dead,
+                            ready=queue.ready,
+                            active=queue.active,
+                            wait_p50_ms=self._ledger.wait_ms(course.batch, 0.5),
+                            workers=supervisor.workers(),
+                        )
+                    )
+                    if dispatched and not (queue.ready or queue.scheduled or queue.active):
+                        return
+                await anyio.sleep(_LOOK_EVERY_S)
+
+    def _measure(self, course: Course, supervisor: Supervisor, done: int) -> None:
+        now = {view.pid: view.rss_bytes for view in supervisor.workers() if view.rss_bytes}
+        course.rss_max = max([course.rss_max, *now.values()])
+        course.rss_last.update(now)
+        if done >= course.total * 0.2 and not course.rss_early:
+            course.rss_early = now
+
+    async def _dead(self, batch: int) -> list[tuple[int | None, str]]:
+        """Return the dead jobs of the batch: student and reason."""
+        found: list[tuple[int | None, str]] = []
+        while records := await app.inspector.dead(QUEUE, limit=500, skip=len(found)):
+            for record in records:
+                named = audit_student.arguments.decode(record.payload) if record.payload else {}
+                if named.get("batch", batch) == batch:
+                    found.append((named.get("student_id"), record.reason or "unknown"))
+        return found
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _conclude(self, course: Course) -> int:
+        """Check every document, print what came out, return the exit code."""
+        faults = list(self._ledger.faults())
+        for fault in faults:
+            say(f"{fault.kind}: student {fault.student_id}: {fault.path}: {fault.why}")
+        for _, reason in sorted(course.dead, key=lambda dead: dead[0] or 0):
+            say(f"dead: {reason}")
+        totals = self._ledger.totals(course.batch)
+        dead_ids = {student_id for student_id, _ in course.dead}
+        missing = sum(1 for student_id in self._ledger.unmade() if student_id not in dead_ids)
+        missing += sum(1 for fault in faults if fault.kind == "missing")
+        report = Report(
+            students=self._facts.students,
+            ok=totals.documents - len(faults),
+            dead=len(course.dead),
+            missing=missing,
+            corrupt=sum(1 for fault in faults if fault.kind == "corrupt"),
+            duplicates=totals.duplicates,
+            seconds=round(course.seconds, 2),
+            per_minute=round(60 * totals.of_batch / course.seconds, 1) if course.seconds else 0.0,
+            wait_p50_ms=totals.wait_p50_ms,
+            wait_p99_ms=totals.wait_p99_ms,
+            rss_max_mb=round(course.rss_max / 2**20, 1),
+        )
+        self._tell(report, course, totals)
+        if self._wish.as_json:
+            say(json.dumps(asdict(report)))
+        if course.interrupted:
+            return INTERRUPTED
+        wrong = report.missing or report.corrupt or (self._wish.verify and report.dead)
+        return 1 if wrong else 0
+
+    def _tell(self, report: Report, course: Course, totals: results.Totals) -> None:
+        if course.total:
+            print_report(report, self._wish.processes)
+        for pid, early in course.rss_early.items():
+            if late := course.rss_last.get(pid):
+                say(
+                    f"worker {pid} with its pool: {mib(early)} at 20 %, {mib(late)} at the end"
+                    f" (x {late / early:.2f})"
+                )
+        if totals.unbalanced:
+            say(f"{totals.unbalanced:,} documents say that the double entry does not balance")
+        where = shlex.quote(str(self._wish.folder))
+        if course.interrupted:
+            say(f"interrupted; to go on where it stopped: qcore demo --folder {where}")
+        elif report.missing or report.corrupt:
+            say(f"to name and mend them: qcore demo --verify --folder {where}")
+        if course.dead:
+            say(
+                f"the dead jobs: qcore dead list {QUEUE} --namespace school_audit"
+                f" --url {shlex.quote(app.broker.shown_url if False else self._url)}"
+            )
+
+    @property
+    def _log_path(self) -> Path:
+        return self._wish.folder / "demo.log"
+
+    def _last_words(self) -> str:
+        sys.stderr.flush()
+        words = self._log_path.read_text(errors="replace").strip().splitlines()
+        return words[-1] if words else f"see {self._log_path}"
+
+
+class _Ended:
+    """The end of the supervisor."""
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+        self.code = 0
+
+    async def wait_for(self, supervisor: Supervisor) -> None:
+        self.code = await supervisor.run()
+        self.event.set()
+
+
+async def _depth() -> QueueStats | None:
+    """Return the depth of the queue; None while Redis is away, which the workers outlast."""
+    try:
+        return (await app.inspector.queues([QUEUE]))[0]
+    except BrokerUnavailable:
+        return None
+
+
+@contextmanager
+def _stopping_on_signals(
+    supervisor: Supervisor, course: Course, scope: anyio.CancelScope
+) -> Generator[None]:
+    """Drain at the first SIGINT or SIGTERM, stop at once at the second."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if course.interrupted:
+            supervisor.stop_now()
+        else:
+            say("stopping: the workers finish what they run; once more stops at once")
+            course.interrupted = True
+            supervisor.drain()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+# -- the folder ---------------------------------------------------------------------------------
+
+
+def _prepare(wish: Wish) -> books.Facts:
+    """Return the books of the folder, made or imported if they are not there."""
+    path = wish.folder / results.BOOKS
+    if wish.fresh:
+        _clean(wish.folder)
+    found = books.read_facts(path)
+    asked = wish.csv is not None or wish.students is not None or wish.seed is not None
+    if found is None:
+        if wish.verify:
+            raise ConfigError(f"{wish.folder} holds no demo to verify: run qcore demo first")
+        began = time.monotonic()
+        found = _make_books(wish, path)
+        spent = time.monotonic() - began
+        say(f"{found.students:,} students, {found.lines:,} ledger lines in {spent:.1f} s")
+    elif asked and found.source != _source(wish):
+        raise ConfigError(
+            f"{wish.folder} holds other books ({found.source}): start anew with --fresh, or give "
+            "another --folder"
+        )
+    return found
+
+
+def _make_books(wish: Wish, path: Path) -> books.Facts:
+    if wish.csv is not None:
+        return imported.import_csv(path, *wish.csv)
+    return generated.generate(path, *_made_up(wish))
+
+
+def _source(wish: Wish) -> str:
+    if wish.csv is not None:
+        return imported.source_of(*wish.csv)
+    return generated.source_of(*_made_up(wish))
+
+
+def _made_up(wish: Wish) -> tuple[int, int]:
+    students = generated.STUDENTS if wish.students is None else wish.students
+    return students, generated.SEED if wish.seed is None else wish.seed
+
+
+def _clean(folder: Path) -> None:
+    """Remove books, results and documents: by their names, whatever else the folder holds."""
+    for name in (results.BOOKS, results.RESULTS):
+        for end in ("", "-wal", "-shm"):
+            (folder / (name + end)).unlink(missing_ok=True)
+    for path in (folder / "documents").glob("*/*/student-*.pdf"):
+        path.unlink()
+    for path in sorted((folder / "documents").glob("**/"), reverse=True):
+        with suppress(OSError):  # not empty: it holds what is not ours
+            path.rmdir()
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Keep a second demo out of the folder; the lock goes with this process, however it ends."""
+    fd = os.open(folder / "demo.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another qcore demo is running in {folder}") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _logs_to(path: Path) -> Generator[None]:
+    """Send standard error, with that of every child, to a file: the screen is for the view."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
+    configure_logging(LogFormat.CONSOLE)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)

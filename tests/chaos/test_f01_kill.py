@@ -1,0 +1,86 @@
+"""F01: workers are killed while jobs run."""
+
+import asyncio
+import random
+
+import pytest
+
+from tests.support.checker import assert_sound
+from tests.support.fleet import Command, Fleet, Producer
+from tests.support.waiting import eventually
+
+KILLING_S = 6.0
+KILL_EVERY_S = 0.5
+
+
+async def produce(producer: Producer, dice: random.Random, until: asyncio.Event) -> None:
+    """Enqueue short and longer jobs of every kind, until told to stop."""
+    while not until.is_set():
+        task = dice.choice(("work", "work", "work", "work_in_thread", "work_in_process"))
+        seconds = 0.05 if task == "work_in_process" else dice.choice((0.0, 0.02, 0.1, 0.4))
+        await producer.send(task, seconds)
+        await asyncio.sleep(0.004)
+
+
+async def kill_at_random(fleet: Fleet, command: Command, dice: random.Random) -> None:
+    end = asyncio.get_running_loop().time() + KILLING_S
+    while asyncio.get_running_loop().time() < end:
+        if workers := command.workers():
+            fleet.kill_worker(dice.choice(workers))
+        await asyncio.sleep(KILL_EVERY_S)
+
+
+async def test_workers_killed_under_load_lose_no_job(fleet: Fleet, dice: random.Random):
+    command = fleet.start(processes=2, concurrency=20)
+    await command.ready(2)
+    async with fleet.producer() as first, fleet.producer() as second:
+        enough = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for producer in (first, second):
+                group.create_task(produce(producer, random.Random(dice.random()), enough))
+            await kill_at_random(fleet, command, dice)
+            enough.set()
+        await fleet.emptied(60)
+        command.signal()
+        assert await command.ended(15) == 0
+        assert len(fleet.killed) >= 5
+        findings = assert_sound(fleet.history, fleet.runs(), killed=fleet.killed)
+        assert findings.done == len(fleet.history.outcomes)
+        print(findings, len(fleet.killed))
+
+
+@pytest.mark.parametrize("task", ["work", "work_in_thread", "work_in_process"])
+async def test_worker_killed_gives_its_jobs_to_its_sibling_within_a_second(fleet: Fleet, task: str):
+    command = fleet.start(processes=2, concurrency=4, lease=30)  # no lease ends in time
+    await command.ready(2)
+    async with fleet.producer() as producer:
+        await producer.send(task, 3.0)
+        await eventually(lambda: fleet.runs(), 10)
+        (run,) = fleet.runs()[0]
+        await asyncio.sleep(0.2)
+        killed_at = fleet.kill_worker(run.pid)
+        await eventually(lambda: len(fleet.runs()[0]) == 2, 10)
+        again = fleet.runs()[0][1]
+        assert again.pid != run.pid
+        print(again.started_at - killed_at)
+        assert again.started_at - killed_at < 1.0
+        await fleet.emptied(10)
+    command.signal()
+    assert await command.ended(10) == 0
+    assert_sound(fleet.history, fleet.runs(), killed=fleet.killed)
+
+
+async def test_only_worker_killed_runs_its_jobs_again_once_it_is_replaced(fleet: Fleet):
+    command = fleet.start(processes=1, lease=30)
+    (pid,) = await command.ready(1)
+    async with fleet.producer() as producer:
+        for _ in range(20):
+            await producer.send("work", 0.5)
+        await eventually(lambda: len(fleet.runs()) == 20, 10)
+        killed_at = fleet.kill_worker(pid)
+        await eventually(lambda: len(fleet.runs()[19]) == 2, 10)
+        print(fleet.runs()[19][1].started_at - killed_at)
+        await fleet.emptied(10)
+    command.signal()
+    assert await command.ended(10) == 0
+    assert_sound(fleet.history, fleet.runs(), killed=fleet.killed)

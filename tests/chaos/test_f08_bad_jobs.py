@@ -1,0 +1,127 @@
+"""F08: jobs that end badly, in one queue with jobs that did nothing wrong."""
+
+import pytest
+
+from qcore.broker.identity import new_id
+from qcore.broker.inspector import JobRecord
+from qcore.model.job import ERROR_TEXT_LIMIT, Job, JobStatus
+from tests.support.checker import assert_sound
+from tests.support.fleet import Fleet, Producer
+from tests.support.waiting import eventually
+
+INNOCENTS = 500
+KINDS = ("work", "work", "work", "work_in_thread")
+PLACES = ("bad", "bad_in_thread", "bad_in_process")
+
+
+async def send_innocents(producer: Producer, count: int) -> list[int]:
+    return [await producer.send(KINDS[i % len(KINDS)], 0.01) for i in range(count)]
+
+
+async def record_of(producer: Producer, id: str) -> JobRecord:
+    record = await producer.app.inspector.job("default", id)
+    assert record is not None
+    return record
+
+
+async def died(producer: Producer, id: str, timeout_s: float = 30) -> JobRecord:
+    """Wait for a job to be dead, and check that an operator can read why."""
+
+    async def look() -> JobRecord | None:
+        record = await record_of(producer, id)
+        return record if record.status is JobStatus.DEAD else None
+
+    record = await eventually(look, timeout_s)
+    assert record is not None
+    assert record.reason
+    assert record.reason.isprintable()
+    assert all(len(error.text.encode()) <= ERROR_TEXT_LIMIT for error in record.errors)
+    return record
+
+
+async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fleet):
+    async with fleet.producer() as producer:
+        ids: dict[tuple[str, str], str] = {}
+
+        async def send_bad(task: str, how: str) -> None:
+            number = fleet.history.number()
+            ids[task, how] = (await producer.task(task).enqueue(number, how)).id
+            numbers.add(number)
+
+        innocents: list[int] = []
+        numbers: set[int] = set()
+        ways = [(place, how) for place in PLACES for how in ("sys.exit", "huge error", "give up")]
+        ways += [("bad_in_process", how) for how in ("segfault", "sigsegv", "_exit")]
+        for place, how in ways:
+            innocents += await send_innocents(producer, INNOCENTS // len(ways))
+            await send_bad(place, how)
+        undecodable, raw = new_id(), b"\xc1 no envelope"
+        await producer.app.broker.enqueue([Job(undecodable, "default", raw)])
+
+        async def unknown_here() -> None: ...
+
+        parked = await producer.app.task(name="gone.task")(unknown_here).enqueue()
+        innocents += await send_innocents(producer, INNOCENTS - len(innocents))
+
+        command = fleet.start(processes=2)
+        await eventually(lambda: fleet.done() >= set(innocents), 30)
+        kinds = {"sys.exit": "SystemExit", "huge error": "ValueError", "give up": "GiveUp"}
+        for (place, how), id in ids.items():
+            record = await died(producer, id)
+            assert record.attempts == 1
+            assert record.crashes == 0
+            assert [error.kind for error in record.errors] == [kinds.get(how, "ProcessDied")]
+            words = {
+                "sys.exit": "the task is done with this world",
+                "huge error": "the end of it",
+                "give up": "no such customer",
+                "segfault": "was ended by SIGSEGV",
+                "sigsegv": "was ended by SIGSEGV",
+                "_exit": "exited with 3",
+            }
+            assert words[how] in record.errors[0].text, (place, how)
+            assert words[how] in str(record.reason), (place, how)
+        record = await died(producer, undecodable)
+        assert record.payload == raw
+        assert "is not a qcore envelope" in str(record.reason)
+
+        async def is_parked() -> bool:
+            return (await record_of(producer, parked.id)).status is JobStatus.SCHEDULED
+
+        await eventually(is_parked)
+        record = await record_of(producer, parked.id)
+        assert record.attempts == 0
+        assert "gone.task is unknown to this worker" in record.errors[0].text
+
+        command.signal()
+        assert await command.ended(15) == 0
+        assert not [e for e in command.events("worker.exited") if e["signal"]]
+        runs = fleet.runs()
+        assert all(len(runs.pop(n)) == 1 for n in numbers)
+        assert assert_sound(fleet.history, runs).done == INNOCENTS
+
+
+@pytest.mark.parametrize(
+    ("place", "how"), [("bad", "segfault"), ("bad_in_thread", "sigsegv"), ("bad", "_exit")]
+)
+async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
+    fleet: Fleet, place: str, how: str
+):
+    async with fleet.producer() as producer:
+        await send_innocents(producer, 50)
+        number = fleet.history.number()
+        culprit = await producer.task(place).enqueue(number, how)
+        await send_innocents(producer, INNOCENTS - 50)
+        command = fleet.start_with(processes=2, crash_limit=4)
+        record = await died(producer, culprit.id, 40)
+        assert record.crashes == 4
+        assert "lease was lost 4 times" in str(record.reason)
+        await fleet.emptied(20)
+        command.signal()
+        assert await command.ended(15) == 0
+        runs = fleet.runs()
+        assert len(runs.pop(number)) == 4
+        dead = await producer.app.inspector.dead("default", limit=500)
+        assert [job.id for job in dead] == [culprit.id], f"{len(dead) - 1} innocents are dead"
+        crashed = {e["pid"] for e in command.events("worker.exited") if e["exit_code"] != 0}
+        assert assert_sound(fleet.history, runs, killed=crashed).done == INNOCENTS

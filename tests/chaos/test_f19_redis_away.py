@@ -1,0 +1,140 @@
+"""F19: Redis is killed and comes back, or hangs, while workers are idle or busy."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from qcore.broker.server_process import server_pid
+from tests.support.checker import assert_sound
+from tests.support.fleet import LEASE_S, Command, Fleet, Producer, fleet_on
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+#: Reconnecting takes up to 10 s by default; full jitter, so that most workers are back sooner.
+BACK_S = 12.0
+OUTAGES_S = (1.0, 6.0, 3 * LEASE_S)
+
+
+async def produce(producer: Producer, dice: random.Random, until: asyncio.Event) -> None:
+    while not until.is_set():
+        task = dice.choice(("work", "work", "work", "work_in_thread", "work_in_process"))
+        seconds = 0.05 if task == "work_in_process" else dice.choice((0.0, 0.02, 0.3, 2.0))
+        await producer.send(task, seconds)
+        await asyncio.sleep(0.005)
+
+
+async def take_away(server: Server, fault: signal.Signals, outage_s: float) -> None:
+    """Make the server fail for so long."""
+    if fault is signal.SIGKILL:
+        server.kill()
+    else:
+        server.signal(signal.SIGSTOP)
+    await asyncio.sleep(outage_s)
+    if fault is signal.SIGKILL:
+        await asyncio.to_thread(server.start)
+    else:
+        server.signal(signal.SIGCONT)
+
+
+def assert_no_worker_died(command: Command) -> None:
+    assert [e["exit_code"] for e in command.events("worker.exited")] == [0, 0]
+
+
+@pytest.mark.parametrize("outage_s", OUTAGES_S)
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+async def test_redis_away_from_busy_workers_loses_no_job_and_runs_none_twice(
+    fleet: Fleet,
+    durable_server: Server,
+    dice: random.Random,
+    fault: signal.Signals,
+    outage_s: float,
+):
+    command = fleet.start(processes=2, concurrency=50)
+    await command.ready(2)
+    enough = asyncio.Event()
+    async with fleet.producer() as first, fleet.producer() as second:
+        async with asyncio.TaskGroup() as group:
+            for producer in (first, second):
+                for _ in range(3):
+                    group.create_task(produce(producer, random.Random(dice.random()), enough))
+            await eventually(lambda: len(fleet.done()) > 50, 10)
+            await take_away(durable_server, fault, outage_s)
+            back_at = time.monotonic()
+            await eventually(
+                lambda: any(
+                    run.started_at > back_at and run.ended_at
+                    for found in fleet.runs().values()
+                    for run in found
+                ),
+                BACK_S,
+            )
+            enough.set()
+        await fleet.emptied(30)
+    command.signal()
+    assert await command.ended(15) == 0
+    assert_no_worker_died(command)
+    findings = assert_sound(fleet.history, fleet.runs())
+    print(findings, time.monotonic() - back_at)
+
+
+@pytest.mark.parametrize("outage_s", OUTAGES_S)
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+async def test_redis_away_from_idle_workers_does_not_keep_them_idle(
+    fleet: Fleet, durable_server: Server, fault: signal.Signals, outage_s: float
+):
+    command = fleet.start(processes=2)
+    await command.ready(2)
+    async with fleet.producer() as producer:
+        await producer.send("work")
+        await fleet.emptied(5)
+        await take_away(durable_server, fault, outage_s)
+        back_at = time.monotonic()
+        for _ in range(20):
+            await producer.send("work")
+        await fleet.emptied(BACK_S)
+        print(time.monotonic() - back_at)
+    command.signal()
+    assert await command.ended(15) == 0
+    assert_no_worker_died(command)
+    assert assert_sound(fleet.history, fleet.runs()).runs == 21
+
+
+async def test_embedded_server_killed_is_started_again_by_its_users(
+    tmp_path: Path, dice: random.Random
+):
+    folder = tmp_path / "data"
+    with fleet_on(tmp_path, f"embedded://{folder}", "chaos") as fleet:
+        command = fleet.start(processes=2, concurrency=50)
+        await command.ready(2)
+        enough = asyncio.Event()
+        async with fleet.producer() as producer:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(produce(producer, dice, enough))
+                for _ in range(3):
+                    before = len(fleet.done())
+                    await eventually(lambda n=before: len(fleet.done()) > n + 50, 10)
+                    pid = server_pid(folder)
+                    assert pid is not None
+                    os.kill(pid, signal.SIGKILL)
+                    killed_at = time.monotonic()
+                    await eventually(
+                        lambda at=killed_at: any(
+                            run.started_at > at + 0.05 and run.ended_at
+                            for found in fleet.runs().values()
+                            for run in found
+                        ),
+                        3.0,
+                    )
+                enough.set()
+            await fleet.emptied(30)
+        command.signal()
+        assert await command.ended(15) == 0
+        assert_no_worker_died(command)
+        findings = assert_sound(fleet.history, fleet.runs())
+        assert findings.done == len(fleet.history.outcomes)
+        await eventually(lambda: not fleet.left_behind(), 5)  # the last user stopped it

@@ -1,0 +1,75 @@
+"""What all tests share: real servers, a namespace of their own, a broker."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from qcore.broker.broker import Broker
+from qcore.broker.embedded import EmbeddedServer
+from qcore.broker.inspector import Inspector
+from qcore.config import BrokerConfig
+from tests.support.content import forget_namespace
+from tests.support.servers import Server, start_cluster
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server of this session: QCORE_TEST_REDIS_URL, else an embedded one."""
+    given = os.environ.get("QCORE_TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    folder = tmp_path_factory.mktemp("redis")
+    server = EmbeddedServer.join(folder)  # a user for the whole session, so that it stays up
+    yield f"embedded://{folder}"
+    server.leave()
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Cluster of one node: it refuses a script whose keys are not of one slot."""
+    server = start_cluster(tmp_path_factory.mktemp("cluster"))
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture
+def server_url(request: pytest.FixtureRequest) -> str:
+    """The server of `broker`; `on_standalone_and_cluster` runs a test on both kinds."""
+    kind: str = getattr(request, "param", "standalone")
+    return request.getfixturevalue({"standalone": "redis_url", "cluster": "cluster_url"}[kind])
+
+
+@pytest.fixture
+async def namespace(server_url: str) -> AsyncIterator[str]:
+    """A name never used before; its keys are deleted afterwards."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    yield name
+    await forget_namespace(server_url, name)
+
+
+@pytest.fixture
+def broker_config(server_url: str, namespace: str) -> BrokerConfig:
+    return BrokerConfig(url=server_url, namespace=namespace)
+
+
+@pytest.fixture
+async def broker(broker_config: BrokerConfig) -> AsyncIterator[Broker]:
+    broker = Broker(broker_config)
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+def inspector(broker: Broker) -> Inspector:
+    return Inspector(broker)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server for this test alone, which may change its settings, kill and start it."""
+    with Server(tmp_path / "own") as server:
+        yield server

@@ -1,0 +1,297 @@
+"""claim: ready -> active."""
+
+import asyncio
+
+import pytest
+
+from qcore.broker.broker import ClaimRequest
+from qcore.broker.coalescer import CALL_BYTES
+from qcore.model.job import Acked, Released
+from tests.support.moves import (
+    LEASE_MS,
+    MARKER,
+    NOW,
+    OWNER,
+    PREFIX,
+    QUEUE,
+    ask,
+    claim,
+    content,
+    failed_state,
+    leased,
+    put,
+    running,
+    settle,
+    stored,
+    take_marker,
+    token,
+    tokens,
+)
+from tests.support.servers import on_standalone_and_cluster
+
+both = on_standalone_and_cluster
+
+
+@both
+async def test_claim_writes_exactly_these_keys(broker):
+    await put(broker, "a", "b", "c")
+    await take_marker(broker)
+    await claim(broker, 2)
+    assert await content(broker) == {
+        "ready": ["c"],
+        "active": tokens("a", "b"),
+        "running": running("a", "b"),
+        "jobs": {id: stored(id) for id in "abc"},
+        "wake": MARKER,
+    }
+
+
+@both
+async def test_claim_returns_leases_oldest_first(broker):
+    await put(broker, "a", "b", now_ms=NOW - 5)
+    turn = await claim(broker)
+    assert [lease.id for lease in turn.leases] == ["a", "b"]
+    lease = turn.leases[0]
+    assert lease.token == token("a").encode()
+    assert lease.queue == QUEUE
+    assert lease.envelope == b"a"
+    assert lease.state is None
+    assert lease.crashes == 0
+    assert (lease.enqueued_ms, lease.claimed_ms) == (NOW - 5, NOW)
+    assert turn.lost == set()
+
+
+@both
+async def test_claim_takes_at_most_its_limit(broker):
+    await put(broker, *(f"{n:03}" for n in range(30)))
+    assert len((await claim(broker, 20)).leases) == 20
+    assert len((await claim(broker, 20)).leases) == 10
+    assert (await claim(broker, 20)).leases == []
+
+
+@both
+async def test_claim_of_the_largest_size_is_one_call(broker):
+    ids = [f"{n:03}" for n in range(500)]
+    await put(broker, *ids)
+    assert [lease.id for lease in (await claim(broker, 500)).leases] == ids
+
+
+@both
+async def test_claim_promotes_what_is_due_first(broker):
+    await put(broker, "due", when="+10")
+    await put(broker, "future", when="+11")
+    turn = await claim(broker, now_ms=NOW + 10)
+    assert [lease.id for lease in turn.leases] == ["due"]
+    assert turn.again_ms == 1
+
+
+@both
+async def test_claim_never_takes_a_scheduled_job_early(broker):
+    await put(broker, "a", when="+10")
+    turn = await claim(broker, now_ms=NOW + 9)
+    assert turn.leases == []
+    assert turn.again_ms == 1
+
+
+@both
+async def test_claim_promotes_at_most_200_a_queue(broker):
+    await put(broker, *(f"{n:03}" for n in range(250)), when="+10")
+    turn = await claim(broker, now_ms=NOW + 10)
+    assert len(turn.leases) == 200
+    assert turn.again_ms == 0
+    assert len((await claim(broker, now_ms=NOW + 10)).leases) == 50
+
+
+@both
+async def test_claim_stops_at_the_bytes_of_a_reply_and_keeps_the_order(broker):
+    """What does not fit goes back to the head, in its order, and is the next to be claimed."""
+    body = bytes(CALL_BYTES // 4 - 8)  # 8 bytes of time are in front: four fit exactly
+    ids = [f"{n}" for n in range(6)]
+    await put(broker, *ids, body=body)
+    await take_marker(broker)
+    turn = await claim(broker)
+    assert [lease.id for lease in turn.leases] == ids[:4]
+    assert turn.again_ms == 0
+    found = await content(broker)
+    assert found["ready"] == ids[4:]
+    assert sorted(found["running"]) == ids[:4]
+    assert found["wake"] == MARKER
+    assert [lease.id for lease in (await claim(broker)).leases] == ids[4:]
+
+
+@both
+async def test_claim_takes_one_job_larger_than_a_reply_alone(broker):
+    await put(broker, "big", body=bytes(CALL_BYTES + 1))
+    await put(broker, "small")
+    assert [lease.id for lease in (await claim(broker)).leases] == ["big"]
+    assert [lease.id for lease in (await claim(broker)).leases] == ["small"]
+
+
+@both
+async def test_claim_again_is_now_while_more_is_ready(broker):
+    await put(broker, "a", "b")
+    assert (await claim(broker, 1)).again_ms == 0
+
+
+@both
+async def test_claim_again_is_never_when_nothing_is_in_sight(broker):
+    await put(broker, "a")
+    assert (await claim(broker)).again_ms is None
+
+
+@both
+async def test_claim_again_is_the_earliest_due_time(broker):
+    await put(broker, "b", when="+7000")
+    await put(broker, "a", when="+5000")
+    assert (await claim(broker)).again_ms == 5000
+
+
+@both
+async def test_claim_that_leaves_nothing_sets_no_marker(broker):
+    await put(broker, "a")
+    await take_marker(broker)
+    await claim(broker)
+    assert not await take_marker(broker)
+
+
+@both
+async def test_claim_that_took_nothing_never_sets_the_marker(broker):
+    """Else two idle workers would wake each other without an end."""
+    await put(broker, "a", when="+10")
+    await take_marker(broker)
+    await claim(broker)
+    assert not await take_marker(broker)
+    await put(broker, "b")
+    await take_marker(broker)
+    await claim(broker, 0)
+    assert not await take_marker(broker)
+
+
+@both
+async def test_claim_of_an_empty_queue_creates_no_key(broker):
+    turn = await claim(broker)
+    assert turn.leases == []
+    assert turn.again_ms is None
+    assert await content(broker) == {}
+
+
+@both
+async def test_claim_of_an_id_without_payload_still_leases_it(broker):
+    """The worker buries it; left in ready it would stop the queue, dropped it would be lost."""
+    await put(broker, "a", "b")
+    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    first, second = (await claim(broker)).leases
+    assert (first.id, first.envelope, first.enqueued_ms) == ("a", None, NOW)
+    assert (second.id, second.envelope) == ("b", b"b")
+
+
+@both
+async def test_claim_brings_record_and_crashes_of_each_job(broker):
+    leases = await leased(broker, "a", "b", "c")
+    await settle(broker, *((lease, Released()) for lease in leases))
+    names = broker.keys(QUEUE).names
+    await ask(broker, b"HSET", names["state"], "b", failed_state("no"))
+    await ask(broker, b"HSET", names["crashes"], "c", f"3 {NOW}")
+    a, b, c = (await claim(broker)).leases
+    assert (a.state, b.state, c.state) == (None, failed_state("no"), None)
+    assert (a.crashes, b.crashes, c.crashes) == (0, 0, 3)
+
+
+@both
+async def test_claim_lease_ends_after_the_time_asked_for(broker):
+    await put(broker, "a")
+    await claim(broker, lease_ms=1234)
+    assert (await content(broker))["active"] == {token("a"): NOW + 1234}
+
+
+@both
+async def test_claims_at_once_share_no_job(broker):
+    ids = [f"{n:03}" for n in range(300)]
+    await put(broker, *ids)
+    turns = await asyncio.gather(
+        *(claim(broker, 50, prefix=f"{OWNER}:{seq}:") for seq in range(6))
+    )
+    assert sorted(lease.id for turn in turns for lease in turn.leases) == ids
+
+
+@both
+async def test_claim_by_the_redis_clock_needs_no_time_of_the_client(broker):
+    await put(broker, "a")
+    turn = await broker.turn([], ClaimRequest([QUEUE], 1, LEASE_MS, PREFIX))
+    seconds = int((await ask(broker, b"TIME"))[0])
+    assert abs(turn.leases[0].claimed_ms / 1000 - seconds) < 10
+
+
+@both
+async def test_turn_settles_before_it_claims(broker):
+    """Once the server knows the scripts; one that it must be taught runs after the others."""
+    taught, lease = await leased(broker, "taught", "a")
+    await settle(broker, (taught, Acked()))
+    turn = await broker.turn(
+        [(lease, Released())], ClaimRequest([QUEUE], 1, LEASE_MS, f"{OWNER}:2:"), now_ms=NOW
+    )
+    assert [lease.token for lease in turn.leases] == [token("a", seq=2).encode()]
+    assert turn.lost == set()
+
+
+# Several queues in one call: not in a Cluster.
+
+
+async def test_claim_drains_queues_in_strict_order(broker):
+    await put(broker, "l1", "l2", queue="low")
+    await put(broker, "h1", queue="high")
+    await put(broker, "m1", "m2", queue="middle")
+    turn = await claim(broker, 4, queues=["high", "middle", "low"])
+    assert [(lease.queue, lease.id) for lease in turn.leases] == [
+        ("high", "h1"),
+        ("middle", "m1"),
+        ("middle", "m2"),
+        ("low", "l1"),
+    ]
+    assert turn.again_ms == 0
+
+
+async def test_claim_sets_the_marker_of_the_queue_that_has_more(broker):
+    await put(broker, "h1", queue="high")
+    await put(broker, "l1", queue="low")
+    for queue in ("high", "low"):
+        await take_marker(broker, queue)
+    await claim(broker, 1, queues=["high", "low"])
+    assert not await take_marker(broker, "high")
+    assert await take_marker(broker, "low")
+
+
+async def test_claim_again_looks_at_all_queues(broker):
+    await put(broker, "h", queue="high", when="+9000")
+    await put(broker, "l", queue="low", when="+3000")
+    assert (await claim(broker, queues=["high", "low"])).again_ms == 3000
+    await put(broker, "now", queue="high")
+    await put(broker, "now", queue="low")
+    assert (await claim(broker, 1, queues=["high", "low"])).again_ms == 0
+
+
+async def test_claim_again_is_never_negative(broker):
+    """A queue that was not reached may hold jobs that are overdue."""
+    await put(broker, "a", queue="high")
+    await put(broker, "b", queue="low", when="+10")
+    turn = await claim(broker, 1, queues=["high", "low"], now_ms=NOW + 500)
+    assert [lease.id for lease in turn.leases] == ["a"]
+    assert turn.again_ms == 0
+
+
+async def test_claim_skips_no_queue_for_a_smaller_payload(broker):
+    """What did not fit comes first in the next call: the order stays strict."""
+    await put(broker, "h1", "h2", queue="high", body=bytes(CALL_BYTES - 100))
+    await put(broker, "small", queue="low")
+    turn = await claim(broker, queues=["high", "low"])
+    assert [lease.id for lease in turn.leases] == ["h1"]
+    turn = await claim(broker, queues=["high", "low"])
+    assert [lease.id for lease in turn.leases] == ["h2", "small"]
+
+
+@pytest.mark.parametrize("queues", [["high", "low"], ["low", "high"]])
+async def test_claim_promotes_in_each_queue(broker, queues):
+    for queue in queues:
+        await put(broker, f"job-{queue}", queue=queue, when="+10")
+    turn = await claim(broker, queues=queues, now_ms=NOW + 10)
+    assert [lease.queue for lease in turn.leases] == queues

@@ -1,0 +1,247 @@
+"""Many callers that enqueue at once -> few calls, each job exactly once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from qcore.broker.broker import Broker
+from qcore.config import BrokerConfig
+from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
+from qcore.model.job import Acked, Job
+from tests.support.moves import QUEUE, ask, claim, content, settle, status_of
+from tests.support.proxy import Proxy
+from tests.support.servers import Server, free_port
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+async def own_broker(own_server: Server) -> AsyncIterator[Broker]:
+    broker = Broker(BrokerConfig(url=own_server.url))
+    await broker.enqueue([Job("first", QUEUE, b"")])  # connected, the script is known
+    await ask(broker, b"DEL", *broker.keys(QUEUE).names.values())
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
+    async with Proxy(own_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def proxied(proxy: Proxy) -> AsyncIterator[Broker]:
+    """A broker whose way leads over the proxy, with a short deadline."""
+    broker = Broker(BrokerConfig(url=proxy.url, call_timeout_s=2, enqueue_timeout_s=2))
+    await broker.enqueue([Job("first", QUEUE, b"")])
+    await ask(broker, b"DEL", *broker.keys(QUEUE).names.values())
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+async def direct(own_server: Server) -> AsyncIterator[Broker]:
+    """A broker beside the proxy: it sees what is there whatever happened on the way."""
+    broker = Broker(BrokerConfig(url=own_server.url))
+    yield broker
+    await broker.close()
+
+
+async def enqueue_each(broker: Broker, *ids: str, queue: str = QUEUE) -> list:
+    calls = (broker.enqueue([Job(id, queue, b"")]) for id in ids)
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def script_calls(server: Server) -> int:
+    return server.ask("INFO", "commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+@pytest.mark.parametrize(("callers", "most"), [(1, 1), (100, 2), (1200, 4)])
+async def test_enqueues_at_once_share_calls(own_server, own_broker, callers, most):
+    own_server.ask("CONFIG", "RESETSTAT")
+    ids = [f"{n:04}" for n in range(callers)]
+    assert await enqueue_each(own_broker, *ids) == [[]] * callers
+    assert 1 <= script_calls(own_server) <= most
+    assert (await content(own_broker))["ready"] == ids
+
+
+async def test_enqueues_at_once_to_several_queues_share_one_round_trip(own_server, own_broker):
+    queues = [f"q{n}" for n in range(5)]
+    await asyncio.gather(*(own_broker.enqueue([Job("warm", q, b"")]) for q in queues))
+    own_server.ask("CONFIG", "RESETSTAT")
+    jobs = [Job(f"{n:03}", queues[n % 5], b"") for n in range(100)]
+    await asyncio.gather(*(own_broker.enqueue([job]) for job in jobs))
+    assert script_calls(own_server) <= 10
+    for n, queue in enumerate(queues):
+        expected = [f"{i:03}" for i in range(n, 100, 5)]
+        assert (await content(own_broker, queue))["ready"][1:] == expected
+
+
+async def test_enqueues_of_large_payloads_are_split_by_bytes(own_server, own_broker):
+    own_server.ask("CONFIG", "RESETSTAT")
+    body = bytes(100 * 1024)
+    jobs = [Job(f"{n:02}", QUEUE, body) for n in range(25)]  # 2.4 MB
+    await asyncio.gather(*(own_broker.enqueue([job]) for job in jobs))
+    assert script_calls(own_server) >= 3
+    assert (await content(own_broker))["ready"] == [job.id for job in jobs]
+
+
+async def test_enqueue_that_is_too_large_does_not_fail_its_neighbours(own_broker):
+    bodies = {f"{n}": bytes(200_000 if n == 3 else 10) for n in range(6)}
+    calls = (own_broker.enqueue([Job(id, QUEUE, body)]) for id, body in bodies.items())
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results.pop(3), PayloadTooLarge)
+    assert results == [[]] * 5
+    assert (await content(own_broker))["ready"] == ["0", "1", "2", "4", "5"]
+
+
+async def test_enqueue_that_a_queue_refuses_does_not_fail_other_queues(own_broker):
+    await ask(own_broker, b"SET", own_broker.keys("broken").names["jobs"], b"no hash")
+    good, bad = await asyncio.gather(
+        enqueue_each(own_broker, "a", "b"), enqueue_each(own_broker, "c", "d", queue="broken")
+    )
+    assert good == [[], []]
+    assert all(isinstance(result, BrokerError) for result in bad)
+    assert (await content(own_broker))["ready"] == ["a", "b"]
+
+
+async def test_enqueue_of_several_jobs_is_all_or_none_beside_others(own_broker):
+    many = [Job(f"m{n:03}", QUEUE, b"") for n in range(400)]
+    one = [Job("a", QUEUE, b"")]
+    parcels = (one, many, many[:200])
+    known = await asyncio.gather(*(own_broker.enqueue(jobs) for jobs in parcels))
+    assert len(known[2]) == 200
+    assert (await content(own_broker))["ready"] == ["a", *(job.id for job in many)]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 4])
+async def test_enqueue_cancelled_does_not_cancel_its_neighbours(own_broker, cancelled):
+    calls = [
+        asyncio.ensure_future(own_broker.enqueue([Job(f"{n}", QUEUE, b"")])) for n in range(5)
+    ]
+    await asyncio.sleep(0)  # all are added, the call is not sent
+    calls[cancelled].cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results.pop(cancelled), asyncio.CancelledError)
+    assert results == [[]] * 4
+    ready = (await content(own_broker))["ready"]
+    assert set(ready) >= {f"{n}" for n in range(5)} - {f"{cancelled}"}
+    assert ready == sorted(set(ready))
+
+
+async def test_enqueue_goes_on_after_all_callers_were_cancelled(own_broker):
+    calls = [asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")])) for _ in range(3)]
+    await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert await own_broker.enqueue([Job("b", QUEUE, b"")]) == []
+    assert (await content(own_broker))["ready"][-1] == "b"
+
+
+async def test_close_delivers_what_was_added(own_server):
+    broker = Broker(BrokerConfig(url=own_server.url))
+    calls = [asyncio.ensure_future(broker.enqueue([Job(f"{n}", QUEUE, b"")])) for n in range(20)]
+    await asyncio.gather(*calls[:1])
+    await broker.close()
+    assert await asyncio.gather(*calls) == [[]] * 20
+
+
+# -- outages ---------------------------------------------------------------------------------------
+
+
+async def test_enqueue_whose_reply_was_lost_is_executed_once(
+    proxy, proxied, direct
+):
+    proxy.lose_reply(b"EVALSHA", times=3)
+    assert await enqueue_each(proxied, "a", "b") == [[], []]
+    assert proxy.lost_all
+    assert (await content(direct))["ready"] == ["a", "b"]
+
+
+async def test_enqueue_whose_reply_was_lost_does_not_run_a_finished_job_again(
+    proxy, proxied, direct
+):
+    """Its payload is gone, so that its id alone would not be known any more."""
+    proxy.lose_reply(b"EVALSHA")
+    proxy.open.clear()
+    call = asyncio.ensure_future(proxied.enqueue([Job("a", QUEUE, b"")]))
+    proxy.open.set()
+
+    async def leases() -> list:
+        return (await claim(direct)).leases
+
+    (lease,) = await eventually(leases)
+    await settle(direct, (lease, Acked()))
+    assert await call == []
+    assert set(await content(direct)) <= {"wake"}
+
+
+async def test_outage_shorter_than_the_deadline_heals_unseen(proxy, proxied, direct):
+    await proxy.refuse()
+    call = asyncio.ensure_future(enqueue_each(proxied, "a", "b", "c"))
+    await asyncio.sleep(0.3)
+    assert not call.done()
+    await proxy.listen()
+    assert await call == [[]] * 3
+    assert (await content(direct))["ready"] == ["a", "b", "c"]
+
+
+async def test_state_of_the_server_that_passes_heals_unseen(own_server, own_broker):
+    await ask(own_broker, b"CONFIG", b"SET", b"min-replicas-to-write", 1)
+    call = asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")]))
+    await asyncio.sleep(0.2)
+    assert not call.done()
+    await ask(own_broker, b"CONFIG", b"SET", b"min-replicas-to-write", 0)
+    assert await call == []
+    assert (await content(own_broker))["ready"] == ["a"]
+
+
+async def test_outage_longer_than_the_deadline_says_that_nothing_was_enqueued():
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    broker = Broker(BrokerConfig(url=url, enqueue_timeout_s=0.4))
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=f"queue {QUEUE}: a not enqueued: ") as e:
+        await broker.enqueue([Job("a", QUEUE, b"")])
+    assert 0.35 < time.monotonic() - began < 1.5
+    assert e.value.sent is False
+    await broker.close()
+
+
+async def test_enqueue_without_an_answer_may_be_enqueued_and_says_so(proxy, direct):
+    broker = Broker(BrokerConfig(url=proxy.url, enqueue_timeout_s=0.6))
+    await broker.enqueue([Job("first", QUEUE, b"")])
+    proxy.lose_reply(b"EVALSHA", times=10**6)
+    with pytest.raises(BrokerUnavailable, match="a may have been enqueued") as e:
+        await broker.enqueue([Job("a", QUEUE, b"")])
+    assert e.value.sent is True
+    assert await status_of(direct, "a") == "ready"
+    await broker.close()
+
+
+async def test_enqueue_ends_at_its_deadline_when_the_server_hangs(proxy):
+    """The first use of a queue is no exception: the whole call has one deadline."""
+    config = BrokerConfig(url=proxy.url, call_timeout_s=1.5, enqueue_timeout_s=0.5)
+    broker = Broker(config)
+    proxy.open.clear()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        await broker.enqueue([Job("a", QUEUE, b"")])
+    assert time.monotonic() - began < 1.0
+    proxy.open.set()
+    await broker.close()
+
+
+async def test_enqueue_gets_its_whole_deadline_behind_one_that_fails(proxy, proxied, direct):
+    """A caller that comes late into an outage is not failed together with an early one."""
+    await proxy.refuse()
+    early = asyncio.ensure_future(proxied.enqueue([Job("early", QUEUE, b"")]))
+    await asyncio.sleep(1.5)
+    late = asyncio.ensure_future(proxied.enqueue([Job("late", QUEUE, b"")]))
+    with pytest.raises(BrokerUnavailable):
+        await early
+    await proxy.listen()
+    assert await late == []
+    assert (await content(direct))["ready"] == ["late"]

@@ -1,0 +1,69 @@
+"""prune: completed, cancelled -> -; and producers that have gone silent."""
+
+from qcore.broker.broker import PRODUCER_SILENT_MS
+from qcore.model.job import Acked
+from tests.support.content import keys_of
+from tests.support.moves import MARKER, NOW, QUEUE, ask, content, leased, settle
+from tests.support.servers import on_standalone_and_cluster
+
+pytestmark = on_standalone_and_cluster
+
+
+async def produced(broker, **last: int) -> None:
+    """Let these producers have made their last calls then."""
+    key = broker.keys(QUEUE).names["producers"]
+    await ask(broker, b"DEL", key)
+    for nonce, at_ms in last.items():
+        await ask(broker, b"HSET", key, nonce, f"17 {at_ms}")
+
+
+async def test_prune_forgets_outcomes_whose_time_is_over(broker):
+    leases = await leased(broker, "over", "edge", "kept")
+    keeps = (10, 20, 21)
+    await settle(broker, *((x, Acked(b"r", k)) for x, k in zip(leases, keeps, strict=True)))
+    assert await broker.prune(QUEUE, now_ms=NOW + 20) == (2, 0)
+    assert await content(broker) == {"done": {"kept": "r"}, "expiry": {"kept": NOW + 21}}
+
+
+async def test_prune_is_bounded(broker):
+    leases = await leased(broker, *(f"{n:03}" for n in range(250)))
+    await settle(broker, *((lease, Acked(b"r", 0)) for lease in leases))
+    assert [(await broker.prune(QUEUE, now_ms=NOW))[0] for _ in range(3)] == [200, 50, 0]
+    assert await content(broker) == {}
+
+
+async def test_prune_forgets_producers_not_heard_of_for_an_hour(broker):
+    old, edge = NOW - PRODUCER_SILENT_MS - 1, NOW - PRODUCER_SILENT_MS
+    await produced(broker, old=old, edge=edge, young=NOW)
+    assert await broker.prune(QUEUE, now_ms=NOW) == (0, 0)
+    assert await keys_of(broker, QUEUE) == {
+        "producers": {"edge": f"17 {edge}", "young": f"17 {NOW}"}
+    }
+
+
+async def test_prune_keeps_producers_of_a_future_that_was_left(broker):
+    """The Redis clock went back: their repeats must still be recognised."""
+    await produced(broker, ahead=NOW + 10**9)
+    await broker.prune(QUEUE, now_ms=NOW)
+    assert set((await keys_of(broker, QUEUE))["producers"]) == {"ahead"}
+
+
+async def test_prune_comes_past_every_producer_by_its_cursor(broker):
+    key = broker.keys(QUEUE).names["producers"]
+    words = [word for n in range(2000) for word in (f"{n:016x}", f"1 {NOW - 10**9}")]
+    await ask(broker, b"HSET", key, *words)
+    cursor, turns = 0, 0
+    while turns == 0 or cursor:
+        _, cursor = await broker.prune(QUEUE, cursor=cursor, now_ms=NOW)
+        turns += 1
+    assert turns > 1
+    assert await keys_of(broker, QUEUE) == {}
+
+
+async def test_prune_leaves_jobs_alone(broker):
+    await leased(broker, "a")
+    await broker.wake([QUEUE])
+    before = await content(broker)
+    await broker.prune(QUEUE, now_ms=NOW + 10**12)
+    assert await content(broker) == before
+    assert before["wake"] == MARKER

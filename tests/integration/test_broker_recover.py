@@ -1,0 +1,84 @@
+"""recover: active -> active, what a claim took whose reply was lost."""
+
+from tests.support.moves import (
+    NOW,
+    OTHER_OWNER,
+    OWNER,
+    PREFIX,
+    QUEUE,
+    ack,
+    ask,
+    claim,
+    content,
+    failed_state,
+    leased,
+    put,
+    token,
+)
+from tests.support.servers import on_standalone_and_cluster
+
+both = on_standalone_and_cluster
+
+
+@both
+async def test_recover_returns_what_the_claim_would_have(broker):
+    await put(broker, "a", "b", now_ms=NOW - 7)
+    names = broker.keys(QUEUE).names
+    await ask(broker, b"HSET", names["state"], "a", failed_state("no"))
+    await ask(broker, b"HSET", names["crashes"], "b", f"2 {NOW}")
+    lost = (await claim(broker)).leases
+    before = await content(broker)
+    found = await broker.recover([QUEUE], PREFIX, now_ms=NOW)
+    assert sorted(found, key=lambda lease: lease.id) == lost
+    assert await content(broker) == before
+
+
+@both
+async def test_recover_finds_only_its_own_claim(broker):
+    await put(broker, *"abcd")
+    for prefix in (f"{OWNER}:1:", f"{OWNER}:11:", f"{OTHER_OWNER}:1:", f"{OWNER}:2:"):
+        await claim(broker, 1, prefix=prefix)
+    (found,) = await broker.recover([QUEUE], f"{OWNER}:1:", now_ms=NOW)
+    assert found.token == token("a").encode()
+
+
+@both
+async def test_recover_of_a_claim_that_took_nothing_is_empty(broker):
+    await leased(broker, "a", prefix=f"{OTHER_OWNER}:1:")
+    assert await broker.recover([QUEUE], PREFIX, now_ms=NOW) == []
+    assert await broker.recover(["unknown"], PREFIX, now_ms=NOW) == []
+
+
+@both
+async def test_recover_leaves_out_what_was_settled(broker):
+    a, b = await leased(broker, "a", "b")
+    await ack(broker, a)
+    assert await broker.recover([QUEUE], PREFIX, now_ms=NOW) == [b]
+
+
+@both
+async def test_recover_finds_all_among_thousands_of_leases(broker):
+    """More than one page of the scan."""
+    ids = [f"{n:04}" for n in range(1500)]
+    for i in range(0, 1500, 500):
+        await put(broker, *ids[i : i + 500])
+    for seq in range(1, 4):
+        await claim(broker, prefix=f"{OWNER}:{seq}:")
+    found = await broker.recover([QUEUE], f"{OWNER}:2:", now_ms=NOW)
+    assert sorted(lease.id for lease in found) == ids[500:1000]
+
+
+@both
+async def test_recover_returns_a_lease_without_payload(broker):
+    await put(broker, "a")
+    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    await claim(broker)
+    (found,) = await broker.recover([QUEUE], PREFIX, now_ms=NOW)
+    assert (found.id, found.envelope) == ("a", None)
+
+
+async def test_recover_asks_every_queue_of_the_claim(broker):
+    await put(broker, "h", queue="high")
+    await put(broker, "l", queue="low")
+    lost = (await claim(broker, queues=["high", "low"])).leases
+    assert await broker.recover(["high", "low"], PREFIX, now_ms=NOW) == lost

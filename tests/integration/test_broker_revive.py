@@ -1,0 +1,98 @@
+"""revive: dead -> ready."""
+
+from qcore.model.codec import decode_state
+from qcore.model.job import Buried
+from tests.support.moves import (
+    MARKER,
+    NOW,
+    OWNER,
+    QUEUE,
+    ask,
+    claim,
+    content,
+    failed_state,
+    leased,
+    put,
+    settle,
+    stored,
+    take_marker,
+)
+from tests.support.reclaiming import reclaim_owner
+from tests.support.servers import on_standalone_and_cluster
+
+pytestmark = on_standalone_and_cluster
+
+
+async def bury(broker, *ids: str, state: bytes | None = None) -> None:
+    for lease in await leased(broker, *ids):
+        await settle(broker, (lease, Buried(state or failed_state("first", "last"))))
+
+
+async def test_revive_gives_all_attempts_again_and_keeps_the_errors(broker, inspector):
+    await bury(broker, "a")
+    await put(broker, "waiting")
+    await take_marker(broker)
+    assert await inspector.revive(QUEUE, ["a"]) == ["a"]
+    found = await content(broker)
+    state = decode_state(found.pop("state")["a"])
+    assert state.failures == 0
+    assert [error.text for error in state.errors] == ["first", "last"]
+    assert found == {
+        "ready": ["waiting", "a"],
+        "jobs": {"a": stored("a"), "waiting": stored("waiting")},
+        "wake": MARKER,
+    }
+
+
+async def test_revive_forgets_crashes(broker, inspector):
+    """Else the first loss of a lease would make it dead again."""
+    await leased(broker, "a")
+    await reclaim_owner(broker, NOW, crash_limit=1)
+    await inspector.revive(QUEUE, ["a"])
+    assert "crashes" not in await content(broker)
+    await claim(broker, prefix=f"{OWNER}:2:")
+    assert (await reclaim_owner(broker, NOW, crash_limit=2))[0][1] == "ready"
+
+
+async def test_revive_of_what_is_not_dead_does_nothing(broker, inspector):
+    await leased(broker, "active")
+    await put(broker, "ready")
+    await put(broker, "scheduled", when="+5")
+    await take_marker(broker)
+    before = await content(broker)
+    assert await inspector.revive(QUEUE, ["active", "ready", "scheduled", "unknown"]) == []
+    assert await content(broker) == before
+
+
+async def test_revive_twice_is_one_job(broker, inspector):
+    await bury(broker, "a")
+    assert await inspector.revive(QUEUE, ["a", "a"]) == ["a"]
+    assert await inspector.revive(QUEUE, ["a"]) == []
+    assert (await content(broker))["ready"] == ["a"]
+
+
+async def test_revive_leaves_a_job_without_payload_dead(broker, inspector):
+    await bury(broker, "a", "b")
+    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    assert await inspector.revive(QUEUE, ["a", "b"]) == ["b"]
+    assert (await content(broker))["dead"] == {"a": NOW}
+
+
+async def test_revive_all_takes_more_than_one_call(broker, inspector):
+    ids = [f"{n:03}" for n in range(600)]
+    for part in (ids[:500], ids[500:]):
+        leases = await leased(broker, *part)
+        await settle(broker, *((lease, Buried(b"")) for lease in leases))
+    assert sorted(await inspector.revive_all(QUEUE)) == ids
+    found = await content(broker)
+    assert sorted(found["ready"]) == ids
+    assert "dead" not in found
+
+
+async def test_revived_job_is_claimed_with_its_fresh_record(broker, inspector):
+    await bury(broker, "a")
+    await inspector.revive(QUEUE, ["a"])
+    (lease,) = (await claim(broker, prefix=f"{OWNER}:2:")).leases
+    assert decode_state(lease.state).failures == 0
+    assert lease.crashes == 0
+    assert lease.enqueued_ms == NOW

@@ -1,0 +1,429 @@
+"""The `qcore` command, as a user runs it: every subcommand, every mistake."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcore import App, JobHandle, JobStatus, Retry
+from qcore.broker.identity import new_id
+from qcore.model.job import Job
+from tests.support.fleet import ROOT, fleet_on
+from tests.support.servers import free_port
+from tests.support.waiting import eventually
+from tests.support.workers import dead, working
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Command = Callable[..., Awaitable[Said]]
+
+
+@pytest.fixture
+def environment(redis_url: str, namespace: str) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("QCORE_")}
+    return inherited | {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))),
+        "QCORE_URL": redis_url,
+        "QCORE_NAMESPACE": namespace,
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def qcore(environment: dict[str, str], tmp_path: Path) -> Command:
+    """Run the command in an empty folder, away from a terminal."""
+
+    async def run(*words: str, **env: str) -> Said:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qcore_cli", *words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment | env,
+            cwd=tmp_path,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode is not None
+        return Said(process.returncode, out.decode(), err.decode())
+
+    return run
+
+
+@pytest.fixture
+async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
+    async with App(redis_url, namespace=namespace, queues=("default", "other")) as app:
+        yield app
+
+
+async def bury(app: App, count: int = 1) -> list[JobHandle[None]]:
+    """Return jobs that died of one failed attempt each."""
+
+    @app.task(name="die", retry=Retry(max_attempts=1))
+    async def die(n: int) -> None:
+        raise ValueError(f"out of paper {n}")
+
+    jobs = [await die.enqueue(n) for n in range(count)]
+    async with working(app):
+        for job in jobs:
+            await dead(app, job)
+    return jobs
+
+
+# -- what it shows ---------------------------------------------------------------------------------
+
+
+async def test_queues_shows_depths(app: App, qcore: Command):
+    (died,) = await bury(app)
+
+    @app.task
+    async def nothing() -> None: ...
+
+    for _ in range(3):
+        await nothing.enqueue()
+    await nothing.options(delay=60).enqueue()
+    await nothing.options(queue="other").enqueue()
+    default, other = (await qcore("queues", "--json")).json
+    assert default.pop("oldest_ready_s") >= 0
+    assert default == {"name": "default", "ready": 3, "scheduled": 1, "active": 0, "dead": 1}
+    assert (other["name"], other["ready"]) == ("other", 1)
+    said = await qcore("queues", "other")
+    assert said.out.splitlines()[0].split() == [
+        *("QUEUE", "READY", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST", "READY")
+    ]
+    assert said.out.splitlines()[1].split()[:5] == ["other", "1", "0", "0", "0"]
+    assert len(said.out.splitlines()) == 2
+    assert died.queue == "default"
+
+
+async def test_queues_of_an_unused_namespace_are_none(qcore: Command):
+    assert (await qcore("queues", "--json")).json == []
+    assert "No queue has been used yet" in (await qcore("queues")).out
+
+
+async def test_jobs_show_tells_everything_about_a_job(app: App, qcore: Command):
+    @app.task(name="add")
+    async def add(a: int, b: list[str]) -> dict[str, int]:
+        return {"sum": a}
+
+    job = await add.enqueue(1, ["x"])
+    shown = (await qcore("jobs", "show", job.ref, "--json")).json
+    assert (shown["id"], shown["queue"], shown["task"]) == (job.id, "default", "add")
+    assert (shown["status"], shown["attempts"], shown["errors"]) == ("ready", 0, [])
+    assert shown["arguments"] == {"a": 1, "b": ["x"]}
+    text = (await qcore("jobs", "show", job.ref)).out
+    for word in (job.ref, "ready", "add", "{'a': 1, 'b': ['x']}"):
+        assert word in text
+    async with working(app):
+        await job.result(timeout=10)
+    shown = (await qcore("jobs", "show", job.ref, "--json")).json
+    assert (shown["status"], shown["result"]) == ("completed", {"sum": 1})
+
+
+async def test_jobs_show_shows_bytes_that_are_no_envelope(app: App, qcore: Command):
+    job = app.job(f"default/{new_id()}")
+    await app.broker.enqueue([Job(job.id, job.queue, b"\xc1\x00")])
+    assert (await qcore("jobs", "show", job.ref, "--json")).json["arguments"] == "c100"
+
+
+async def test_dead_list_and_show_tell_why(app: App, qcore: Command):
+    first, second = await bury(app, 2)
+    listed = (await qcore("dead", "list", "default", "--json")).json
+    assert {row["id"] for row in listed} == {first.id, second.id}
+    assert {row["reason"] for row in listed} == {f"ValueError: out of paper {n}" for n in (0, 1)}
+    assert len((await qcore("dead", "list", "default", "--limit", "1", "--json")).json) == 1
+    assert (await qcore("dead", "list", "default", "--skip", "2", "--json")).json == []
+    assert first.ref in (await qcore("dead", "list", "default")).out
+    shown = (await qcore("dead", "show", first.ref, "--json")).json
+    assert shown["attempts"] == 1
+    assert shown["errors"][0]["kind"] == "ValueError"
+    text = (await qcore("dead", "show", first.ref)).out
+    for word in (first.ref, "dead", "attempt 1", "ValueError: out of paper 0", "in die"):
+        assert word in text
+
+
+# -- what it changes -------------------------------------------------------------------------------
+
+
+async def test_dead_revive_puts_named_jobs_back(app: App, qcore: Command):
+    first, second = await bury(app, 2)
+    told = (await qcore("dead", "revive", first.ref, "--json")).json
+    assert told == {"revived": [first.ref], "not_dead": []}
+    assert await first.status() is JobStatus.READY
+    assert await second.status() is JobStatus.DEAD
+    assert "Revived 1." in (await qcore("dead", "revive", second.ref)).out
+
+
+async def test_dead_revive_all_of_a_queue(app: App, qcore: Command):
+    jobs = await bury(app, 3)
+    told = (await qcore("dead", "revive", "--all-of", "default", "--yes", "--json")).json
+    assert sorted(told["revived"]) == sorted(job.ref for job in jobs)
+    assert {await job.status() for job in jobs} == {JobStatus.READY}
+
+
+async def test_dead_revive_names_those_that_are_not_dead(app: App, qcore: Command):
+    (job,) = await bury(app)
+    said = await qcore("dead", "revive", job.ref, "default/nobody", "--json")
+    assert json.loads(said.out) == {"revived": [job.ref], "not_dead": ["default/nobody"]}
+    assert said.code == 1
+    assert one_line(said) == "qcore: not dead, or without payload: default/nobody"
+
+
+async def test_dead_purge_forgets(app: App, qcore: Command):
+    first, *rest = await bury(app, 3)
+    told = await qcore("dead", "purge", first.ref, "--yes", "--json")
+    assert told.json == {"purged": 1}
+    young = await qcore(
+        "dead", "purge", "--all-of", "default", "--older-than", "60", "--yes", "--json"
+    )
+    assert young.json == {"purged": 0}
+    assert "Purged 2." in (await qcore("dead", "purge", "--all-of", "default", "--yes")).out
+    assert [await app.inspector.job(job.queue, job.id) for job in (first, *rest)] == [None] * 3
+
+
+async def test_clear_cancels_what_waits(app: App, qcore: Command):
+    @app.task
+    async def nothing() -> None: ...
+
+    jobs = [await nothing.enqueue(), await nothing.options(delay=60).enqueue()]
+    assert (await qcore("clear", "default", "--yes", "--json")).json == {"cleared": 2}
+    assert {await job.status() for job in jobs} == {JobStatus.CANCELLED}
+    assert "Cleared 0." in (await qcore("clear", "default", "--yes")).out
+
+
+async def test_redis_runs_the_embedded_server_until_it_is_told_to_stop(
+    environment: dict[str, str], tmp_path: Path
+):
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qcore_cli", "redis", "data"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    assert b"started" in await asyncio.wait_for(process.stdout.readline(), 20)
+    url = (await process.stdout.readline()).split()[1].decode()
+    assert url == f"embedded://{tmp_path / 'data'}"
+    async with App(url) as app:
+        assert await app.inspector.names() == []
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
+    assert out.endswith(b"stopped\n")
+    assert b"Traceback" not in err
+
+
+async def test_worker_runs_the_app_of_the_current_folder(
+    environment: dict[str, str], tmp_path: Path, app: App
+):
+    (tmp_path / "tasks.py").write_text(
+        "import qcore\n"
+        "print('a module may print')\n"
+        "app = qcore.App(queues=['default', 'other'])\n"
+        "@app.task(name='add')\n"
+        "async def add(a: int, b: int) -> int: return a + b\n"
+        "@app.task(name='mul', run_in='process')\n"
+        "def mul(a: int, b: int) -> int: return a * b\n"
+    )
+
+    @app.task(name="add")
+    async def add(a: int, b: int) -> int: ...
+
+    @app.task(name="mul")
+    async def mul(a: int, b: int) -> int: ...
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qcore_cli", "worker", "tasks:app", "--processes", "1"),
+        *("--queues", "default", "--name", "mine"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=tmp_path,
+    )
+    elsewhere = await add.options(queue="other").enqueue(1, 1)
+    assert await (await add.enqueue(2, 3)).result(timeout=20) == 5
+    assert await (await mul.enqueue(2, 3)).result(timeout=20) == 6
+    assert await elsewhere.status() is JobStatus.READY
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
+    log = err.decode()
+    assert "Traceback" not in log
+    for event in ("supervisor.started", "worker.ready", "supervisor.draining", "worker.exited"):
+        assert event in log
+    assert "mine.1" in log
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def one_line(said: Said) -> str:
+    """Return the only line on standard error."""
+    (line,) = said.err.splitlines()
+    assert line.startswith("qcore: ")
+    assert len(line) < 500
+    return line
+
+
+MODULES = {
+    "good": "import qcore\napp = qcore.App(queues=['default'])\nnumber = 5\n",
+    "none": "",
+    "raises": "import qcore\nraise RuntimeError('no licence')\n",
+    "imports": "import nothing_of_this_name\n",
+    "wrong": "def app(:\n",
+    "clash": (
+        "import qcore\napp = qcore.App()\n"
+        "@app.task(name='x')\nasync def a(): ...\n"
+        "@app.task(name='x')\nasync def b(): ...\n"
+    ),
+}
+
+MISTAKES = {
+    "queues nowhere": "there is no queue 'nowhere'",
+    "jobs show default/nobody": "there is no job default/nobody",
+    "jobs show nonsense": "'nonsense' is no job reference",
+    "dead list nowhere": "there is no queue 'nowhere'",
+    "dead show default/nobody": "there is no job default/nobody",
+    "dead show nonsense": "'nonsense' is no job reference",
+    "dead revive": "name the jobs as QUEUE/ID",
+    "dead revive default/a --all-of default": "name the jobs as QUEUE/ID",
+    "dead revive nonsense": "'nonsense' is no job reference",
+    "dead revive default/nobody": "not dead, or without payload: default/nobody",
+    "dead revive --all-of default": "Give --yes",
+    "dead revive --all-of nowhere --yes": "there is no queue 'nowhere'",
+    "dead purge": "name the jobs as QUEUE/ID",
+    "dead purge default/a": "Give --yes",
+    "dead purge --all-of nowhere --yes": "there is no queue 'nowhere'",
+    "clear default": "Give --yes",
+    "clear nowhere --yes": "there is no queue 'nowhere'",
+    "queues --url ftp://localhost": "is no Redis URL",
+    "queues --url localhost:6379": "is no Redis URL",
+    "queues --url redis://localhost:nan/0": "is no Redis URL",
+    "queues --url embedded://": "needs a folder",
+    "queues --namespace a{b": "is not a name",
+    "worker good": "is no app path",
+    "worker nowhere:app": "there is no module 'nowhere'",
+    "worker good:nobody": "'nobody' in good does not exist: it has good:app",
+    "worker good:number": "'number' in good is no App: it has good:app",
+    "worker none:app": "it holds no App at all",
+    "worker raises:app": "RuntimeError: no licence",
+    "worker imports:app": "nothing_of_this_name",
+    "worker wrong:app": "wrong.py, line 1",
+    "worker clash:app": "task x is registered twice",
+    "worker good:app --processes 0": "--processes is '0'",
+    "worker good:app --processes many": "--processes is 'many'",
+    "worker good:app --processes 100000": "processes",
+    "worker good:app --concurrency 0": "concurrency is 0",
+    "worker good:app --queues nowhere": "'nowhere', which the app does not declare",
+    "worker good:app --queues default,default": "twice",
+    "worker good:app --queues ,": "queue",
+    "worker good:app --lease 0.1": "lease",
+    "worker good:app --shutdown-timeout 0": "shutdown",
+    "worker good:app --url ftp://localhost": "is no Redis URL",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+async def test_mistake_is_one_line_and_exit_code_1(
+    app: App, qcore: Command, tmp_path: Path, words: str
+):
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    await app.broker.register(["default"])
+    said = await qcore(*words.split(" "))
+    assert said.code == 1, said.err
+    assert MISTAKES[words] in one_line(said)
+    assert said.out == "" or words == "dead revive default/nobody"
+
+
+async def test_dead_show_of_a_living_job_says_where_to_look(app: App, qcore: Command):
+    @app.task
+    async def nothing() -> None: ...
+
+    job = await nothing.enqueue()
+    said = await qcore("dead", "show", job.ref)
+    assert said.code == 1
+    assert one_line(said).endswith("is not dead, it is ready: use `qcore jobs show`")
+
+
+@pytest.mark.parametrize("words", ["queues", "worker tasks:app"])
+async def test_no_url_away_from_a_terminal_is_a_mistake(qcore: Command, tmp_path: Path, words: str):
+    (tmp_path / "tasks.py").write_text("import qcore\napp = qcore.App()\n")
+    said = await qcore(*words.split(), QCORE_URL="")
+    assert said.code == 1
+    assert "no Redis URL: set QCORE_URL" in one_line(said)
+
+
+async def test_redis_that_is_not_there_is_one_line(qcore: Command):
+    said = await qcore("queues", "--url", f"redis://:secret@127.0.0.1:{free_port()}/0")
+    assert said.code == 1
+    assert "cannot be reached" in one_line(said)
+    assert "secret" not in said.err
+
+
+async def test_folder_that_cannot_be_made_is_one_line(qcore: Command, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    said = await qcore("redis", "file/data")
+    assert said.code == 1
+    assert "cannot use the folder" in one_line(said)
+
+
+USAGE = (
+    "nonsense",
+    "worker",
+    "worker tasks:app --nonsense",
+    "worker tasks:app --concurrency many",
+    "dead",
+    "dead list",
+    "dead list default --limit 0",
+    "jobs show",
+    "clear",
+    "queues --url",
+)
+
+
+@pytest.mark.parametrize("words", USAGE)
+async def test_wrong_usage_is_explained_with_exit_code_2(qcore: Command, words: str):
+    said = await qcore(*words.split())
+    assert said.code == 2, said.err
+    assert "Usage:" in said.out + said.err or "Error" in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    "words", ["", "worker", "queues", "jobs", "jobs show", "dead", "dead list", "clear", "redis"]
+)
+async def test_help_is_there(qcore: Command, words: str):
+    said = await qcore(*words.split(), "--help")
+    assert said.code == 0
+    assert "Usage:" in said.out
+
+
+async def test_worker_whose_redis_is_away_says_so_and_goes_on(tmp_path: Path):
+    with fleet_on(tmp_path, f"redis://127.0.0.1:{free_port()}/0", "away") as fleet:
+        command = fleet.start(processes=1)
+        await command.ready(1)
+        await eventually(lambda: command.events("broker.lost"), 10)
+        assert command.process.poll() is None
+        command.signal()
+        assert await command.ended(10) == 0

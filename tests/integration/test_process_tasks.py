@@ -1,0 +1,152 @@
+"""Tasks that run in a process of their own."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from qcore import App, JobStatus
+from tests.support import process_tasks as tasks
+from tests.support.fleet import fleet_on
+from tests.support.process_tasks import Page
+from tests.support.waiting import eventually
+from tests.support.workers import dead, reached, working
+
+
+@pytest.fixture
+async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
+    tasks.app.configure(url=redis_url, namespace=namespace)
+    async with tasks.app as app:
+        yield app
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_process_task_takes_and_returns_annotated_types(app: App):
+    async with working(app):
+        job = await tasks.number_of.enqueue(Page(1, ["a", "b"]))
+        assert await job.result(timeout=20) == Page(2, ["a", "b", "the end"])
+
+
+async def test_process_task_keeps_what_other_tasks_keep(app: App):
+    async with working(app) as worker:
+        jobs = [await task.enqueue() for task in (tasks.nothing, tasks.not_kept, tasks.pid)]
+        await eventually(lambda: worker.beat().done == 3, 20)
+        assert [await job.result(timeout=10) for job in jobs[:2]] == [None, None]
+        assert await jobs[2].result(timeout=10)
+    (kept,) = await app.broker.ask([(b"HLEN", app.broker.keys("default").names["done"])])
+    assert kept == 1
+
+
+async def test_process_task_knows_the_facts_of_its_run(app: App):
+    async with working(app):
+        job = await tasks.facts.enqueue()
+        assert await job.result(timeout=20) == [job.id, "default", 1, None, False]
+
+
+async def test_process_is_used_again_and_ends_with_its_worker(app: App):
+    async with working(app):
+        jobs = [await tasks.pid.enqueue() for _ in range(5)]
+        pids = {await job.result(timeout=20) for job in jobs}
+        assert len(pids) == 1
+        assert is_alive(*pids)
+        assert os.getpid() not in pids
+    assert not is_alive(*pids)
+
+
+async def test_pool_runs_as_many_at_a_time_as_it_has_processes(app: App):
+    async with working(app, pool_size=2):
+        jobs = [await tasks.span.enqueue(0.3) for _ in range(6)]
+        spans = [await job.result(timeout=30) for job in jobs]
+    together = [sum(a <= began < b for a, b in spans) for began, _ in spans]
+    assert max(together) == 2
+
+
+async def test_workers_share_process_tasks_by_what_their_pools_can_run(
+    tmp_path: Path, redis_url: str, namespace: str
+):
+    with fleet_on(tmp_path, redis_url, namespace) as fleet:
+        command = fleet.start(processes=2)
+        await command.ready(2)
+        async with fleet.producer() as producer:
+            for _ in range(2):
+                await producer.send("work_in_process", 3.0)
+            await eventually(lambda: len(fleet.runs()) == 2, 20)
+            first, second = (found[0] for found in fleet.runs().values())
+            assert second.started_at - first.started_at < 2, "one worker was idle"
+            assert first.pid != second.pid
+            await fleet.emptied(10)
+
+
+async def test_process_that_runs_too_long_is_killed(app: App, tmp_path: Path):
+    async with working(app):
+        await (await tasks.pid.enqueue()).result(timeout=20)  # the process is there
+        record = await dead(app, await tasks.hang.enqueue(str(tmp_path / "pid")))
+        assert record.errors[0].kind == "JobTimedOut"
+        took_ms = record.errors[0].ended_ms - record.errors[0].started_ms
+        assert 500 <= took_ms < 1500
+        assert not is_alive(int((tmp_path / "pid").read_text()))
+        assert await (await tasks.pid.enqueue()).result(timeout=20)
+
+
+async def test_exception_in_a_process_keeps_its_kind_and_trace(app: App):
+    async with working(app):
+        record = await dead(app, await tasks.fail.enqueue(), 20)
+    assert [error.kind for error in record.errors] == ["ValueError"] * 2
+    assert [error.attempt for error in record.errors] == [1, 2]
+    text = record.errors[0].text
+    assert "process_tasks.py" in text
+    assert "in fail" in text
+    assert "qcore/runtime" not in text
+    assert record.reason == "ValueError: out of paper at attempt 2"
+
+
+async def test_give_up_and_retry_later_cross_the_pipe(app: App):
+    async with working(app):
+        gone = await tasks.give_up.enqueue()
+        charged = await tasks.later.enqueue(charge=True)
+        uncharged = await tasks.later.enqueue(charge=False)
+        assert (await dead(app, gone, 20)).reason == "no such customer"
+        assert (await dead(app, charged)).attempts == 2
+        record = await reached(app, uncharged, JobStatus.SCHEDULED)
+        assert record.attempts == 0
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "_exit"])
+async def test_process_that_dies_is_a_failed_attempt_and_is_replaced(app: App, how: str):
+    async with working(app):
+        job = await tasks.die_once.enqueue(how)
+        assert is_alive(await job.result(timeout=20))
+
+
+async def test_what_a_process_task_prints_does_not_disturb_its_reply(app: App):
+    async with working(app):
+        assert await (await tasks.chatty.enqueue()).result(timeout=20) == "done"
+
+
+async def test_large_results_cross_the_pipe_up_to_the_limit(app: App):
+    async with working(app):
+        assert len(await (await tasks.large.enqueue(100_000)).result(timeout=20)) == 100_000
+        record = await dead(app, await tasks.large.enqueue(1_000_000), 20)
+        assert record.errors[0].kind == "PayloadTooLarge"
+
+
+async def test_stop_now_kills_a_busy_process_and_releases_its_job(app: App):
+    async with working(app) as worker:
+        job = await tasks.span.enqueue(60)
+        await reached(app, job, JobStatus.ACTIVE)
+        await eventually(lambda: worker._pool.pids(), 20)
+        (pid,) = worker._pool.pids()
+        await asyncio.sleep(0.1)
+        worker.stop_now()
+        record = await reached(app, job, JobStatus.READY)
+    assert (record.attempts, record.crashes) == (0, 0)
+    assert not is_alive(pid)

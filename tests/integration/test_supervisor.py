@@ -1,0 +1,161 @@
+"""The parent of the workers: it replaces those that die, and gives up when none comes up."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from qcore.broker.broker import Broker
+from qcore.broker.inspector import Inspector
+from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.supervisor import EXIT_BOOT_LOOP, Supervisor, WorkerState
+from qcore_cli.child import worker_command
+from qcore_cli.logs import LogFormat
+from tests.support import fleet_tasks
+from tests.support.checker import assert_sound
+from tests.support.fleet import TASKS, Fleet, fleet_on
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+BROKEN = "tests.support.broken_apps"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
+    with fleet_on(tmp_path, redis_url, namespace) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+async def supervisor(
+    fleet: Fleet, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Supervisor]:
+    """One that runs in the process of the test."""
+    for name, value in fleet.env.items():
+        monkeypatch.setenv(name, value)
+    config = WorkerConfig(queues=("default",), heartbeat_s=0.1, shutdown_timeout_s=5)
+    supervisor = Supervisor(
+        SupervisorConfig(processes=2),
+        config,
+        command=worker_command(TASKS, LogFormat.JSON),
+        broker=broker,
+    )
+    running = asyncio.create_task(supervisor.run())
+    yield supervisor
+    supervisor.stop_now()
+    assert await asyncio.wait_for(running, 10) == 0
+
+
+async def test_workers_are_seen_as_their_last_beats_say(supervisor: Supervisor, fleet: Fleet):
+    await eventually(
+        lambda: [view.state for view in supervisor.workers()] == [WorkerState.RUNNING] * 2, 20
+    )
+    async with fleet.producer() as producer:
+        await producer.send("work", 1.0)
+        await eventually(lambda: sum(view.running for view in supervisor.workers()) == 1)
+        await eventually(lambda: sum(view.done for view in supervisor.workers()) == 1)
+    first, second = supervisor.workers()
+    assert (first.name, second.name) == ("worker.1", "worker.2")
+    assert first.pid != second.pid
+    assert all(10e6 < view.rss_bytes < 500e6 for view in (first, second))
+    assert all(0 <= view.loop_lag_ms < 1000 for view in (first, second))
+    supervisor.drain()
+    await eventually(lambda: not supervisor.workers())
+
+
+async def test_worker_that_dies_is_replaced_with_backoff(fleet: Fleet):
+    command = fleet.start(processes=1)
+    for deaths in range(1, 6):
+        await eventually(lambda n=deaths: len(command.events("worker.ready")) == n, 20)
+        (pid,) = command.workers()
+        fleet.kill_worker(pid)
+    await eventually(lambda: len(command.events("worker.ready")) == 6, 20)
+    exits = command.events("worker.exited")
+    assert [event["signal"] for event in exits] == ["SIGKILL"] * 5
+    assert len({event["owner"] for event in command.events("worker.spawned")}) == 6
+    command.signal()
+    assert await command.ended(10) == 0
+
+
+async def test_job_of_a_dead_worker_runs_again_and_is_charged_a_crash(fleet: Fleet):
+    command = fleet.start(processes=2, lease=30)
+    await command.ready(2)
+    async with fleet.producer() as producer:
+        job = await producer.task("work").enqueue(fleet.history.number(), 2.0)
+        await eventually(lambda: fleet.runs(), 10)
+        (run,) = fleet.runs()[0]
+        fleet.kill_worker(run.pid)
+        await eventually(lambda: len(fleet.runs()[0]) == 2, 10)
+        record = await producer.app.inspector.job("default", job.id)
+        assert record is not None
+        assert (record.crashes, record.attempts) == (1, 0)
+        assert fleet.runs()[0][1].attempt == 1
+        (event,) = command.events("job.reclaimed")
+        assert (event["job"], event["to"]) == (job.id, "ready")
+
+
+@pytest.mark.parametrize("name", ["raising", "exiting"])
+async def test_workers_that_never_come_up_end_the_supervisor(fleet: Fleet, name: str):
+    command = fleet.start(processes=1, app=f"{BROKEN}:{name}")
+    assert await command.ended(30) == EXIT_BOOT_LOOP == 70
+    assert len(command.events("worker.spawned")) == 5
+    assert len(command.events("supervisor.gave_up")) == 1
+    if name == "raising":
+        assert "the database is not there" in command.log.read_text()
+
+
+async def test_worker_that_hangs_at_boot_is_killed_at_the_ready_deadline(fleet: Fleet):
+    command = fleet.start_with(
+        processes=1, app=f"{BROKEN}:hanging", boot_failures=2, ready_timeout_s=1.0
+    )
+    began = time.monotonic()
+    assert await command.ended(20) == EXIT_BOOT_LOOP
+    assert time.monotonic() - began >= 2.0
+    assert len(command.events("worker.killed")) == 2
+
+
+async def test_worker_that_cannot_be_configured_ends_the_supervisor_at_once(fleet: Fleet):
+    command = fleet.start_with(processes=2, app="tests.support.broken_apps:nothing")
+    assert await command.ended(20) == 78
+    assert len(command.events("worker.spawned")) == 2
+    assert "'nothing' in tests.support.broken_apps does not exist" in command.log.read_text()
+
+
+async def test_supervisor_starts_without_redis_and_works_when_it_comes(
+    tmp_path: Path, own_server: Server
+):
+    with fleet_on(tmp_path, own_server.url, "late") as fleet:
+        own_server.kill()
+        command = fleet.start(processes=1)
+        await command.ready(1)
+        own_server.start()
+        async with fleet.producer() as producer:
+            await producer.send("work")
+            await eventually(lambda: fleet.done(), 15)
+            inspector = producer.app.inspector
+            await eventually(lambda: knows(inspector, list(fleet_tasks.app.queues)), 15)
+        command.signal()
+        assert await command.ended(10) == 0
+        assert_sound(fleet.history, fleet.runs())
+
+
+async def knows(inspector: Inspector, names: list[str]) -> bool:
+    return await inspector.names() == sorted(names)
+
+
+async def test_supervisor_that_was_stopped_and_continued_kills_nobody(fleet: Fleet):
+    command = fleet.start(processes=2)
+    await command.ready(2)
+    command.signal(signal.SIGSTOP)
+    async with fleet.producer() as producer:
+        for _ in range(10):
+            await producer.send("work", 0.1)
+        await fleet.emptied(10)
+    command.signal(signal.SIGCONT)
+    command.signal()
+    assert await command.ended(10) == 0
+    assert not command.events("worker.killed")
+    assert_sound(fleet.history, fleet.runs())

@@ -1,0 +1,566 @@
+"""One worker process: from a lease to an outcome, and what holds a lease meanwhile."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from qcore import App, Context, GiveUp, JobStatus, Retry, RetryLater
+from qcore.broker.identity import new_id, new_owner
+from qcore.model.job import ERROR_TEXT_LIMIT, Job
+from qcore.runtime import execution
+from tests.support.waiting import eventually
+from tests.support.workers import LEASE_S, dead, reached, record_of, working
+
+SOON = Retry(max_attempts=3, backoff=[0.05, 0.2], jitter=0)
+
+
+@pytest.fixture
+async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
+    async with App(redis_url, namespace=namespace, queues=("urgent", "default", "low")) as app:
+        yield app
+
+
+# -- where tasks run -------------------------------------------------------------------------------
+
+
+async def test_async_task_runs_on_the_loop_of_the_worker(app: App):
+    @app.task
+    async def add(a: int, b: int) -> tuple[int, bool]:
+        return a + b, threading.current_thread() is threading.main_thread()
+
+    async with working(app):
+        job = await add.enqueue(2, b=3)
+        assert await job.result(timeout=10) == (5, True)
+        assert await job.status() is JobStatus.COMPLETED
+
+
+async def test_def_task_runs_in_a_thread(app: App):
+    @app.task
+    def add(a: int, b: int) -> tuple[int, bool]:
+        return a + b, threading.current_thread() is threading.main_thread()
+
+    async with working(app):
+        assert await (await add.enqueue(2, b=3)).result(timeout=10) == (5, False)
+
+
+async def test_context_tells_a_task_about_its_run(app: App):
+    seen: list[Context] = []
+
+    @app.task(queue="low", timeout=7, retry=SOON)
+    async def look(ctx: Context, fail: bool) -> None:
+        seen.append(ctx)
+        if ctx.attempt == 1 and fail:
+            raise ValueError
+
+    before = datetime.now(UTC)
+    async with working(app):
+        job = await look.enqueue(fail=True)
+        await job.result(timeout=10)
+    first, second = seen
+    after = datetime.now(UTC)
+    assert {c.job_id for c in seen} == {job.id}
+    assert (first.task, first.queue, first.attempt) == (look.name, "low", 1)
+    assert second.attempt == 2
+    assert first.enqueued_at == second.enqueued_at
+    slack = timedelta(milliseconds=2)  # Redis counts whole ones
+    assert before - slack <= first.enqueued_at <= first.claimed_at < second.claimed_at <= after
+    assert first.deadline is not None
+    assert timedelta(seconds=7) <= first.deadline - before < timedelta(seconds=17)
+    assert not first.state
+
+
+async def test_context_may_stand_anywhere_among_the_parameters(app: App):
+    @app.task
+    def look(a: int, ctx: Context, b: int = 5) -> list[Any]:
+        return [a, ctx.job_id, b]
+
+    async with working(app):
+        job = await look.enqueue(1)  # pyright: ignore[reportCallIssue]
+        assert await job.result(timeout=10) == [1, job.id, 5]
+
+
+async def test_lifespan_surrounds_all_jobs_and_its_value_is_their_state(app: App):
+    said: list[str] = []
+
+    @app.lifespan
+    async def life() -> AsyncIterator[dict[str, int]]:
+        said.append("in")
+        yield {"answer": 42}
+        said.append("out")
+
+    @app.task
+    async def ask(ctx: Context) -> int:
+        said.append("job")
+        return ctx.state["answer"]
+
+    async with working(app):
+        assert await (await ask.enqueue()).result(timeout=10) == 42
+        assert said == ["in", "job"]
+    assert said == ["in", "job", "out"]
+
+
+async def test_task_can_enqueue_other_jobs(app: App):
+    @app.task
+    async def child(n: int) -> int:
+        return n * 2
+
+    @app.task
+    async def parent() -> list[str]:
+        return [(await child.enqueue(n)).ref for n in range(3)]
+
+    async with working(app):
+        refs = await (await parent.enqueue()).result(timeout=10)
+        assert [await app.job(ref).result(timeout=10) for ref in refs] == [0, 2, 4]
+
+
+async def test_slots_and_threads_bound_what_runs_at_a_time(app: App):
+    running, most = {"loop": 0, "thread": 0}, {"loop": 0, "thread": 0}
+    lock = threading.Lock()
+
+    def count(where: str, change: int) -> None:
+        with lock:
+            running[where] += change
+            most[where] = max(most[where], running[where])
+
+    @app.task
+    async def on_loop() -> None:
+        count("loop", 1)
+        await asyncio.sleep(0.05)
+        count("loop", -1)
+
+    @app.task
+    def in_thread() -> None:
+        count("thread", 1)
+        time.sleep(0.05)
+        count("thread", -1)
+
+    await on_loop.enqueue_many(() for _ in range(20))
+    jobs = [await in_thread.enqueue() for _ in range(10)]
+    async with working(app, concurrency=5, threads=2):
+        for job in jobs:
+            await job.result(timeout=10)
+    assert most["loop"] == 5
+    assert most["thread"] == 2
+
+
+# -- order and time --------------------------------------------------------------------------------
+
+
+async def test_queues_are_served_in_strict_order(app: App):
+    order: list[str] = []
+
+    @app.task
+    async def note(name: str) -> None:
+        order.append(name)
+        await asyncio.sleep(0.01)
+
+    for queue in ("low", "default", "urgent"):
+        for i in range(3):
+            await note.options(queue=queue).enqueue(f"{queue} {i}")
+    async with working(app, concurrency=1):
+        await eventually(lambda: len(order) == 9)
+    assert order == [f"{queue} {i}" for queue in ("urgent", "default", "low") for i in range(3)]
+
+
+async def test_scheduled_job_starts_when_due_however_long_a_worker_blocks(app: App):
+    @app.task
+    async def when(ctx: Context) -> float:
+        return (ctx.claimed_at - ctx.enqueued_at).total_seconds()
+
+    async with working(app, block_s=30) as worker:
+        # in this order each one is the next, or is not
+        jobs = {s: await when.options(delay=s).enqueue() for s in (0.9, 0.3, 0.6)}
+        for delay_s, job in jobs.items():
+            waited_s = await job.result(timeout=10)
+            assert delay_s <= waited_s < delay_s + 0.5
+        assert worker.beat().done == 3
+
+
+async def test_eta_is_a_time_on_the_clock(app: App):
+    @app.task
+    async def when(ctx: Context) -> float:
+        return ctx.claimed_at.timestamp()
+
+    eta = datetime.now(UTC) + timedelta(seconds=0.5)
+    async with working(app, block_s=30):
+        job = await when.options(eta=eta).enqueue()
+        # Redis counts whole milliseconds
+        assert -0.001 <= await job.result(timeout=10) - eta.timestamp() < 0.5
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+async def test_retries_follow_the_backoff_list_until_the_job_is_dead(app: App):
+    starts: list[float] = []
+
+    @app.task(retry=SOON)
+    async def fail(ctx: Context) -> None:
+        starts.append(time.monotonic())
+        raise ValueError(f"no luck at attempt {ctx.attempt}")
+
+    async with working(app):
+        record = await dead(app, await fail.enqueue())
+    assert len(starts) == 3
+    assert 0.05 <= starts[1] - starts[0] < 0.5
+    assert 0.2 <= starts[2] - starts[1] < 0.7
+    assert record.attempts == 3
+    assert record.crashes == 0
+    assert record.reason == "ValueError: no luck at attempt 3"
+    assert [error.attempt for error in record.errors] == [1, 2, 3]
+    assert all(error.kind == "ValueError" for error in record.errors)
+    assert "in fail" in record.errors[0].text
+    assert "qcore/runtime" not in record.errors[0].text
+    assert record.errors[0].ended_ms >= record.errors[0].started_ms
+
+
+async def test_errors_of_the_last_five_attempts_are_kept(app: App):
+    @app.task(retry=Retry(max_attempts=7, backoff=0))
+    def fail(ctx: Context) -> None:
+        raise ValueError(f"{ctx.attempt}" * 3000)
+
+    async with working(app):
+        record = await dead(app, await fail.enqueue())
+    assert [error.attempt for error in record.errors] == [3, 4, 5, 6, 7]
+    assert all(len(error.text.encode()) <= ERROR_TEXT_LIMIT for error in record.errors)
+
+
+async def test_job_that_fails_once_completes_at_its_second_attempt(app: App):
+    @app.task(retry=SOON)
+    async def fail_once(ctx: Context) -> int:
+        if ctx.attempt == 1:
+            raise ValueError
+        return ctx.attempt
+
+    async with working(app):
+        assert await (await fail_once.enqueue()).result(timeout=10) == 2
+
+
+async def test_give_up_buries_at_once_with_its_reason(app: App):
+    @app.task(retry=SOON)
+    async def give_up() -> None:
+        raise GiveUp("no such customer")
+
+    async with working(app):
+        record = await dead(app, await give_up.enqueue())
+    assert record.attempts == 1
+    assert record.reason == "no such customer"
+
+
+async def test_retry_later_that_is_charged_ends_with_the_last_attempt(app: App):
+    attempts: list[int] = []
+
+    @app.task(retry=SOON)
+    async def later(ctx: Context) -> None:
+        attempts.append(ctx.attempt)
+        raise RetryLater(0.01)
+
+    async with working(app):
+        record = await dead(app, await later.enqueue())
+    assert attempts == [1, 2, 3]
+    assert record.attempts == 3
+
+
+async def test_retry_later_that_is_not_charged_comes_back_without_end(app: App):
+    attempts: list[int] = []
+
+    @app.task(retry=SOON)
+    def later(ctx: Context) -> str:
+        attempts.append(ctx.attempt)
+        if len(attempts) <= 8:
+            raise RetryLater(timedelta(milliseconds=10), charge=False)
+        return "at last"
+
+    async with working(app):
+        assert await (await later.enqueue()).result(timeout=10) == "at last"
+    assert attempts == [1] * 9
+
+
+async def test_timeout_cancels_a_coroutine_and_is_charged(app: App):
+    cancelled: list[float] = []
+
+    @app.task(timeout=0.3, retry=Retry(max_attempts=2, backoff=0))
+    async def hang() -> None:
+        began = time.monotonic()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.append(time.monotonic() - began)
+
+    async with working(app):
+        record = await dead(app, await hang.enqueue())
+    assert len(cancelled) == 2
+    assert all(0.3 <= after_s < 0.8 for after_s in cancelled)
+    assert [error.kind for error in record.errors] == ["JobTimedOut"] * 2
+    assert "longer than its timeout of 0.3 s" in str(record.reason)
+
+
+async def test_timeout_gives_up_a_thread_and_frees_its_slot(app: App):
+    end = threading.Event()
+
+    @app.task(timeout=0.3, retry=Retry(max_attempts=1))
+    def hang() -> None:
+        end.wait(20)
+
+    @app.task
+    def quick() -> bool:
+        return True
+
+    try:
+        async with working(app, concurrency=1, threads=1):
+            job = await hang.enqueue()
+            began = time.monotonic()
+            assert await (await quick.enqueue()).result(timeout=10)
+            assert 0.2 < time.monotonic() - began < 2
+            record = await dead(app, job)
+            assert record.errors[0].kind == "JobTimedOut"
+    finally:
+        end.set()
+
+
+async def test_timeout_counts_from_the_start_and_not_from_the_claim(app: App):
+    @app.task(timeout=0.5)
+    def slow() -> bool:
+        time.sleep(0.3)
+        return True
+
+    jobs = [await slow.enqueue() for _ in range(4)]
+    async with working(app, threads=1):
+        assert [await job.result(timeout=10) for job in jobs] == [True] * 4
+
+
+async def test_cancellation_that_nobody_ordered_is_a_failure(app: App):
+    @app.task(retry=SOON)
+    async def cancels_itself(ctx: Context) -> int:
+        if ctx.attempt == 1:
+            raise asyncio.CancelledError
+        return ctx.attempt
+
+    async with working(app):
+        assert await (await cancels_itself.enqueue()).result(timeout=10) == 2
+
+
+# -- what no worker can run ------------------------------------------------------------------------
+
+
+async def test_unknown_task_is_parked_until_a_worker_has_its_code(
+    app: App, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(execution, "_PARK_FIRST_S", 0.5)
+
+    @app.task(name="new.task")
+    async def new(n: int) -> int:
+        return n + 1
+
+    async with App(redis_url, namespace=namespace, queues=app.queues) as old_code:
+        job = await new.enqueue(1)
+        async with working(old_code):
+            record = await reached(app, job, JobStatus.SCHEDULED)
+    assert (record.attempts, record.crashes) == (0, 0)
+    assert "new.task is unknown to this worker" in record.errors[0].text
+    async with working(app):
+        assert await job.result(timeout=10) == 2
+
+
+async def test_arguments_of_another_version_are_parked_until_a_worker_fits(
+    app: App, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(execution, "_PARK_FIRST_S", 0.5)
+
+    @app.task(name="grown")
+    async def grown(n: int, unit: str) -> str:
+        return f"{n} {unit}"
+
+    async with App(redis_url, namespace=namespace, queues=app.queues) as old_code:
+
+        @old_code.task(name="grown")
+        async def before(n: int) -> str:
+            return f"{n}"
+
+        job = await grown.enqueue(1, "s")
+        async with working(old_code):
+            record = await reached(app, job, JobStatus.SCHEDULED)
+    assert record.attempts == 0
+    assert "for another version of the task" in record.errors[0].text
+    async with working(app):
+        assert await job.result(timeout=10) == "1 s"
+
+
+async def test_undecodable_bytes_are_dead_at_once_and_kept_as_they_are(app: App):
+    raw = bytes(range(256))
+    job = app.job(f"default/{new_id()}")
+    await app.broker.enqueue([Job(job.id, job.queue, raw)])
+    async with working(app):
+        record = await dead(app, job)
+    assert record.payload == raw
+    assert record.errors[0].kind == "CodecError"
+    assert "is not a qcore envelope" in str(record.reason)
+
+
+async def test_job_without_payload_is_dead_and_says_so(app: App):
+    @app.task
+    async def nothing() -> None: ...
+
+    job = await nothing.enqueue()
+    await app.broker.ask([(b"HDEL", app.broker.keys("default").names["jobs"], job.id)])
+    async with working(app):
+        record = await dead(app, job)
+    assert "payload missing" in str(record.reason)
+
+
+# -- leases ----------------------------------------------------------------------------------------
+
+
+async def test_job_longer_than_its_lease_runs_once(app: App):
+    runs: list[str] = []
+
+    @app.task
+    async def long(ctx: Context) -> None:
+        runs.append(ctx.job_id)
+        await asyncio.sleep(2.5 * LEASE_S)
+
+    async with working(app), working(app):
+        jobs = [await long.enqueue() for _ in range(5)]
+        for job in jobs:
+            await job.result(timeout=10)
+    assert sorted(runs) == sorted(job.id for job in jobs)
+
+
+async def test_lease_that_was_taken_away_cancels_the_job(app: App):
+    said: list[str] = []
+
+    @app.task
+    async def slow(ctx: Context) -> str:
+        said.append("start")
+        try:
+            await asyncio.sleep(1.0)
+        except asyncio.CancelledError:
+            said.append("cancelled")
+            raise
+        said.append("end")
+        return "done"
+
+    owner = new_owner()
+    async with working(app, owner=owner) as worker:
+        job = await slow.enqueue()
+        await eventually(lambda: said == ["start"])
+        (taken,) = await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=9)
+        assert (taken.id, taken.to) == (job.id, "ready")
+        assert await job.result(timeout=10) == "done"
+        await eventually(lambda: worker.beat().running == 0)
+    assert said.count("start") == 2
+    assert said.count("cancelled") == 1
+    assert said.count("end") == 1
+
+
+async def test_outcome_that_comes_after_the_lease_was_lost_changes_nothing(app: App):
+    go = asyncio.Event()
+
+    @app.task
+    async def wait(ctx: Context) -> int:
+        await go.wait()
+        return ctx.attempt
+
+    owner = new_owner()
+    async with working(app, owner=owner, lease_s=30, extend_s=10, sweep_s=5):
+        job = await wait.enqueue()
+        await reached(app, job, JobStatus.ACTIVE)
+        token = (await record_of(app, job)).token
+        await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=9)
+        await eventually(lambda: is_leased_anew(app, job, token))
+        go.set()  # both runs end; the first one has no lease
+        assert await job.result(timeout=10) == 1
+    (stats,) = await app.inspector.queues(["default"])
+    assert (stats.ready, stats.scheduled, stats.active, stats.dead) == (0, 0, 0, 0)
+
+
+async def is_leased_anew(app: App, job, token: str | None) -> bool:
+    record = await app.inspector.job(job.queue, job.id)
+    return record is not None and record.token not in (None, token)
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+async def test_drain_finishes_what_runs_and_claims_nothing_more(app: App):
+    told: list[bool] = []
+
+    @app.task
+    async def slow(ctx: Context) -> str:
+        told.append(ctx.shutdown_requested)
+        await asyncio.sleep(0.5)
+        told.append(ctx.shutdown_requested)
+        return "done"
+
+    async with working(app) as worker:
+        job = await slow.enqueue()
+        await eventually(lambda: told)
+        worker.drain()
+        late = await slow.enqueue()
+        assert await job.result(timeout=10) == "done"
+    assert told == [False, True]
+    assert await late.status() is JobStatus.READY
+
+
+async def test_stop_now_releases_what_runs_to_the_head_uncharged(app: App):
+    started: list[str] = []
+
+    @app.task
+    async def slow(ctx: Context) -> None:
+        started.append(ctx.job_id)
+        await asyncio.sleep(60)
+
+    jobs = [await slow.enqueue() for _ in range(4)]
+    async with working(app, concurrency=2) as worker:
+        await eventually(lambda: len(started) == 2)
+        worker.stop_now()
+    keys = app.broker.keys("default").names
+    (ids,) = await app.broker.ask([(b"LRANGE", keys["ready"], 0, -1)])
+    assert [id.decode() for id in ids] == [job.id for job in jobs]
+    record = await record_of(app, jobs[0])
+    assert (record.attempts, record.crashes, record.errors) == (0, 0, ())
+
+
+async def test_worker_that_stops_leaves_a_marker_for_the_next_one(app: App):
+    @app.task
+    async def quick() -> None: ...
+
+    async with working(app) as worker:
+        await (await quick.enqueue()).result(timeout=10)
+        await eventually(lambda: worker.beat().done == 1)
+    for queue in app.queues:
+        (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wake"])])
+        assert count == 1
+
+
+async def test_marker_taken_by_a_draining_worker_wakes_another_one(
+    app: App, redis_url: str, namespace: str
+):
+    began: list[float] = []
+
+    @app.task
+    async def slow() -> None:
+        await asyncio.sleep(2)
+
+    @app.task
+    async def quick() -> None:
+        began.append(time.monotonic())
+
+    async with working(app, block_s=60) as leaving:
+        job = await slow.enqueue()
+        await reached(app, job, JobStatus.ACTIVE)
+        leaving.drain()  # it has a free slot, and has been blocking for longer than the other
+        async with App(redis_url, namespace=namespace, queues=app.queues) as second:
+            second.tasks.update(app.tasks)
+            async with working(second, block_s=60):
+                await asyncio.sleep(0.3)  # the first look of a worker finds nothing; it blocks
+                sent = time.monotonic()
+                await quick.enqueue()
+                await eventually(lambda: began, 10)
+                assert began[0] - sent < 1.0
+                await job.result(timeout=10)

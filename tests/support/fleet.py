@@ -1,0 +1,286 @@
+"""Real `qcore worker` processes of one test, and the producers that feed them."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import qcore
+from qcore import App, BrokerUnavailable, QcoreError
+from qcore.broker.broker import Broker
+from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
+from qcore.task import Dispatch
+from tests.support import fleet_tasks, supervise
+from tests.support.checker import History, Run, read_runs
+from tests.support.waiting import eventually
+
+ROOT = Path(qcore.__file__).parents[1]
+TASKS = "tests.support.fleet_tasks:app"
+#: Everything that a test starts inherits this variable, by which what it left behind is found.
+MARK = "QCORE_TEST_MARK"
+#: The lease of the fault tests. A renewal is due after a third of it, a sweep after a quarter.
+LEASE_S = 1.5
+
+
+class Command:
+    """One `qcore worker` with its children, seen through its log and its exit code."""
+
+    def __init__(self, words: list[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=env,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the log lines of one event, of the supervisor and of its workers."""
+        found: list[dict[str, Any]] = []
+        for line in self.log.read_text().splitlines():
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and event.get("event") == name:
+                    found.append(event)
+        return found
+
+    def workers(self) -> list[int]:
+        """Return the pids of the workers that are ready and not known to be gone."""
+        gone = {event["pid"] for event in self.events("worker.exited")}
+        return [e["pid"] for e in self.events("worker.ready") if e["pid"] not in gone]
+
+    async def ready(self, count: int) -> list[int]:
+        """Wait until so many workers are ready; return their pids."""
+
+        def enough() -> list[int]:
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            found = self.workers()
+            return found if len(found) >= count else []
+
+        return await eventually(enough, 30)
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self, timeout_s: float) -> int:
+        """Return the exit code; fail when the command has not ended in time."""
+        end = time.monotonic() + timeout_s
+        while (code := self.process.poll()) is None:
+            assert time.monotonic() < end, f"still up after {timeout_s:g} s: {self.tail()}"
+            await asyncio.sleep(0.01)
+        return code
+
+    def tail(self) -> str:
+        return self.log.read_text()[-3000:]
+
+
+class Fleet:
+    """The workers, the journal and the producers of one test."""
+
+    def __init__(self, folder: Path, url: str, namespace: str) -> None:
+        self.folder = folder
+        self.url = url
+        self.namespace = namespace
+        self.journal = folder / "journal"
+        self.history = History()
+        #: The pids of workers that this test killed.
+        self.killed: set[int] = set()
+        self.mark = uuid.uuid4().hex
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))),
+            MARK: self.mark,
+            fleet_tasks.JOURNAL: str(self.journal),
+        }
+        self.commands: list[Command] = []
+
+    def start(
+        self,
+        *,
+        processes: int = 2,
+        lease: float = LEASE_S,
+        shutdown_timeout: float = 10.0,
+        app: str = TASKS,
+        **options: object,
+    ) -> Command:
+        """Start one `qcore worker`; `options` are its other flags."""
+        flags = {
+            "url": self.url,
+            "namespace": self.namespace,
+            "processes": processes,
+            "lease": lease,
+            "shutdown-timeout": shutdown_timeout,
+            "log-format": "json",
+            **{name.replace("_", "-"): value for name, value in options.items()},
+        }
+        words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+        return self._run(["qcore_cli", "worker", app, *words])
+
+    def start_with(
+        self,
+        *,
+        processes: int = 2,
+        boot_failures: int = 5,
+        ready_timeout_s: float = 30.0,
+        app: str = TASKS,
+        **worker: Any,
+    ) -> Command:
+        """Start a supervisor with worker settings that the command has no flags for."""
+        defaults: dict[str, Any] = {
+            "queues": fleet_tasks.app.queues,
+            "lease_s": LEASE_S,
+            "extend_s": LEASE_S / 3,
+            "sweep_s": LEASE_S / 4,
+            "shutdown_timeout_s": 10.0,
+        }
+        settings = supervise.Settings(
+            app,
+            BrokerConfig(url=self.url, namespace=self.namespace),
+            SupervisorConfig(
+                processes=processes,
+                boot_failures=boot_failures,
+                ready_timeout_s=ready_timeout_s,
+            ),
+            WorkerConfig(**defaults | worker),
+        )
+        return self._run([supervise.__name__, msgspec.json.encode(settings).decode()])
+
+    def _run(self, words: list[str]) -> Command:
+        log = self.folder / f"command-{len(self.commands)}.log"
+        self.commands.append(Command(words, self.env, log))
+        return self.commands[-1]
+
+    def runs(self) -> dict[int, list[Run]]:
+        return read_runs(self.journal)
+
+    def done(self) -> set[int]:
+        """Return the numbers of the jobs of which a run has ended."""
+        return {n for n, found in self.runs().items() if any(r.ended_at is not None for r in found)}
+
+    def kill_worker(self, pid: int) -> float:
+        """Kill one worker process; return when, on the monotonic clock."""
+        self.killed.add(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        return time.monotonic()
+
+    @asynccontextmanager
+    async def producer(self) -> AsyncIterator["Producer"]:
+        """Open an app with the tasks of the fleet: connections and call numbers of its own."""
+        app = App(self.url, queues=fleet_tasks.app.queues, namespace=self.namespace)
+        async with app:
+            yield Producer(app, self.history)
+
+    async def emptied(self, timeout_s: float) -> None:
+        """Wait until nothing is ready, scheduled or active in any queue."""
+        broker = Broker(BrokerConfig(url=self.url, namespace=self.namespace))
+        names = fleet_tasks.app.queues
+        words = [(q, kind) for q in names for kind in ("ready", "scheduled", "active")]
+        counts = {"ready": b"LLEN", "scheduled": b"ZCARD", "active": b"ZCARD"}
+
+        async def is_empty() -> bool:
+            try:
+                replies = await broker.ask(
+                    [(counts[kind], broker.keys(q).names[kind]) for q, kind in words]
+                )
+            except QcoreError:
+                return False
+            return not any(replies)
+
+        try:
+            await eventually(is_empty, timeout_s)
+        finally:
+            await broker.close()
+
+    def left_behind(self) -> list[int]:
+        """Return the pids of all living processes that this test started, however indirectly."""
+        mark, found = f"{MARK}={self.mark}".encode(), list[int]()
+        for entry in Path("/proc").iterdir() if sys.platform == "linux" else ():
+            with suppress(OSError, ValueError):
+                if mark in (entry / "environ").read_bytes() and int(entry.name) != os.getpid():
+                    found.append(int(entry.name))
+        return found
+
+    def close(self) -> None:
+        """Stop what still runs; fail if a process does not leave, or was left by its parent."""
+        for command in self.commands:
+            if command.process.poll() is None:
+                command.signal()
+                time.sleep(0.05)  # or the kernel would make one signal of both
+                command.signal()
+        end = time.monotonic() + 15
+        while (left := self.left_behind()) and time.monotonic() < end:
+            for command in self.commands:
+                command.process.poll()
+            time.sleep(0.02)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for command in self.commands:
+            command.process.wait(5)
+        assert not left, f"processes were left behind: {left}"
+
+
+class Producer:
+    """Enqueues, and writes down what it was told about each try."""
+
+    def __init__(self, app: App, history: History) -> None:
+        self.app = app
+        self._history = history
+
+    def task(self, name: str) -> Dispatch[Any, Any]:
+        """Return a task of the fleet, enqueued through this producer's own connection."""
+        full = f"{fleet_tasks.__name__}.{name}"
+        if full not in self.app.tasks:
+            known = fleet_tasks.app.tasks[full]
+            place = known.settings.run_in
+            self.app.task(name=full, run_in=None if place == "loop" else place)(known.function)
+        return self.app.tasks[full]
+
+    async def send(self, task: str | Dispatch[Any, Any], *args: Any, **named: Any) -> int:
+        """Enqueue one job, whose first argument is its number; return that."""
+        n = self._history.invoke()
+        dispatch = self.task(task) if isinstance(task, str) else task
+        try:
+            await dispatch.enqueue(n, *args, **named)
+        except BrokerUnavailable as e:
+            self._history.errors.append(e)
+            self._history.outcomes[n] = "unknown" if e.sent else "fail"
+        except QcoreError as e:
+            self._history.errors.append(e)
+            self._history.outcomes[n] = "fail"
+        else:
+            self._history.outcomes[n] = "ok"
+        return n
+
+
+def new_random() -> random.Random:
+    """Return the source of a test's random choices; its seed is printed, and can be given."""
+    seed = os.environ.get("QCORE_TEST_SEED") or str(random.SystemRandom().randrange(10**9))
+    print(f"QCORE_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@contextmanager
+def fleet_on(folder: Path, url: str, namespace: str) -> Iterator[Fleet]:
+    fleet = Fleet(folder, url, namespace)
+    try:
+        yield fleet
+    finally:
+        fleet.close()

@@ -1,0 +1,128 @@
+"""The app of the fault tests: every handler writes down when it starts and when it ends."""
+
+import asyncio
+import ctypes
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qcore import App, Context, GiveUp, Retry
+
+#: The environment variable that names the file to which every run is appended.
+JOURNAL = "QCORE_TEST_JOURNAL"
+
+app = App(queues=("urgent", "default", "low"))
+
+ONCE = Retry(max_attempts=1)
+
+
+@functools.cache
+def _journal(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def _note(n: int, run: str, attempt: int, worker_pid: int, what: str) -> None:
+    line = f"{n} {run} {attempt} {worker_pid} {what} {time.monotonic():.6f}\n"
+    os.write(_journal(os.environ[JOURNAL]), line.encode())
+
+
+@contextmanager
+def written_down(ctx: Context, n: int, *, in_process: bool = False) -> Iterator[None]:
+    """Append `start`, then `end`; no `end` when the block raises or its process dies."""
+    run, worker_pid = os.urandom(8).hex(), os.getppid() if in_process else os.getpid()
+    _note(n, run, ctx.attempt, worker_pid, "start")
+    yield
+    _note(n, run, ctx.attempt, worker_pid, "end")
+
+
+@app.task(retry=ONCE)
+async def work(ctx: Context, n: int, seconds: float = 0.0) -> None:
+    with written_down(ctx, n):
+        await asyncio.sleep(seconds)
+
+
+@app.task(retry=ONCE)
+def work_in_thread(ctx: Context, n: int, seconds: float = 0.0) -> None:
+    with written_down(ctx, n):
+        time.sleep(seconds)
+
+
+@app.task(retry=ONCE, run_in="process")
+def work_in_process(ctx: Context, n: int, seconds: float = 0.0) -> None:
+    with written_down(ctx, n, in_process=True):
+        time.sleep(seconds)
+
+
+@app.task(retry=ONCE)
+async def carry(ctx: Context, n: int, seconds: float, ballast: str) -> None:
+    with written_down(ctx, n):
+        await asyncio.sleep(seconds)
+
+
+@app.task(retry=Retry(max_attempts=2, backoff=0.2))
+async def fail_once(ctx: Context, n: int, text: str) -> None:
+    if ctx.attempt == 1:
+        raise ValueError(text)
+    with written_down(ctx, n):
+        pass
+
+
+# -- those that do not stop when they are told to ----------------------------------------------
+
+
+@app.task(retry=ONCE)
+async def swallow_cancellation(ctx: Context, n: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    with written_down(ctx, n):
+        while time.monotonic() < end:
+            try:
+                await asyncio.sleep(end - time.monotonic())
+            except asyncio.CancelledError:
+                continue
+
+
+# -- those that end badly ----------------------------------------------------------------------
+
+HUGE = "x" * 10_000_000
+
+
+def end_badly(how: str) -> None:
+    """End this process, or raise, in one of the ways that a worker must survive."""
+    match how:
+        case "segfault":
+            ctypes.string_at(0)
+        case "sigsegv":
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(5)
+        case "_exit":
+            os._exit(3)
+        case "sys.exit":
+            sys.exit("the task is done with this world")
+        case "huge error":
+            raise ValueError(HUGE + " the end of it")
+        case "give up":
+            raise GiveUp("no such customer")
+        case _:
+            raise AssertionError(f"unknown way to end: {how}")
+
+
+@app.task(retry=ONCE)
+async def bad(ctx: Context, n: int, how: str) -> None:
+    with written_down(ctx, n):
+        end_badly(how)
+
+
+@app.task(retry=ONCE)
+def bad_in_thread(ctx: Context, n: int, how: str) -> None:
+    with written_down(ctx, n):
+        end_badly(how)
+
+
+@app.task(retry=ONCE, run_in="process")
+def bad_in_process(ctx: Context, n: int, how: str) -> None:
+    with written_down(ctx, n, in_process=True):
+        end_badly(how)

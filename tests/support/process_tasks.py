@@ -1,0 +1,97 @@
+"""Tasks of `run_in="process"`: their processes find them in this module."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qcore import App, Context, GiveUp, Retry, RetryLater
+
+app = App(queues=("default",))
+
+ONCE = Retry(max_attempts=1)
+
+
+@dataclass
+class Page:
+    number: int
+    words: list[str]
+
+
+@app.task(run_in="process")
+def number_of(page: Page) -> Page:
+    return Page(page.number + 1, [*page.words, "the end"])
+
+
+@app.task(run_in="process")
+def pid() -> int:
+    return os.getpid()
+
+
+@app.task(run_in="process")
+def nothing() -> None: ...
+
+
+@app.task(run_in="process", keep=0)
+def not_kept() -> int:
+    return 1
+
+
+@app.task(run_in="process")
+def facts(ctx: Context) -> list[Any]:
+    return [ctx.job_id, ctx.queue, ctx.attempt, ctx.state, ctx.shutdown_requested]
+
+
+@app.task(run_in="process")
+def span(seconds: float) -> list[float]:
+    began = time.monotonic()
+    time.sleep(seconds)
+    return [began, time.monotonic()]
+
+
+@app.task(run_in="process", timeout=0.5, retry=ONCE)
+def hang(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        pass
+
+
+@app.task(run_in="process", retry=Retry(max_attempts=2, backoff=0.01))
+def fail(ctx: Context) -> None:
+    raise ValueError(f"out of paper at attempt {ctx.attempt}")
+
+
+@app.task(run_in="process")
+def give_up() -> None:
+    raise GiveUp("no such customer")
+
+
+@app.task(run_in="process", retry=Retry(max_attempts=2))
+def later(charge: bool) -> None:
+    raise RetryLater(0.01, charge=charge)
+
+
+@app.task(run_in="process", retry=Retry(max_attempts=2, backoff=0.01))
+def die_once(ctx: Context, how: str) -> int:
+    if ctx.attempt > 1:
+        return os.getpid()
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(7)
+
+
+@app.task(run_in="process")
+def chatty() -> str:
+    print("to standard output " * 1000)
+    os.write(1, b"and past Python")
+    os.write(2, b"and to standard error")
+    sys.stdin.read(0)
+    return "done"
+
+
+@app.task(run_in="process", retry=ONCE)
+def large(size: int) -> bytes:
+    return bytes(size)

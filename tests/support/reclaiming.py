@@ -1,0 +1,43 @@
+"""Sweeps at times that a test chooses."""
+
+from qcore.broker.broker import Broker
+from tests.support.moves import LEASE_MS, OWNER, QUEUE, SECOND, ask
+
+SWEEP_MS = 5 * SECOND
+GUARD_MS = 20 * SECOND
+CRASH_LIMIT = 10
+
+
+async def swept(broker: Broker, at_ms: int, queue: str = QUEUE) -> None:
+    """Let the last sweep have been at this time, so that the next one has no guard."""
+    await ask(broker, b"HSET", broker.keys(queue).names["meta"], "last_sweep", at_ms)
+
+
+async def reclaim(
+    broker: Broker, now_ms: int, *, queue: str = QUEUE, crash_limit: int = CRASH_LIMIT
+) -> list[tuple[str, str]]:
+    """Sweep at `now_ms`; return (token, where its job went)."""
+    taken = await broker.reclaim(
+        queue,
+        lease_ms=LEASE_MS,
+        sweep_ms=SWEEP_MS,
+        guard_ms=GUARD_MS,
+        crash_limit=crash_limit,
+        now_ms=now_ms,
+    )
+    return [(item.token.decode(), item.to) for item in taken]
+
+
+async def reclaim_owner(
+    broker: Broker,
+    now_ms: int,
+    *,
+    owner: str = OWNER,
+    queue: str = QUEUE,
+    charge: bool = True,
+    crash_limit: int = CRASH_LIMIT,
+) -> list[tuple[str, str]]:
+    taken = await broker.reclaim_owner(
+        queue, owner, charge=charge, crash_limit=crash_limit, now_ms=now_ms
+    )
+    return [(item.token.decode(), item.to) for item in taken]

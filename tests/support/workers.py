@@ -1,0 +1,62 @@
+"""A worker in the process of the test, where its tasks are closures of the test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from qcore import App, JobHandle, JobStatus
+from qcore.broker.identity import new_owner
+from qcore.broker.inspector import JobRecord
+from qcore.config import WorkerConfig
+from qcore.runtime.worker import Worker
+from tests.support.waiting import eventually
+
+LEASE_S = 1.5
+
+
+@asynccontextmanager
+async def working(app: App, *, owner: str | None = None, **settings: Any) -> AsyncIterator[Worker]:
+    """Run a worker of an open app; at the end it drains, and must be done in time."""
+    defaults: dict[str, Any] = {
+        "queues": app.queues,
+        "lease_s": LEASE_S,
+        "extend_s": LEASE_S / 3,
+        "sweep_s": LEASE_S / 4,
+        "shutdown_timeout_s": 5.0,
+    }
+    config = WorkerConfig(**defaults | settings)
+    worker = Worker(app, config, owner=owner or new_owner())
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    except BaseException:
+        worker.drain(0.5)
+        raise
+    finally:
+        worker.drain()
+        await asyncio.wait_for(running, config.shutdown_timeout_s + 2)
+
+
+async def record_of(app: App, job: JobHandle[Any]) -> JobRecord:
+    record = await app.inspector.job(job.queue, job.id)
+    assert record is not None
+    return record
+
+
+async def reached(
+    app: App, job: JobHandle[Any], status: JobStatus, timeout_s: float = 10
+) -> JobRecord:
+    """Wait until a job is in a state; return its record."""
+
+    async def look() -> JobRecord | None:
+        record = await app.inspector.job(job.queue, job.id)
+        return record if record is not None and record.status is status else None
+
+    record = await eventually(look, timeout_s)
+    assert record is not None
+    return record
+
+
+async def dead(app: App, job: JobHandle[Any], timeout_s: float = 10) -> JobRecord:
+    return await reached(app, job, JobStatus.DEAD, timeout_s)

@@ -1,0 +1,408 @@
+"""Envelopes, records and arguments: to bytes and back, and what is refused."""
+
+import dataclasses
+import enum
+import uuid
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+import msgspec
+import pytest
+
+from qcore.context import Context
+from qcore.errors import ArgumentError, CodecError, ConfigError, NewerVersion
+from qcore.model.codec import (
+    ENVELOPE_VERSION,
+    Arguments,
+    decode_envelope,
+    decode_outcome,
+    decode_state,
+    encode,
+)
+from qcore.model.job import AttemptError, Envelope, JobOutcome, JobState
+
+pydantic = pytest.importorskip("pydantic")
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: int = 0
+
+
+@dataclasses.dataclass
+class Order:
+    id: uuid.UUID
+    lines: list[Point]
+    note: str | None = None
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str
+
+
+class Options(TypedDict):
+    fast: bool
+
+
+class Customer(pydantic.BaseModel):
+    name: str
+    born: date
+
+
+def there_and_back(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    arguments = Arguments(function, Context)
+    return arguments.decode(arguments.encode(args, kwargs))
+
+
+# -- arguments that fit ----------------------------------------------------------------------------
+
+UTC_TIME = datetime(2027, 1, 2, 3, 4, 5, 678901, UTC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (int, 7),
+        (int, -(2**63)),
+        (int, 2**64 - 1),
+        (float, 1.5),
+        (float, float("inf")),
+        (bool, True),
+        (str, "ünïcödé 😀"),
+        (str, ""),
+        (bytes, bytes(range(256))),
+        (type(None), None),
+        (int | None, None),
+        (int | None, 3),
+        (int | str, "3"),
+        (list[int], [1, 2, 3]),
+        (list[int], []),
+        (dict[str, int], {"a": 1}),
+        (dict[int, str], {1: "a"}),
+        (dict[str, list[int | None]], {"a": [1, None]}),
+        (tuple[int, str], (1, "a")),
+        (tuple[int, ...], (1, 2, 3)),
+        (set[int], {1, 2}),
+        (frozenset[str], frozenset({"a"})),
+        (datetime, UTC_TIME),
+        (datetime, datetime(2027, 1, 2, 3, 4, 5)),  # noqa: DTZ001 - naive on purpose
+        (date, date(2027, 1, 2)),
+        (time, time(3, 4, 5)),
+        (timedelta, timedelta(days=1, microseconds=5)),
+        (uuid.UUID, uuid.UUID(int=7)),
+        (Decimal, Decimal("12.340")),
+        (Color, Color.BLUE),
+        (Level, Level.HIGH),
+        (Literal["a", "b"], "b"),
+        (Point, Point(1, 2)),
+        (list[Point], [Point(1), Point(2, 3)]),
+        (Order, Order(uuid.UUID(int=1), [Point(1)], "fast")),
+        (Pair, Pair(1, "a")),
+        (Options, {"fast": True}),
+        (Annotated[int, msgspec.Meta(ge=0)], 0),
+        (Customer, Customer(name="Ada", born=date(1815, 12, 10))),
+        (list[Customer], [Customer(name="Ada", born=date(1815, 12, 10))]),
+        (Any, {"anything": [1, 2.5, None, "x", b"y"]}),
+    ],
+    ids=str,
+)
+def test_argument_comes_back_as_its_annotated_type(kind, value):
+    def task(value): ...
+
+    task.__annotations__["value"] = kind
+    found = there_and_back(task, value)
+    assert found == {"value": value}
+    assert type(found["value"]) is type(value)
+
+
+def test_argument_aware_in_another_zone_is_the_same_moment():
+    def task(at: datetime): ...
+
+    local = UTC_TIME.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    assert there_and_back(task, local) == {"at": UTC_TIME}
+
+
+def test_argument_without_annotation_takes_anything():
+    def task(a, b=None): ...
+
+    assert there_and_back(task, [1, {"x": 2}]) == {"a": [1, {"x": 2}]}
+
+
+def test_arguments_travel_by_name_however_they_are_given():
+    def task(a: int, b: int, *, c: int): ...
+
+    expected = {"a": 1, "b": 2, "c": 3}
+    assert there_and_back(task, 1, 2, c=3) == expected
+    assert there_and_back(task, 1, c=3, b=2) == expected
+    assert there_and_back(task, c=3, b=2, a=1) == expected
+
+
+def test_argument_left_out_stays_out_so_that_the_default_of_the_worker_counts():
+    def task(a: int, b: int = 5, *, c: str = "x", d: list[int] | None = None): ...
+
+    assert there_and_back(task, 1) == {"a": 1}
+    assert there_and_back(task, 1, c="y") == {"a": 1, "c": "y"}
+    assert there_and_back(task, 1, d=None) == {"a": 1, "d": None}
+
+
+def test_arguments_of_a_task_without_any():
+    def task(): ...
+
+    assert there_and_back(task) == {}
+
+
+def test_context_is_left_out_wherever_it_stands():
+    def first(ctx: Context, a: int): ...
+    def last(a: int, *, job: Context): ...
+
+    assert there_and_back(first, 1) == {"a": 1}
+    assert there_and_back(last, 1) == {"a": 1}
+    assert Arguments(first, Context).injected == ["ctx"]
+    assert Arguments(last, Context).injected == ["job"]
+
+
+# -- arguments that do not fit ---------------------------------------------------------------------
+
+
+def pay(order: int, amount: Decimal, *, tags: list[str] = [], fast: bool = False): ...  # noqa: B006
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((), {}, "missing a required argument: 'order'"),
+        ((1,), {}, "missing a required argument: 'amount'"),
+        ((1, Decimal(1), []), {}, "too many positional arguments"),
+        ((1, Decimal(1)), {"slow": True}, "unexpected keyword argument 'slow'"),
+        ((1, Decimal(1)), {"order": 2}, "multiple values for argument 'order'"),
+        (("1", Decimal(1)), {}, r"Expected `int`, got `str` - at `\$\.order`"),
+        ((None, Decimal(1)), {}, r"Expected `int`, got .* - at `\$\.order`"),
+        ((1.5, Decimal(1)), {}, r"Expected `int`, got `float` - at `\$\.order`"),
+        ((1, "x"), {}, r"Invalid decimal string - at `\$\.amount`"),
+        ((1, Decimal(1)), {"tags": ["a", 2]}, r"Expected `str`, got `int` - at `\$\.tags\[1\]`"),
+        ((1, Decimal(1)), {"fast": 1}, r"Expected `bool`, got `int` - at `\$\.fast`"),
+        ((2**64, Decimal(1)), {}, "int"),
+        ((object(), Decimal(1)), {}, "a object cannot be an argument"),
+        ((1, Decimal(1)), {"tags": ["\ud800"]}, "surrogates"),
+    ],
+)
+def test_argument_that_does_not_fit_is_refused_by_task_and_name(args, kwargs, message):
+    with pytest.raises(ArgumentError, match=rf"^task pay: .*{message}"):
+        Arguments(pay, Context).encode(args, kwargs)
+
+
+def test_argument_that_contains_itself_is_refused():
+    def task(a: Any): ...
+
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ArgumentError, match="task"):
+        Arguments(task, Context).encode((loop,), {})
+
+
+def test_argument_that_fits_no_field_of_its_struct_is_refused():
+    def task(at: Point): ...
+
+    with pytest.raises(ArgumentError, match=r"Expected `int`, got `str` - at `\$\.at\.x`"):
+        Arguments(task, Context).encode((Point("no"),), {})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_argument_that_a_pydantic_model_refuses_is_refused():
+    def task(who: Customer): ...
+
+    bad = Customer.model_construct(name="Ada", born="never")
+    with pytest.raises(ArgumentError, match=r"(?s)born.*at `\$\.who`"):
+        Arguments(task, Context).encode((bad,), {})
+
+
+def test_argument_that_breaks_a_constraint_is_refused():
+    def task(n: Annotated[int, msgspec.Meta(ge=0)]): ...
+
+    with pytest.raises(ArgumentError, match=r"Expected `int` >= 0 - at `\$\.n`"):
+        Arguments(task, Context).encode((-1,), {})
+
+
+def test_context_given_by_a_caller_is_refused():
+    def task(ctx: Context, a: int): ...
+
+    with pytest.raises(ArgumentError, match="unexpected keyword argument 'ctx'"):
+        Arguments(task, Context).encode((1,), {"ctx": None})
+
+
+def test_arguments_of_another_version_of_the_task_do_not_decode():
+    def old(a: int, b: int): ...
+    def new(a: int): ...
+    def needs_more(a: int, b: int, c: int): ...
+
+    raw = Arguments(old, Context).encode((1, 2), {})
+    with pytest.raises(ArgumentError, match="unknown field `b`"):
+        Arguments(new, Context).decode(raw)
+    with pytest.raises(ArgumentError, match="missing required field `c`"):
+        Arguments(needs_more, Context).decode(raw)
+
+
+def test_arguments_that_are_no_map_do_not_decode():
+    with pytest.raises(ArgumentError):
+        Arguments(pay, Context).decode(b"\xff")
+    with pytest.raises(ArgumentError):
+        Arguments(pay, Context).decode(encode([1, 2]))
+
+
+# -- functions that can be no task -----------------------------------------------------------------
+
+
+def test_function_with_parameters_that_have_no_name_is_refused():
+    def positional(a, /): ...
+    def many(*args): ...
+    def named(**kwargs): ...
+
+    for function in (positional, many, named):
+        with pytest.raises(ConfigError, match=r"parameter .* is not possible, arguments travel"):
+            Arguments(function, Context)
+
+
+def test_function_with_an_annotation_that_is_not_there_is_refused():
+    def task(a): ...
+
+    task.__annotations__["a"] = "Missing"
+    with pytest.raises(ConfigError, match="name 'Missing' is not defined in its annotations"):
+        Arguments(task, Context)
+
+
+def test_function_with_an_annotation_that_cannot_be_decoded_is_refused():
+    def task(a: dict[str, int] | list[Point] | tuple[int]): ...
+
+    with pytest.raises(ConfigError, match=r"task .*task: annotation not possible: "):
+        Arguments(task, Context)
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+def test_result_comes_back_as_the_annotated_type():
+    def task() -> Order: ...  # pyright: ignore[reportReturnType]
+
+    order = Order(uuid.UUID(int=1), [Point(1)])
+    assert Arguments(task, Context).decode_result(encode(order)) == order
+
+
+def test_result_of_a_pydantic_model_comes_back_as_one():
+    def task() -> Customer: ...  # pyright: ignore[reportReturnType]
+
+    ada = Customer(name="Ada", born=date(1815, 12, 10))
+    assert Arguments(task, Context).decode_result(encode(ada)) == ada
+
+
+def test_result_that_no_longer_fits_says_so():
+    def task() -> int: ...  # pyright: ignore[reportReturnType]
+
+    with pytest.raises(CodecError, match=r"task: its result does not fit: Expected `int`"):
+        Arguments(task, Context).decode_result(encode("no"))
+
+
+# -- envelopes and records -------------------------------------------------------------------------
+
+
+def test_envelope_comes_back():
+    args = msgspec.Raw(encode({"a": 1}))
+    for envelope in (
+        Envelope(ENVELOPE_VERSION, "shop.pay", args),
+        Envelope(ENVELOPE_VERSION, "shop.pay", args, 5000),
+    ):
+        assert decode_envelope(encode(envelope)) == envelope
+
+
+def test_envelope_of_today_reads_as_it_always_has():
+    """Jobs that wait in Redis outlive a deploy: this layout may only grow at its end."""
+    raw = msgspec.msgpack.encode([1, "shop.pay", {"n": 1}])
+    envelope = decode_envelope(raw)
+    assert (envelope.version, envelope.task, envelope.keep_ms) == (1, "shop.pay", -1)
+    assert msgspec.msgpack.decode(envelope.args) == {"n": 1}
+    assert msgspec.msgpack.decode(encode(envelope)) == [1, "shop.pay", {"n": 1}, -1]
+
+
+def test_envelope_with_fields_of_a_later_minor_version_still_reads():
+    raw = msgspec.msgpack.encode([1, "shop.pay", {}, 5, "something", "new"])
+    assert decode_envelope(raw).keep_ms == 5
+
+
+@pytest.mark.parametrize(
+    "newer", [[2, "t", {}], [2, {"other": "shape"}], [99], [2, "t", {}, "no number"]]
+)
+def test_envelope_of_a_newer_version_is_told_from_garbage(newer):
+    with pytest.raises(NewerVersion, match=r"version \d+, this qcore reads up to 1: upgrade"):
+        decode_envelope(msgspec.msgpack.encode(newer))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xc1",
+        b"\xff\xff\xff",
+        b"hello",
+        b"\x80\x04\x95",  # a pickle
+        encode({"version": 1}),
+        encode([]),
+        encode([1]),
+        encode([1, 2, 3]),
+        encode(["1", "t", {}]),
+        encode([1, "t", {}])[:-1],
+        encode([1, "t", {}]) + b"x",
+    ],
+    ids=repr,
+)
+def test_envelope_of_garbage_is_a_codec_error_and_no_newer_version(raw):
+    with pytest.raises(CodecError, match="payload is not a qcore envelope: ") as e:
+        decode_envelope(raw)
+    assert not isinstance(e.value, NewerVersion)
+
+
+def test_envelope_nested_without_end_is_a_codec_error():
+    """Its bytes must make the job dead, and not end the worker that reads them."""
+    raw = b"\x93\x01\xa1t" + b"\x91" * 100_000 + b"\xc0"
+    with pytest.raises(CodecError):
+        decode_envelope(raw)
+
+
+def test_arguments_nested_without_end_do_not_decode():
+    def task(a: Any): ...
+
+    raw = b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
+    with pytest.raises(ArgumentError):
+        Arguments(task, Context).decode(raw)
+
+
+def test_state_comes_back():
+    error = AttemptError(1, "ValueError", "no", 1, 2, "host", 3)
+    for state in (JobState(), JobState(3, (error, error), 5, 6)):
+        assert decode_state(encode(state)) == state
+
+
+@pytest.mark.parametrize("raw", [None, b"", b"\xff", b"garbage", encode({"failures": 1})])
+def test_state_that_cannot_be_read_does_not_keep_a_job_from_running(raw):
+    assert decode_state(raw) == JobState()
+
+
+def test_outcome_comes_back():
+    outcome = JobOutcome("completed", msgspec.Raw(encode([1, 2])))
+    assert decode_outcome(encode(outcome)) == outcome
+    assert msgspec.msgpack.decode(decode_outcome(encode(JobOutcome("cancelled"))).result) is None
+
+
+def test_outcome_that_cannot_be_read_is_a_codec_error():
+    with pytest.raises(CodecError, match="kept outcome cannot be read"):
+        decode_outcome(b"\xff")

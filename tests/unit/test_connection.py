@@ -1,0 +1,237 @@
+"""URLs as they are shown and refused, delays between tries, what error replies mean."""
+
+import pytest
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MaxConnectionsError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as LostConnection
+
+from qcore.broker.connection import Backoff, Endpoint, shown_url
+from qcore.broker.scripts import error_of, unknown_script
+from qcore.config import BrokerConfig
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError, QueueFull
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://user@host/0", "redis://user@host/0"),
+        ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
+        ("redis://:hunter2@host:6379/0?a=b", "redis://:***@host:6379/0?a=b"),
+        ("rediss://:p%40hunter2@host", "rediss://:***@host"),
+        ("unix://user:hunter2@/run/redis.sock", "unix://user:***@/run/redis.sock"),
+        ("embedded://.qcore", "embedded://.qcore"),
+        ("embedded:///var/lib/x", "embedded:///var/lib/x"),
+    ],
+)
+def test_shown_url_hides_the_password_and_nothing_else(url, shown):
+    assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@host:6379/0",
+        "redis://:a@b:hunter2@host/0",
+        "redis://:pa/hunter2@host:6379/0",
+        "redis://:pa#hunter2@host:6379/0",
+        "redis://:pa?hunter2@host:6379/0",
+        "redis://host:6379/0?password=hunter2",
+        "redis://[hunter2",
+    ],
+)
+def test_shown_url_never_shows_a_password(url):
+    """Also of a URL in which the user forgot to quote the password, or gave it as an option."""
+    assert "hunter2" not in shown_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2@host:port/0", "redis://:hunter2@host:99999999/0", "http://:hunter2@h"]
+)
+def test_endpoint_refuses_a_url_without_showing_its_password(url):
+    with pytest.raises(ConfigError, match="is no Redis URL") as e:
+        Endpoint(BrokerConfig(url=url))
+    assert "hunter2" not in str(e.value)
+
+
+@pytest.mark.parametrize("url", ["", "host:6379", "http://host", "redis:/host", "://"])
+def test_endpoint_refuses_what_is_no_url_and_says_what_is(url):
+    with pytest.raises(ConfigError, match="redis://host:6379/0"):
+        Endpoint(BrokerConfig(url=url))
+
+
+def test_endpoint_of_an_embedded_server_needs_a_folder():
+    with pytest.raises(ConfigError, match="embedded:// needs a folder: embedded://PATH"):
+        Endpoint(BrokerConfig(url="embedded://"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host",
+        "redis://host:6379/3",
+        "redis://user:pw@host",
+        "rediss://host:6380/0",
+        "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=2",
+        "embedded://some/folder",
+    ],
+)
+def test_endpoint_connects_to_nothing_by_itself(url):
+    Endpoint(BrokerConfig(url=url))
+
+
+# -- backoff ---------------------------------------------------------------------------------------
+
+
+def test_backoff_draws_below_a_bound_that_doubles_up_to_its_most(monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda low, high: (low, high))
+    backoff = Backoff(0.1, 1.0)
+    drawn = [backoff.next_s() for _ in range(6)]
+    assert drawn == [(0, 0.1), (0, 0.2), (0, 0.4), (0, 0.8), (0, 1.0), (0, 1.0)]
+
+
+def test_backoff_starts_again_after_a_reset(monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    backoff = Backoff(0.1, 1.0)
+    backoff.next_s()
+    backoff.next_s()
+    backoff.reset()
+    assert backoff.next_s() == 0.1
+
+
+# -- error replies ---------------------------------------------------------------------------------
+
+#: As redis-py hands them over: a class for the codes it knows, the code then cut off the text.
+PASSING = [
+    BusyLoadingError("Redis is loading the dataset in memory"),
+    ReadOnlyError("You can't write against a read only replica."),
+    ClusterDownError("The cluster is down"),
+    MasterDownError("Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+    TryAgainError("Multiple keys request during rehashing of slot"),
+    MovedError("1234 127.0.0.1:6381"),
+    AskError("1234 127.0.0.1:6381"),
+    MaxConnectionsError("max number of clients reached"),
+    LostConnection("max number of clients reached"),
+    ResponseError("BUSY Redis is busy running a script. You can only call SCRIPT KILL"),
+    ResponseError("MISCONF Redis is configured to save RDB snapshots, but it's unable to"),
+    ResponseError("NOREPLICAS Not enough good replicas to write."),
+    ResponseError("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+    ResponseError("LOADING Redis is loading the dataset in memory"),
+    ResponseError("CLUSTERDOWN Hash slot not served"),
+    ResponseError("MASTERDOWN Link with MASTER is down"),
+    ResponseError("MOVED 1234 127.0.0.1:6381"),
+    ResponseError("ASK 1234 127.0.0.1:6381"),
+    ResponseError("TRYAGAIN Multiple keys request during rehashing of slot"),
+]
+REFUSING = [
+    AuthenticationError("Authentication required."),
+    AuthenticationError("invalid password"),
+    NoPermissionError("this user has no permissions to run the 'evalsha' command"),
+    ResponseError("NOAUTH Authentication required."),
+    ResponseError("WRONGPASS invalid username-password pair or user is disabled."),
+    ResponseError("NOPERM this user has no permissions to access one of the keys"),
+    ResponseError("unknown command 'ZMSCORE', with args beginning with: "),
+]
+
+
+def wrapped(text: str) -> ResponseError:
+    """An error of a command inside a script, as Redis 6.2 tells it."""
+    return ResponseError(
+        f"Error running script (call to f_0123456789abcdef0123456789abcdef01234567): "
+        f"@user_script:24: @user_script: 24: -{text}"
+    )
+
+
+@pytest.mark.parametrize("reply", PASSING, ids=str)
+def test_error_of_a_state_that_passes_is_unavailable_and_applied_nothing(reply):
+    error = error_of(reply)
+    assert type(error) is BrokerUnavailable
+    assert error.sent is False
+    assert str(reply) in str(error)
+
+
+@pytest.mark.parametrize("reply", REFUSING, ids=str)
+def test_error_that_stays_is_refused_and_says_what_to_check(reply):
+    error = error_of(reply)
+    assert type(error) is BrokerRefused
+    assert str(error).endswith("check user, password and rights")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        ResponseError("OOM command not allowed when used memory > 'maxmemory'."),
+        wrapped("OOM command not allowed when used memory > 'maxmemory'."),
+        ResponseError(
+            "OOM allow-oom flag is not set on the script, can not run it when used memory > "
+            "'maxmemory'"
+        ),
+    ],
+    ids=str,
+)
+def test_error_of_a_full_server_is_queue_full(reply):
+    assert type(error_of(reply)) is QueueFull
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("READONLY You can't write against a read only replica.", BrokerUnavailable),
+        ("MISCONF Errors writing to the AOF file: No space left on device", BrokerUnavailable),
+        ("NOREPLICAS Not enough good replicas to write.", BrokerUnavailable),
+        ("MASTERDOWN Link with MASTER is down", BrokerUnavailable),
+        ("CLUSTERDOWN The cluster is down", BrokerUnavailable),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", BrokerUnavailable),
+        ("NOPERM this user has no permissions to run the 'hset' command", BrokerRefused),
+    ],
+)
+def test_error_wrapped_by_redis_62_is_found_in_the_text(text, kind):
+    assert type(error_of(wrapped(text))) is kind
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
+        wrapped("WRONGTYPE Operation against a key holding the wrong kind of value"),
+        ResponseError("BUSYGROUP Consumer Group name already exists"),
+        ResponseError("CROSSSLOT Keys in request don't hash to the same slot"),
+        ResponseError("value is not an integer or out of range"),
+        ResponseError("user_script:7: attempt to compare nil with number"),
+    ],
+    ids=str,
+)
+def test_error_that_is_a_fault_of_the_program_is_no_other(reply):
+    error = error_of(reply)
+    assert type(error) is BrokerError
+    assert str(reply) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (NoScriptError("No matching script. Please use EVAL."), True),
+        (ResponseError("NOSCRIPT No matching script. Please use EVAL."), True),
+        (ResponseError("WRONGTYPE Operation against a key"), False),
+        (b"NOSCRIPT", False),
+        ([b"NOSCRIPT"], False),
+        (None, False),
+    ],
+)
+def test_unknown_script_is_told_from_every_other_reply(reply, expected):
+    assert unknown_script(reply) is expected
