@@ -46,23 +46,23 @@ async def test_workers_killed_under_load_lose_no_job(fleet: Fleet, dice: random.
         assert len(fleet.killed) >= 5
         findings = assert_sound(fleet.history, fleet.runs(), killed=fleet.killed)
         assert findings.done == len(fleet.history.outcomes)
-        print(findings, len(fleet.killed))
 
 
 @pytest.mark.parametrize("task", ["work", "work_in_thread", "work_in_process"])
 async def test_worker_killed_gives_its_jobs_to_its_sibling_within_a_second(fleet: Fleet, task: str):
-    command = fleet.start(processes=2, concurrency=4, lease=30)  # no lease ends in time
+    command = fleet.start(processes=2, concurrency=1, lease=30)  # no lease ends in time
     await command.ready(2)
     async with fleet.producer() as producer:
-        await producer.send(task, 3.0)
-        await eventually(lambda: fleet.runs(), 10)
-        (run,) = fleet.runs()[0]
-        await asyncio.sleep(0.2)
+        for _ in range(2):  # one for each worker: a pool starts its process when it needs one
+            await producer.send(task, 1.0)
+        await fleet.emptied(15)
+        n = await producer.send(task, 3.0)
+        await eventually(lambda: n in fleet.runs(), 10)
+        (run,) = fleet.runs()[n]
         killed_at = fleet.kill_worker(run.pid)
-        await eventually(lambda: len(fleet.runs()[0]) == 2, 10)
-        again = fleet.runs()[0][1]
+        await eventually(lambda: len(fleet.runs()[n]) == 2, 10)
+        again = fleet.runs()[n][1]
         assert again.pid != run.pid
-        print(again.started_at - killed_at)
         assert again.started_at - killed_at < 1.0
         await fleet.emptied(10)
     command.signal()
@@ -78,9 +78,11 @@ async def test_only_worker_killed_runs_its_jobs_again_once_it_is_replaced(fleet:
             await producer.send("work", 0.5)
         await eventually(lambda: len(fleet.runs()) == 20, 10)
         killed_at = fleet.kill_worker(pid)
-        await eventually(lambda: len(fleet.runs()[19]) == 2, 10)
-        print(fleet.runs()[19][1].started_at - killed_at)
         await fleet.emptied(10)
+        # far below the lease: the time that a Python process takes to start
+        again = [found[1].started_at for found in fleet.runs().values() if len(found) > 1]
+        assert again
+        assert max(again) - killed_at < 5.0
     command.signal()
     assert await command.ended(10) == 0
     assert_sound(fleet.history, fleet.runs(), killed=fleet.killed)

@@ -13,9 +13,7 @@ from school_audit.audit import audit
 app = App(queues=["audits"], namespace="school_audit")
 
 
-@app.task(
-    queue="audits", run_in="process", timeout=60, retry=Retry(max_attempts=3, backoff=[1, 5])
-)
+@app.task(queue="audits", run_in="process", timeout=60, retry=Retry(max_attempts=3, backoff=[1, 5]))
 def audit_student(ctx: Context, student_id: int, month: str, folder: str, batch: int) -> None:
     """Make, write and record the document of one student.
 

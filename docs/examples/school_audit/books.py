@@ -98,9 +98,7 @@ def check_month(month: str) -> str:
     return month
 
 
-def create(
-    path: Path, source: str, fill: Callable[[sqlite3.Connection], str | None]
-) -> Facts:
+def create(path: Path, source: str, fill: Callable[[sqlite3.Connection], str | None]) -> Facts:
     """Write new books; they appear at `path` whole or not at all.
 
     Args:
@@ -164,9 +162,7 @@ def read_facts(path: Path) -> Facts | None:
         return None
     with reading(path) as connection:
         found = dict(connection.execute("SELECT name, value FROM facts"))
-    return Facts(
-        found["month"], found["source"], int(found["students"]), int(found["lines"])
-    )
+    return Facts(found["month"], found["source"], int(found["students"]), int(found["lines"]))
 
 
 def subjects(connection: sqlite3.Connection) -> Iterator[int]:
@@ -220,9 +216,7 @@ def _line(row: tuple[int, str, str, str, str, str, str, str]) -> Line:
     try:
         if problem:
             raise ValueError(problem)
-        line = Line(
-            number, _day(dated), entry, account, description, cents(debit), cents(credit)
-        )
+        line = Line(number, _day(dated), entry, account, description, cents(debit), cents(credit))
         if line.debit and line.credit:
             raise ValueError(f"has a debit ({debit}) and a credit ({credit})")
         if not account:

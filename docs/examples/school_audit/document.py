@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reportlab import rl_config  # pyright: ignore[reportMissingTypeStubs]
-from reportlab.lib.pagesizes import A4  # pyright: ignore[reportMissingTypeStubs]
-from reportlab.pdfbase.pdfmetrics import stringWidth  # pyright: ignore
-from reportlab.pdfgen.canvas import Canvas  # pyright: ignore[reportMissingTypeStubs]
+from reportlab import rl_config
+from reportlab.lib.pagesizes import A4
+from reportlab.pdfbase.pdfmetrics import stringWidth
+from reportlab.pdfgen.canvas import Canvas
 
 from school_audit.audit import Audit, money
 from school_audit.books import Unauditable
@@ -111,10 +111,11 @@ def _rows(audit: Audit) -> Iterator[Row]:
 
 
 def _verdict(audit: Audit) -> str:
+    debit, credit = money(audit.debit), money(audit.credit)
     if audit.balanced:
-        return f"Double entry: debits {money(audit.debit)} = credits {money(audit.credit)}, balanced"
+        return f"Double entry: debits {debit} = credits {credit}, balanced"
     return (
-        f"Double entry: NOT BALANCED, debits {money(audit.debit)}, credits {money(audit.credit)},"
+        f"Double entry: NOT BALANCED, debits {debit}, credits {credit},"
         f" {len(audit.unbalanced)} journal entries differ"
     )
 
@@ -122,7 +123,7 @@ def _verdict(audit: Audit) -> str:
 def _describe(canvas: Any, audit: Audit) -> None:
     stamp = "D:" + _month_end(audit.month).replace("-", "") + "000000Z"
     # The end of the month, never the clock: a second run must give the same bytes.
-    canvas.setDateFormatter(lambda *_: stamp)
+    canvas.setDateFormatter(lambda *_now: stamp)
     canvas.setTitle(f"Audit {audit.month}, student {audit.student.id}")
     canvas.setAuthor(NETWORK)
     canvas.setSubject(f"SHA-256 of the ledger lines: {audit.digest}")
@@ -149,11 +150,11 @@ def _draw_head(canvas: Any, audit: Audit) -> None:
     )
     for number, pair in enumerate(facts):
         y = top - 30 - 16 * number
-        for (label, value), x in zip(pair, (LEFT, LEFT + 330), strict=True):
+        for (label, value), (x, width) in zip(pair, ((LEFT, 260), (LEFT + 330, 120)), strict=True):
             canvas.setFont("Helvetica", 9)
             canvas.drawString(x, y, label)
             canvas.setFont("Helvetica-Bold", 10)
-            canvas.drawString(x + 60, y, _fitted(value, "Helvetica-Bold", 10, 260 if x == LEFT else 120))
+            canvas.drawString(x + 60, y, _fitted(value, "Helvetica-Bold", 10, width))
 
 
 def _draw_table(canvas: Any, rows: list[Row]) -> None:

@@ -160,7 +160,7 @@ def _split(number: int, raw: bytes, problem: str) -> _Row:
         problem = problem or "is not UTF-8 text"
     text = text.strip()
     try:
-        fields = next(csv.reader([text], strict=True), [])
+        fields = next(csv.reader([text], strict=True), list[str]())
     except csv.Error as error:
         fields = text.split(",")
         problem = problem or f"is not CSV ({error})"

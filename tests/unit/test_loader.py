@@ -1,0 +1,99 @@
+"""From "package.module:app" to the App, and what is said when it leads nowhere."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qcore import App, AppNotFound
+from qcore_cli.loader import load_app
+
+GOOD = "from qcore import App\napp = App('redis://nowhere')\nother = 5\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Write a module into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    yield write  # type: ignore[misc]
+    for name in set(sys.modules) - before:
+        if name.startswith("loaded_"):
+            del sys.modules[name]
+
+
+def test_load_finds_a_module_of_the_current_folder(write):
+    write("loaded_a.py", GOOD)
+    assert isinstance(load_app("loaded_a:app"), App)
+
+
+def test_load_finds_a_module_of_a_package(write):
+    write("loaded_b/__init__.py", "")
+    write("loaded_b/tasks.py", GOOD)
+    assert isinstance(load_app("loaded_b.tasks:app"), App)
+
+
+@pytest.mark.parametrize("path", ["", "tasks", "tasks:", ":app", ":"])
+def test_load_of_another_form_says_how_to_write_it(path):
+    with pytest.raises(AppNotFound, match=r"is no app path: write MODULE:NAME, as in tasks:app"):
+        load_app(path)
+
+
+def test_load_of_a_missing_module_says_where_it_looked(write, tmp_path):
+    write("unrelated.py", "")
+    with pytest.raises(AppNotFound, match=r"there is no module 'loaded_missing' in ") as e:
+        load_app("loaded_missing:app")
+    assert str(tmp_path) in str(e.value)
+
+
+@pytest.mark.parametrize("path", ["loaded_c.missing:app", "loaded_missing.tasks:app"])
+def test_load_of_a_missing_module_of_a_package_names_what_is_missing(write, path):
+    write("loaded_c/__init__.py", "")
+    with pytest.raises(AppNotFound, match=r"there is no module 'loaded_(c\.missing|missing)'"):
+        load_app(path)
+
+
+def test_load_of_a_module_that_imports_what_is_missing_blames_the_import(write):
+    """It is there: saying that there is no such module would send its owner astray."""
+    path = write("loaded_d.py", "x = 1\nimport loaded_not_installed\n")
+    with pytest.raises(AppNotFound, match=r"^importing loaded_d failed: ModuleNotFoundError") as e:
+        load_app("loaded_d:app")
+    assert "loaded_not_installed" in str(e.value)
+    assert f"{path}, line 2" in str(e.value)
+
+
+def test_load_of_a_module_that_fails_tells_error_file_and_line(write):
+    path = write("loaded_e.py", "x = 1\n\nraise ValueError('no')\n")
+    with pytest.raises(AppNotFound, match=r"^importing loaded_e failed: ValueError: no ") as e:
+        load_app("loaded_e:app")
+    assert f"({path}, line 3)" in str(e.value)
+
+
+def test_load_of_a_module_with_a_syntax_error_names_its_line(write):
+    write("loaded_f.py", "x = 1\ndef (:\n")
+    with pytest.raises(AppNotFound, match=r"importing loaded_f failed: SyntaxError.*line 2"):
+        load_app("loaded_f:app")
+
+
+def test_load_of_another_name_says_which_apps_there_are(write):
+    write("loaded_g.py", GOOD + "second = App('redis://x')\n")
+    with pytest.raises(AppNotFound, match=r"'ap' in loaded_g does not exist: it has ") as e:
+        load_app("loaded_g:ap")
+    assert "loaded_g:app, loaded_g:second" in str(e.value)
+    with pytest.raises(AppNotFound, match=r"'other' in loaded_g is no App: it has loaded_g:app"):
+        load_app("loaded_g:other")
+
+
+def test_load_of_a_module_without_any_app_says_so(write):
+    write("loaded_h.py", "x = 1\n")
+    with pytest.raises(AppNotFound, match=r"'app' in loaded_h does not exist: it holds no App"):
+        load_app("loaded_h:app")
