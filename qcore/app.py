@@ -1,6 +1,7 @@
 """App: the registry of tasks, and the owner of the broker."""
 
 import inspect
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -9,6 +10,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -134,7 +136,7 @@ class App:
 
         def register(function: Callable[..., Any], /) -> Task[Any, Any]:
             settings = Settings(
-                name=name or f"{function.__module__}.{function.__qualname__}",
+                name=name or f"{_module_of(function)}.{function.__qualname__}",
                 queue=queue or self._default_queue,
                 retry=retry or Retry(),
                 run_in=place_of(function, run_in),
@@ -154,9 +156,13 @@ class App:
             raise ConfigError(
                 f"task {settings.name} is registered twice: give one of them another name="
             )
-        if settings.timeout_s is not None and settings.timeout_s <= 0:
+        if settings.timeout_s is not None and not settings.timeout_s > 0:
             raise ConfigError(
                 f"task {settings.name}: timeout is {settings.timeout_s:g} s, allowed is more than 0"
+            )
+        if settings.keep_s is not None and not settings.keep_s >= 0:
+            raise ConfigError(
+                f"task {settings.name}: keep is {settings.keep_s:g} s, allowed is 0 and more"
             )
         kind = cast(
             type[Task[Any, Any]],
@@ -210,13 +216,18 @@ class App:
         return broker_config(self._url, self._namespace)
 
     async def open(self) -> None:
-        """Make the app ready to enqueue. Connects to nothing yet; may be called again.
+        """Make the app ready to enqueue; may be called again.
+
+        Joins the embedded server where the URL names one, and connects to nothing otherwise.
 
         Raises:
-            ConfigError: no URL, or one that is none.
+            ConfigError: no URL, one that is none, or no embedded server to start.
+            BrokerUnavailable: the embedded server did not come up in time.
         """
         if self._broker is None:
-            self._broker = Broker(self.config)
+            broker = Broker(self.config)
+            await broker.open()
+            self._broker = broker
 
     async def close(self) -> None:
         """Deliver what is on its way, and close every connection."""
@@ -264,7 +275,20 @@ class App:
         return JobHandle(lambda: self.broker, queue, id, decode=_untyped, accepted=False)
 
 
+def _module_of(function: Callable[..., Any]) -> str:
+    """Return the module by which a worker will import the function.
+
+    In a program that was started itself, as in `python tasks.py`, that is not `__main__`.
+    """
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m package.tasks
+        return main.__spec__.name.removesuffix(".__main__")
+    return Path(main.__file__).stem if getattr(main, "__file__", None) else "__main__"
+
+
 def _anything() -> Any: ...
 
 
-_untyped = Arguments(_anything, Context).decode_result
+_untyped = Arguments("job", _anything, Context).decode_result

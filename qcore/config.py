@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import TextIO
 
 import msgspec
 
@@ -36,7 +37,7 @@ def check_name(kind: str, name: str) -> str:
 
 def _in_range(option: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{option} is {value:g}, allowed is {low:g} to {high:g}")
+        raise ConfigError(f"{option} is {value:.15g}, allowed is {low:.15g} to {high:.15g}")
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +93,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("heartbeat_s", self.heartbeat_s, 0.05, 60)
         _in_range("shutdown_timeout_s", self.shutdown_timeout_s, 0.1, 24 * 3600)
         _in_range("crash_limit", self.crash_limit, 1, 1_000)
+        _in_range("reconnect_least_s", self.reconnect_least_s, 0.01, 60)
+        _in_range("reconnect_most_s", self.reconnect_most_s, self.reconnect_least_s, 300)
         for option, value, part in (("extend_s", self.extend_s, 3), ("sweep_s", self.sweep_s, 4)):
             # float noise must not refuse 30 / 3
             if not 0 < value <= self.lease_s / part + 1e-9:
@@ -117,6 +120,11 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Check ranges."""
         _in_range("processes", self.processes, 1, 256)
         _in_range("ready_timeout_s", self.ready_timeout_s, 0.1, 3600)
+        _in_range("boot_failures", self.boot_failures, 1, 1_000)
+        _in_range("restart_least_s", self.restart_least_s, 0.01, 60)
+        _in_range("restart_most_s", self.restart_most_s, self.restart_least_s, 300)
+        if self.name:
+            check_name("name", self.name)
 
 
 def broker_config(
@@ -145,6 +153,11 @@ def broker_config(
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment with `extra` on top, for a child process."""
     return {**os.environ, **extra}
+
+
+def wants_color(stream: TextIO) -> bool:
+    """Say whether to color what goes to `stream`: a terminal, unless NO_COLOR is set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def host_name() -> str:

@@ -12,7 +12,7 @@ from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_id
 from qcore.config import KEEP_S, Seconds, seconds
 from qcore.context import Context, detached
-from qcore.errors import ArgumentError, BrokerError, ConfigError, UnknownQueue
+from qcore.errors import ArgumentError, ConfigError, QcoreError, UnknownQueue
 from qcore.handle import JobHandle
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
@@ -105,7 +105,7 @@ class Dispatch(Generic[P, R]):
             if waiting:
                 await self._task.broker().enqueue(waiting)
                 accepted += len(waiting)
-        except (ArgumentError, BrokerError) as e:
+        except QcoreError as e:
             e.add_note(f"{accepted} jobs were enqueued before")
             raise
         return accepted
@@ -132,8 +132,8 @@ class Dispatch(Generic[P, R]):
             raise ArgumentError(f"item {number}: {e}") from e
         # a bare value is the mistake to expect here, whatever the annotation says
         raise ArgumentError(
-            f"item {number} is a {type(call).__name__}: give a tuple of positional arguments, "
-            "as in (42,), or a mapping of named ones"
+            f"item {number} has the type {type(call).__name__}: give a tuple of positional "
+            "arguments, as in (42,), or a mapping of named ones"
         )
 
 
@@ -152,7 +152,7 @@ class Task(Dispatch[P, R]):
         self.function = function
         self.settings = settings
         self.broker = broker
-        self.arguments = Arguments(function, Context)
+        self.arguments = Arguments(settings.name, function, Context)
         self._queues = queues
         self._check_queue(settings.queue)
         self.__doc__ = function.__doc__

@@ -80,9 +80,7 @@ def _find_example() -> None:
     if not found:
         raise ConfigError(f"the example school_audit is not in {' or '.join(map(str, _PLACES))}")
     if importlib.util.find_spec("reportlab") is None:
-        raise ConfigError(
-            "the demo needs reportlab: run pip install 'qcore-queue[demo,embedded]'"
-        )
+        raise ConfigError("the demo needs reportlab: run pip install 'qcore-queue[demo,embedded]'")
     place = str(found[0])
     sys.path.insert(0, place)
     # not a setting of qcore: how Python itself tells a child where modules are

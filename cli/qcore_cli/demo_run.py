@@ -16,10 +16,9 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import anyio
-from school_audit import books, generated, imported, results
-from school_audit.app import app, audit_student
 
 from qcore import BrokerUnavailable, ConfigError, QcoreError
 from qcore.broker.inspector import QueueStats
@@ -35,6 +34,8 @@ from qcore_cli.demo_view import (
     say,
 )
 from qcore_cli.logs import LogFormat, configure_logging
+from school_audit import books, generated, imported, results
+from school_audit.app import app, audit_student
 
 QUEUE = "audits"
 CHUNK = 500
@@ -64,7 +65,7 @@ class Course:
     """What is known of a run while it goes on."""
 
     total: int
-    batch: int = 0
+    since_batch: int
     dispatched: bool = False
     interrupted: bool = False
     seconds: float = 0.0
@@ -102,17 +103,24 @@ class _Demo:
         self._wish = wish
         self._facts = facts
         self._ledger = ledger
-        self._url = wish.url or f"embedded://{wish.folder / 'queue'}"
-        app.configure(url=self._url)
+        app.configure(url=wish.url or f"embedded://{wish.folder / 'queue'}")
+        self._shown_url = ""
 
     async def run(self) -> int:
+        """Run from the first look to the last; return the exit code."""
         if self._wish.verify:
             self._name_faults()
-        course = Course(total=sum(1 for _ in self._ledger.unmade()))
+        course = Course(
+            total=sum(1 for _ in self._ledger.unmade()), since_batch=self._ledger.batch() + 1
+        )
         if course.total:
             async with app:
-                await self._work(course)
-                course.dead = await self._dead(course.batch)
+                await app.inspector.queues([QUEUE])  # a Redis that is not there is told at once
+                try:
+                    await self._work(course)
+                except BaseExceptionGroup as errors:
+                    raise _first(errors) from errors
+                course.dead = await self._dead(course.since_batch)
         else:
             say("nothing to do: every document is there")
         return self._conclude(course)
@@ -132,6 +140,7 @@ class _Demo:
 
     async def _work(self, course: Course) -> None:
         """Start workers, enqueue, watch until the queue is empty, drain."""
+        self._shown_url = app.broker.shown_url
         say(f"{course.total:,} audits of {self._facts.month} to make; log in {self._log_path}")
         supervisor = Supervisor(
             SupervisorConfig(processes=self._wish.processes, name="demo"),
@@ -141,9 +150,9 @@ class _Demo:
             broker=app.broker,
         )
         began = time.monotonic()
+        ended = _Ended()
         async with anyio.create_task_group() as group:
-            with _stopping_on_signals(supervisor, course, group.cancel_scope):
-                ended = _Ended()
+            with _stopping_on_signals(supervisor, course):
                 group.start_soon(ended.wait_for, supervisor)
                 group.start_soon(self._dispatch, course)
                 await self._watch(course, supervisor, ended)
@@ -164,9 +173,9 @@ class _Demo:
         while not course.interrupted:
             # its own connection: reading on holds a snapshot, which the progress must not see
             with results.opened(folder) as ledger:
-                course.batch = ledger.begin_batch()
+                batch = ledger.begin_batch()
                 calls = (
-                    (student_id, self._facts.month, str(folder), course.batch)
+                    (student_id, self._facts.month, str(folder), batch)
                     for student_id in ledger.unmade()
                 )
                 try:
@@ -182,11 +191,10 @@ class _Demo:
 
     async def _watch(self, course: Course, supervisor: Supervisor, ended: "_Ended") -> None:
         """Show the run until the queue is empty, the workers have ended, or a signal came."""
-        before = self._ledger.totals(0).documents
         with choose_view() as view:
             while not (ended.event.is_set() or course.interrupted):
                 dispatched, queue = course.dispatched, await _depth()
-                done = self._ledger.totals(0).documents - before
+                done = self._ledger.made(course.since_batch)
                 self._measure(course, supervisor, done)
                 if queue is not None:
                     view.show(
@@ -196,7 +204,7 @@ class _Demo:
                             dead=queue.dead,
                             ready=queue.ready,
                             active=queue.active,
-                            wait_p50_ms=self._ledger.wait_ms(course.batch, 0.5),
+                            wait_p50_ms=self._ledger.wait_ms(course.since_batch, 0.5),
                             workers=supervisor.workers(),
                         )
                     )
@@ -211,13 +219,15 @@ class _Demo:
         if done >= course.total * 0.2 and not course.rss_early:
             course.rss_early = now
 
-    async def _dead(self, batch: int) -> list[tuple[int | None, str]]:
-        """Return the dead jobs of the batch: student and reason."""
+    async def _dead(self, since_batch: int) -> list[tuple[int | None, str]]:
+        """Return the dead jobs of this run: student and reason."""
         found: list[tuple[int | None, str]] = []
-        while records := await app.inspector.dead(QUEUE, limit=500, skip=len(found)):
+        seen = 0
+        while records := await app.inspector.dead(QUEUE, limit=500, skip=seen):
+            seen += len(records)
             for record in records:
                 named = audit_student.arguments.decode(record.payload) if record.payload else {}
-                if named.get("batch", batch) == batch:
+                if named.get("batch", since_batch) >= since_batch:
                     found.append((named.get("student_id"), record.reason or "unknown"))
         return found
 
@@ -230,7 +240,7 @@ class _Demo:
             say(f"{fault.kind}: student {fault.student_id}: {fault.path}: {fault.why}")
         for _, reason in sorted(course.dead, key=lambda dead: dead[0] or 0):
             say(f"dead: {reason}")
-        totals = self._ledger.totals(course.batch)
+        totals, since = self._ledger.totals(), course.since_batch
         dead_ids = {student_id for student_id, _ in course.dead}
         missing = sum(1 for student_id in self._ledger.unmade() if student_id not in dead_ids)
         missing += sum(1 for fault in faults if fault.kind == "missing")
@@ -242,9 +252,9 @@ class _Demo:
             corrupt=sum(1 for fault in faults if fault.kind == "corrupt"),
             duplicates=totals.duplicates,
             seconds=round(course.seconds, 2),
-            per_minute=round(60 * totals.of_batch / course.seconds, 1) if course.seconds else 0.0,
-            wait_p50_ms=totals.wait_p50_ms,
-            wait_p99_ms=totals.wait_p99_ms,
+            per_minute=round(60 * self._ledger.made(since) / (course.seconds or 1), 1),
+            wait_p50_ms=self._ledger.wait_ms(since, 0.50),
+            wait_p99_ms=self._ledger.wait_ms(since, 0.99),
             rss_max_mb=round(course.rss_max / 2**20, 1),
         )
         self._tell(report, course, totals)
@@ -274,7 +284,7 @@ class _Demo:
         if course.dead:
             say(
                 f"the dead jobs: qcore dead list {QUEUE} --namespace school_audit"
-                f" --url {shlex.quote(app.broker.shown_url if False else self._url)}"
+                f" --url {shlex.quote(self._shown_url)}"
             )
 
     @property
@@ -307,10 +317,15 @@ async def _depth() -> QueueStats | None:
         return None
 
 
+def _first(error: BaseException) -> BaseException:
+    """Return the one error to show: a task group wraps even a single one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
+
+
 @contextmanager
-def _stopping_on_signals(
-    supervisor: Supervisor, course: Course, scope: anyio.CancelScope
-) -> Generator[None]:
+def _stopping_on_signals(supervisor: Supervisor, course: Course) -> Generator[None]:
     """Drain at the first SIGINT or SIGTERM, stop at once at the second."""
     loop = asyncio.get_running_loop()
 

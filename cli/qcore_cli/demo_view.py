@@ -127,9 +127,7 @@ class Screen:
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw the new state."""
-        self._bar.update(
-            self._task, total=snapshot.total, completed=snapshot.done + snapshot.dead
-        )
+        self._bar.update(self._task, total=snapshot.total, completed=snapshot.done + snapshot.dead)
         facts = Table.grid(padding=(0, 3))
         facts.add_row("a minute", "failed", "wait p50", "ready", "active", style="dim")
         facts.add_row(

@@ -7,6 +7,8 @@ from typing import Any
 
 import structlog
 
+from qcore.config import wants_color
+
 
 class LogFormat(StrEnum):
     """What a log line looks like."""
@@ -17,7 +19,7 @@ class LogFormat(StrEnum):
 
 def configure_logging(form: LogFormat, level: int = logging.INFO) -> None:
     """Send events of `level` and above to standard error."""
-    rendering: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    rendering: list[Any] = [structlog.dev.ConsoleRenderer(colors=wants_color(sys.stderr))]
     if form is LogFormat.JSON:
         rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

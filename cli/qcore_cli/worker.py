@@ -79,6 +79,7 @@ async def _supervise(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
+        await broker.open()
         return await supervisor.run()
     finally:
         await broker.close()

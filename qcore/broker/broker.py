@@ -120,6 +120,15 @@ class Broker:
         """Write the names of queues into the set of all queues, where operators find them."""
         await self.ask([(b"SADD", queues_key(self.config.namespace), *queues)])
 
+    async def open(self) -> None:
+        """Join the embedded server where the URL names one; connect to nothing otherwise.
+
+        Raises:
+            ConfigError: there is no server to start, or its folder cannot be used.
+            BrokerUnavailable: it did not come up in time.
+        """
+        await self._endpoint.open()
+
     async def close(self) -> None:
         """Deliver what waits in the coalescer, close connections, leave the embedded server."""
         await self._coalescer.close()

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -80,26 +81,40 @@ class Endpoint:
         except (ValueError, TypeError) as e:
             raise ConfigError(f"{self.shown!r} is no Redis URL ({e}); use one of {_SCHEMES}") from e
 
+    async def open(self) -> None:
+        """Join the embedded server, if one is named; it is started if it does not run.
+
+        Raises:
+            ConfigError: there is no server program, or the folder cannot be used.
+            BrokerUnavailable: the server did not come up in time.
+        """
+        if self._folder is not None and self._server is None:
+            await self._join(self._folder)
+
     async def connect(self) -> AbstractConnection:
         """Return a new open connection.
 
         Raises:
             RedisError, OSError: no connection could be made.
-            BrokerUnavailable: the embedded server did not come up in time.
-            ConfigError: there is no embedded server to start.
+            BrokerUnavailable: the embedded server did not come up again.
         """
-        if self._folder is None:
-            return await self._open()
-        if self._server is None:
-            await self._join(self._folder)
+        await self.open()
         try:
             return await self._open()
         except (RedisError, OSError):
-            # the server may have died: any of its users starts it again
-            assert self._server is not None
-            await asyncio.to_thread(self._server.ensure_running)
-            self._pool = self._make_pool(f"unix://{self._server.socket_path}")
+            if self._server is None:
+                raise
+            await self._revive(self._server)
             return await self._open()
+
+    async def _revive(self, server: EmbeddedServer) -> None:
+        """Start the embedded server again if it died: any of its users does."""
+        try:
+            await asyncio.to_thread(server.ensure_running)
+        except ConfigError as e:
+            # it ran before: what is wrong now may pass, and is no mistake of the settings
+            raise BrokerUnavailable(str(e)) from e
+        self._pool = self._make_pool(f"unix://{server.socket_path}")
 
     async def _open(self) -> AbstractConnection:
         assert self._pool is not None
@@ -257,12 +272,14 @@ async def _write_and_read(connection: AbstractConnection, words: Sequence[Comman
 
 
 def shown_url(url: str) -> str:
-    """Return the URL as it may be shown: without its password."""
+    """Return the URL as it may be shown: without its password, however it was written."""
     try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
-    except ValueError:
-        return url.partition("://")[0] + "://..."
+        urlsplit(url)
+    except ValueError:  # nobody knows what its parts are
+        return url.partition("://")[0] + "://***"
+    scheme, separator, rest = url.partition("://")
+    secret, at, place = rest.rpartition("@")
+    if at:
+        user = secret.partition(":")[0]
+        rest = f"{user}:***@{place}" if ":" in secret else f"{user}@{place}"
+    return scheme + separator + re.sub(r"(?i)(password=)[^&]*", r"\1***", rest)

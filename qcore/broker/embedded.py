@@ -102,8 +102,6 @@ class EmbeddedServer:
         except BaseException:
             server.leave()
             raise
-        if not server.started:
-            log.debug("embedded.joined", folder=str(server.folder), pid=server_pid(server.folder))
         return server
 
     def ensure_running(self) -> bool:

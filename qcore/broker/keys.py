@@ -18,7 +18,7 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "dead": ("zset", "job id -> time of death, unix ms"),
     "done": ("hash", "job id -> kept outcome"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
-    "producers": ("hash", "nonce -> `call ms`: the last call of each producer"),
+    "producers": ("hash", "nonce -> `call ms`, its last call"),
     "wake": ("zset", 'the marker "come and claim"'),
     "meta": ("hash", "last_sweep, guard_until: unix ms"),
 }

@@ -28,6 +28,11 @@ def _from_builtins(kind: Any, value: Any) -> Any:
     return validate(value)
 
 
+#: What decoding can raise: on any bytes, and on bytes of other types than the annotated ones.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+_UNFIT = (*_UNREADABLE, NotImplementedError, TypeError)
+
+
 class _Versioned(msgspec.Struct, array_like=True):
     """The one field that every version of the envelope begins with."""
 
@@ -54,7 +59,7 @@ def decode_envelope(raw: bytes) -> Envelope:
         envelope = _envelope.decode(raw)
         if envelope.version <= ENVELOPE_VERSION:
             return envelope
-    except (msgspec.MsgspecError, ValueError) as e:
+    except _UNREADABLE as e:
         if _version(raw) <= ENVELOPE_VERSION:
             raise CodecError(f"payload is not a qcore envelope: {e}") from e
     raise NewerVersion(
@@ -67,7 +72,7 @@ def _version(raw: bytes) -> int:
     """Return the version that bytes of an unknown shape claim, 0 for none."""
     try:
         return _any_version.decode(raw).version
-    except (msgspec.MsgspecError, ValueError):
+    except _UNREADABLE:
         return 0
 
 
@@ -80,7 +85,7 @@ def decode_state(raw: bytes | None) -> JobState:
         return JobState()
     try:
         return _state.decode(raw)
-    except (msgspec.MsgspecError, ValueError):
+    except _UNREADABLE:
         return JobState()
 
 
@@ -92,7 +97,7 @@ def decode_outcome(raw: bytes) -> JobOutcome:
     """
     try:
         return _outcome.decode(raw)
-    except (msgspec.MsgspecError, ValueError) as e:
+    except _UNREADABLE as e:
         raise CodecError(f"the kept outcome cannot be read: {e}") from e
 
 
@@ -104,21 +109,23 @@ class Arguments:
     supplies them.
     """
 
-    def __init__(self, function: Callable[..., Any], injected: type) -> None:
+    def __init__(self, name: str, function: Callable[..., Any], injected: type) -> None:
+        self.name = name
         try:
             hints = get_type_hints(function, include_extras=True)
         except NameError as e:
-            raise ConfigError(f"task {function.__qualname__}: {e} in its annotations") from e
+            raise ConfigError(f"task {name}: {e} in its annotations") from e
+        # an `object` may be anything, as where nothing is annotated
+        hints = {key: Any if hint is object else hint for key, hint in hints.items()}
         parameters = inspect.signature(function).parameters.values()
         self.injected = [p.name for p in parameters if hints.get(p.name) is injected]
         own = [p for p in parameters if p.name not in self.injected]
         for p in own:
             if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD):
                 raise ConfigError(
-                    f"task {function.__qualname__}: parameter {p} is not possible, arguments "
+                    f"task {name}: parameter {p} is not possible, arguments "
                     "travel by name; use ordinary parameters"
                 )
-        self.name = function.__qualname__
         self.returns: Any = hints.get("return", Any)
         self._signature = inspect.Signature(own)
         self._names = tuple(p.name for p in own)
@@ -147,7 +154,7 @@ class Arguments:
             raise ArgumentError(f"task {self.name}: {e}") from e
         try:
             raw = _encoder.encode(named)
-        except (TypeError, NotImplementedError, ValueError, OverflowError) as e:
+        except (*_UNFIT, OverflowError) as e:
             raise ArgumentError(f"task {self.name}: {e}") from e
         self.decode(raw)
         return raw
@@ -161,7 +168,7 @@ class Arguments:
         """
         try:
             values = self._decoder.decode(raw)
-        except (msgspec.MsgspecError, ValueError, NotImplementedError, TypeError) as e:
+        except _UNFIT as e:
             raise ArgumentError(f"task {self.name}: {e}") from e
         found = ((name, getattr(values, name)) for name in self._names)
         return {name: value for name, value in found if value is not msgspec.UNSET}
@@ -174,5 +181,5 @@ class Arguments:
         """
         try:
             return self._result.decode(raw)
-        except (msgspec.MsgspecError, ValueError, NotImplementedError, TypeError) as e:
+        except _UNFIT as e:
             raise CodecError(f"task {self.name}: its result does not fit: {e}") from e

@@ -139,4 +139,5 @@ def shorten(text: str) -> str:
     data = text.encode("utf-8", "replace")
     if len(data) <= ERROR_TEXT_LIMIT:
         return data.decode("utf-8", "replace")
-    return "[...] " + data[-(ERROR_TEXT_LIMIT - 8) :].decode("utf-8", "replace")
+    # a character that is cut through is left out: a replacement for it would be longer
+    return "[...] " + data[-(ERROR_TEXT_LIMIT - 6) :].decode("utf-8", "ignore")

@@ -1,5 +1,6 @@
 """Retry policies as values: how often, and how long to wait in between."""
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -57,16 +58,24 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"Retry: max_attempts is {self.max_attempts}, allowed is 1 and more")
         if not 0 <= self.jitter <= 1:
             raise ConfigError(f"Retry: jitter is {self.jitter:g}, allowed is 0 to 1")
-        delays = self.backoff if isinstance(self.backoff, Sequence) else [self.base_delay_s(1)]
-        if not delays or any(seconds(d) < 0 for d in delays):
+        match self.backoff:
+            case Exponential(first=first, factor=factor, most=most):
+                numbers = [first, factor, most]
+            case timedelta() | float() | int() as fixed:
+                numbers = [seconds(fixed)]
+            case listed:
+                numbers = [seconds(delay) for delay in listed]
+        if not numbers or not all(0 <= number < math.inf for number in numbers):
             raise ConfigError(f"Retry: backoff {self.backoff!r} needs delays of 0 s and more")
 
     def base_delay_s(self, failures: int) -> float:
         """Return the delay after the `failures`-th charged failure (from 1), before jitter."""
         match self.backoff:
             case Exponential(first=first, factor=factor, most=most):
-                # the exponent is bounded so that a float cannot overflow
-                return min(most, first * factor ** min(failures - 1, 64))
+                try:
+                    return min(most, first * factor ** (failures - 1))
+                except OverflowError:
+                    return most
             case timedelta() | float() | int() as fixed:
                 return seconds(fixed)
             case listed:

@@ -120,7 +120,7 @@ class Exchange:
             log.info("settle.unconfirmed", jobs=len(again))
         for lease, _ in self._sending if turn.lost else ():
             if lease.token in turn.lost and lease.token not in again:
-                log.warning("lease.lost", job=lease.id, task="", queue=lease.queue)
+                log.warning("lease.lost", job=lease.id, queue=lease.queue)
         if self._unconfirmed:
             self._unconfirmed.difference_update(lease.token for lease, _ in self._sending)
         self.settled += len(self._sending)

@@ -350,11 +350,15 @@ def error_text(error: BaseException) -> str:
 
 
 def _own_frames(error: BaseException) -> TracebackType | None:
-    """Return the trace from the first frame outside qcore: the task's own code."""
+    """Return the trace from the task's own code on, without the way there."""
     frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("qcore."):
+    while frame is not None and _package_of(frame) in {"qcore", "qcore_cli", "anyio"}:
         frame = frame.tb_next
     return frame or error.__traceback__
+
+
+def _package_of(frame: TracebackType) -> str:
+    return str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _one_line(error: BaseException) -> str:

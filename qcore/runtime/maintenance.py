@@ -16,7 +16,7 @@ _PRUNE_EVERY = 6
 
 
 class Maintenance:
-    """Reclaims expired leases and prunes kept outcomes of the queues that a worker serves.
+    """Reclaims expired leases, promotes due jobs and prunes kept outcomes of a worker's queues.
 
     Every worker does this, without a leader: the scripts do each thing once.
     """
@@ -35,6 +35,8 @@ class Maintenance:
             try:
                 for queue in self._config.queues:
                     await self._reclaim(queue)
+                    # claims promote too, but not while every worker is full
+                    await self._broker.promote(queue)
                     if turn % _PRUNE_EVERY == 0:
                         await self._prune(queue)
             except BrokerError:

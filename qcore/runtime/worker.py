@@ -268,7 +268,7 @@ class Worker:
         running = self._running.get(token)
         if running is not None:  # else it has ended, and its settle says what became of it
             lease = running.lease
-            log.warning("lease.lost", job=lease.id, task=running.task_name, queue=lease.queue)
+            log.warning("lease.lost", job=lease.id, queue=lease.queue)
             running.cancel(Stop.LEASE_LOST)
 
     # -- waiting for work -----------------------------------------------------------------------
@@ -303,10 +303,12 @@ class Worker:
             await self._stop_now.wait()
         stop_at = loop.time() + cleanup_s
         for running in list(self._running.values()):
-            running.cancel(Stop.SHUTDOWN)
+            # nobody can stop a thread: it may finish yet, and is given back as the last act
+            if running.place != "thread":
+                running.cancel(Stop.SHUTDOWN)
         await anyio.sleep(cleanup_s / 2)
         for running in list(self._running.values()):
-            # it swallows its cancellation, or runs in a thread, which nobody can stop
+            # a thread, or a task that swallows its cancellation
             log.warning("job.abandoned", job=running.lease.id, task=running.task_name)
             del self._running[running.lease.token]
             self._exchange.add(running.lease, Released())

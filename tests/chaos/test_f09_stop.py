@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 
 LONG_S = 60.0
 #: What a loaded machine may add to a deadline.
-GRACE_S = 1.0
+GRACE_S = 2.0
 
 
 async def start_running(fleet: Fleet, producer: Producer, tasks: list[str], seconds: float) -> None:

@@ -78,7 +78,7 @@ def test_configuration_names_the_range_that_is_checked(kind: Any):
             continue
         checked += 1
         low, high = float(bounds[1]), float(bounds[2])
-        says = re.escape(f"allowed is {low:g} to {high:g}")
+        says = re.escape(f"allowed is {low:.15g} to {high:.15g}")
         for value in (low * 0.99 - 0.001, high * 1.01):
             with pytest.raises(ConfigError, match=f"^{name} is .*{says}"):
                 kind(**REQUIRED[kind] | {name: value})

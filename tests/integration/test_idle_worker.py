@@ -8,7 +8,9 @@ from typing import Any
 
 import redis
 
+from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
+from qcore.broker.inspector import Inspector
 from qcore.model.job import Job, JobStatus
 from tests.support.fleet import fleet_on
 from tests.support.servers import Server
@@ -45,17 +47,24 @@ async def test_idle_worker_with_jobs_it_cannot_run_sends_two_commands_a_second_a
             parked = await producer.app.task(name="gone.task")(unknown_here).enqueue()
             undecodable = producer.app.job(f"default/{new_id()}")
             await producer.app.broker.enqueue([Job(undecodable.id, "default", b"\xc1")])
-            command = fleet.start(processes=1, lease=30)
+            command = fleet.start(processes=1, lease=30, queues="default")
             for job, status in (
                 (undecodable, JobStatus.DEAD),
                 (parked, JobStatus.SCHEDULED),
             ):
                 await eventually(lambda j=job, s=status: is_in(producer.app.inspector, j.id, s), 20)
+            # its connections are made and its scripts known once it has swept
+            swept = (b"HEXISTS", producer.app.broker.keys("default").names["meta"], b"last_sweep")
+            await eventually(lambda: says_yes(producer.app.broker, swept), 20)
         counts = await asyncio.to_thread(watch, own_server.port)
         assert 0 < counts.total() <= 2 * WATCH_S, counts
         assert command.process.poll() is None
 
 
-async def is_in(inspector, id: str, status: JobStatus) -> bool:
+async def says_yes(broker: Broker, question: tuple[object, ...]) -> bool:
+    return (await broker.ask([question])) == [1]
+
+
+async def is_in(inspector: Inspector, id: str, status: JobStatus) -> bool:
     record = await inspector.job("default", id)
     return record is not None and record.status is status

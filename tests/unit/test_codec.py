@@ -61,8 +61,12 @@ class Customer(pydantic.BaseModel):
     born: date
 
 
+def arguments_of(function: Any) -> Arguments:
+    return Arguments(function.__name__, function, Context)
+
+
 def there_and_back(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    arguments = Arguments(function, Context)
+    arguments = arguments_of(function)
     return arguments.decode(arguments.encode(args, kwargs))
 
 
@@ -140,6 +144,24 @@ def test_argument_without_annotation_takes_anything():
     assert there_and_back(task, [1, {"x": 2}]) == {"a": [1, {"x": 2}]}
 
 
+def test_argument_annotated_with_object_takes_anything_or_is_refused_at_once():
+    """`object` is what strict typing calls anything; it must not fail at each enqueue."""
+
+    def task(a: object): ...
+
+    try:
+        arguments = arguments_of(task)
+    except ConfigError:
+        return
+    assert arguments.decode(arguments.encode(([1, "x"],), {})) == {"a": [1, "x"]}
+
+
+def test_result_annotated_with_object_comes_back():
+    def task() -> object: ...
+
+    assert arguments_of(task).decode_result(encode([1, "x"])) == [1, "x"]
+
+
 def test_arguments_travel_by_name_however_they_are_given():
     def task(a: int, b: int, *, c: int): ...
 
@@ -169,8 +191,8 @@ def test_context_is_left_out_wherever_it_stands():
 
     assert there_and_back(first, 1) == {"a": 1}
     assert there_and_back(last, 1) == {"a": 1}
-    assert Arguments(first, Context).injected == ["ctx"]
-    assert Arguments(last, Context).injected == ["job"]
+    assert arguments_of(first).injected == ["ctx"]
+    assert arguments_of(last).injected == ["job"]
 
 
 # -- arguments that do not fit ---------------------------------------------------------------------
@@ -200,7 +222,7 @@ def pay(order: int, amount: Decimal, *, tags: list[str] = [], fast: bool = False
 )
 def test_argument_that_does_not_fit_is_refused_by_task_and_name(args, kwargs, message):
     with pytest.raises(ArgumentError, match=rf"^task pay: .*{message}"):
-        Arguments(pay, Context).encode(args, kwargs)
+        arguments_of(pay).encode(args, kwargs)
 
 
 def test_argument_that_contains_itself_is_refused():
@@ -209,14 +231,14 @@ def test_argument_that_contains_itself_is_refused():
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(ArgumentError, match="task"):
-        Arguments(task, Context).encode((loop,), {})
+        arguments_of(task).encode((loop,), {})
 
 
 def test_argument_that_fits_no_field_of_its_struct_is_refused():
     def task(at: Point): ...
 
     with pytest.raises(ArgumentError, match=r"Expected `int`, got `str` - at `\$\.at\.x`"):
-        Arguments(task, Context).encode((Point("no"),), {})  # pyright: ignore[reportArgumentType]
+        arguments_of(task).encode((Point("no"),), {})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
@@ -225,21 +247,21 @@ def test_argument_that_a_pydantic_model_refuses_is_refused():
 
     bad = Customer.model_construct(name="Ada", born="never")
     with pytest.raises(ArgumentError, match=r"(?s)born.*at `\$\.who`"):
-        Arguments(task, Context).encode((bad,), {})
+        arguments_of(task).encode((bad,), {})
 
 
 def test_argument_that_breaks_a_constraint_is_refused():
     def task(n: Annotated[int, msgspec.Meta(ge=0)]): ...
 
     with pytest.raises(ArgumentError, match=r"Expected `int` >= 0 - at `\$\.n`"):
-        Arguments(task, Context).encode((-1,), {})
+        arguments_of(task).encode((-1,), {})
 
 
 def test_context_given_by_a_caller_is_refused():
     def task(ctx: Context, a: int): ...
 
     with pytest.raises(ArgumentError, match="unexpected keyword argument 'ctx'"):
-        Arguments(task, Context).encode((1,), {"ctx": None})
+        arguments_of(task).encode((1,), {"ctx": None})
 
 
 def test_arguments_of_another_version_of_the_task_do_not_decode():
@@ -247,18 +269,18 @@ def test_arguments_of_another_version_of_the_task_do_not_decode():
     def new(a: int): ...
     def needs_more(a: int, b: int, c: int): ...
 
-    raw = Arguments(old, Context).encode((1, 2), {})
+    raw = arguments_of(old).encode((1, 2), {})
     with pytest.raises(ArgumentError, match="unknown field `b`"):
-        Arguments(new, Context).decode(raw)
+        arguments_of(new).decode(raw)
     with pytest.raises(ArgumentError, match="missing required field `c`"):
-        Arguments(needs_more, Context).decode(raw)
+        arguments_of(needs_more).decode(raw)
 
 
 def test_arguments_that_are_no_map_do_not_decode():
     with pytest.raises(ArgumentError):
-        Arguments(pay, Context).decode(b"\xff")
+        arguments_of(pay).decode(b"\xff")
     with pytest.raises(ArgumentError):
-        Arguments(pay, Context).decode(encode([1, 2]))
+        arguments_of(pay).decode(encode([1, 2]))
 
 
 # -- functions that can be no task -----------------------------------------------------------------
@@ -271,7 +293,7 @@ def test_function_with_parameters_that_have_no_name_is_refused():
 
     for function in (positional, many, named):
         with pytest.raises(ConfigError, match=r"parameter .* is not possible, arguments travel"):
-            Arguments(function, Context)
+            arguments_of(function)
 
 
 def test_function_with_an_annotation_that_is_not_there_is_refused():
@@ -279,14 +301,14 @@ def test_function_with_an_annotation_that_is_not_there_is_refused():
 
     task.__annotations__["a"] = "Missing"
     with pytest.raises(ConfigError, match="name 'Missing' is not defined in its annotations"):
-        Arguments(task, Context)
+        arguments_of(task)
 
 
 def test_function_with_an_annotation_that_cannot_be_decoded_is_refused():
     def task(a: dict[str, int] | list[Point] | tuple[int]): ...
 
     with pytest.raises(ConfigError, match=r"task .*task: annotation not possible: "):
-        Arguments(task, Context)
+        arguments_of(task)
 
 
 # -- results ---------------------------------------------------------------------------------------
@@ -296,21 +318,21 @@ def test_result_comes_back_as_the_annotated_type():
     def task() -> Order: ...  # pyright: ignore[reportReturnType]
 
     order = Order(uuid.UUID(int=1), [Point(1)])
-    assert Arguments(task, Context).decode_result(encode(order)) == order
+    assert arguments_of(task).decode_result(encode(order)) == order
 
 
 def test_result_of_a_pydantic_model_comes_back_as_one():
     def task() -> Customer: ...  # pyright: ignore[reportReturnType]
 
     ada = Customer(name="Ada", born=date(1815, 12, 10))
-    assert Arguments(task, Context).decode_result(encode(ada)) == ada
+    assert arguments_of(task).decode_result(encode(ada)) == ada
 
 
 def test_result_that_no_longer_fits_says_so():
     def task() -> int: ...  # pyright: ignore[reportReturnType]
 
     with pytest.raises(CodecError, match=r"task: its result does not fit: Expected `int`"):
-        Arguments(task, Context).decode_result(encode("no"))
+        arguments_of(task).decode_result(encode("no"))
 
 
 # -- envelopes and records -------------------------------------------------------------------------
@@ -383,7 +405,7 @@ def test_arguments_nested_without_end_do_not_decode():
 
     raw = b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
     with pytest.raises(ArgumentError):
-        Arguments(task, Context).decode(raw)
+        arguments_of(task).decode(raw)
 
 
 def test_state_comes_back():

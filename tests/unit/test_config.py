@@ -1,6 +1,7 @@
 """Settings: ranges, and messages that name option, value and what is allowed."""
 
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,16 +21,18 @@ from qcore.errors import ConfigError
 URL = "redis://localhost:6379/0"
 
 
-def broker(**settings) -> BrokerConfig:
+def broker(**settings: Any) -> BrokerConfig:
     return BrokerConfig(url=URL, **settings)
 
 
-def worker(**settings) -> WorkerConfig:
-    return WorkerConfig(**({"queues": ("default",)} | settings))
+def worker(**settings: Any) -> WorkerConfig:
+    queues = settings.pop("queues", ("default",))
+    return WorkerConfig(queues=queues, **settings)
 
 
-def supervisor(**settings) -> SupervisorConfig:
-    return SupervisorConfig(**({"processes": 1} | settings))
+def supervisor(**settings: Any) -> SupervisorConfig:
+    processes = settings.pop("processes", 1)
+    return SupervisorConfig(processes=processes, **settings)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """From "package.module:app" to the App, and what is said when it leads nowhere."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ GOOD = "from qcore import App\napp = App('redis://nowhere')\nother = 5\n"
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
     """Write a module into the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -25,7 +25,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
         path.write_text(text)
         return path
 
-    yield write  # type: ignore[misc]
+    yield write
     for name in set(sys.modules) - before:
         if name.startswith("loaded_"):
             del sys.modules[name]

@@ -338,16 +338,16 @@ async def test_enqueue_many_with_an_impossible_chunk_is_refused(app, recorder, c
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (("no",), "item 5: task module_level: Expected `int`"),
-        ({"b": 1}, "item 5: task module_level: "),
-        ((), "item 5: task module_level: missing a required argument"),
-        (5, r"item 5 is a int: give a tuple of positional arguments, as in \(42,\)"),
-        ("no", "item 5 is a str: give a tuple"),
-        ([1], "item 5 is a list: give a tuple"),
+        (("no",), "item 5: task pay: Expected `int`"),
+        ({"b": 1}, "item 5: task pay: "),
+        ((), "item 5: task pay: missing a required argument"),
+        (5, r"item 5 has the type int: give a tuple of positional arguments, as in \(42,\)"),
+        ("no", "item 5 has the type str: give a tuple"),
+        ([1], "item 5 has the type list: give a tuple"),
     ],
 )
 async def test_enqueue_many_names_the_item_and_what_was_enqueued(app, recorder, bad, message):
-    task = app.task(module_level)
+    task = app.task(name="pay")(module_level)
     items = [*((n,) for n in range(5)), bad]
     with pytest.raises(ArgumentError, match=f"^{message}") as e:
         await task.enqueue_many(items, chunk=2)

@@ -43,7 +43,7 @@ CALLS = list(logged())
 def event_of(call: ast.Call) -> str:
     assert len(call.args) == 1
     assert isinstance(call.args[0], ast.Constant), "an event is a constant: it can be searched for"
-    return call.args[0].value
+    return str(call.args[0].value)
 
 
 def test_events_logged_are_those_of_the_table():

@@ -122,8 +122,11 @@ def _verdict(audit: Audit) -> str:
 
 def _describe(canvas: Any, audit: Audit) -> None:
     stamp = "D:" + _month_end(audit.month).replace("-", "") + "000000Z"
-    # The end of the month, never the clock: a second run must give the same bytes.
-    canvas.setDateFormatter(lambda *_now: stamp)
+
+    def date_of_document(*_now: int) -> str:
+        return stamp  # the end of the month, never the clock: a second run gives the same bytes
+
+    canvas.setDateFormatter(date_of_document)
     canvas.setTitle(f"Audit {audit.month}, student {audit.student.id}")
     canvas.setAuthor(NETWORK)
     canvas.setSubject(f"SHA-256 of the ledger lines: {audit.digest}")

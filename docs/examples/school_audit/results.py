@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS documents (
     wait_ms INTEGER NOT NULL, run_ms INTEGER NOT NULL, pid INTEGER NOT NULL,
     completed_at TEXT NOT NULL, completions INTEGER NOT NULL DEFAULT 1
 );
-CREATE INDEX IF NOT EXISTS documents_by_wait ON documents (batch, wait_ms);
+CREATE INDEX IF NOT EXISTS documents_by_wait ON documents (wait_ms, batch);
 """
 _BUSY_S = 20.0
 #: A temporary file older than any run can be was left by a process that died.
@@ -59,15 +59,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the ledger holds: all documents, and the waits of one batch."""
+    """What the ledger holds."""
 
     documents: int
+    #: Documents that were finished more than once: a job ran again after a crash.
     duplicates: int
     unbalanced: int
-    #: Documents of the batch that was asked for, and their waits in the queue.
-    of_batch: int
-    wait_p50_ms: int
-    wait_p99_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,37 +138,28 @@ class Results:
         )
         self._db.execute("COMMIT")
 
-    def count(self, batch: int) -> int:
-        """Return how many documents a batch has made so far."""
-        return self._db.execute(
-            "SELECT count(*) FROM documents WHERE batch = ?", (batch,)
-        ).fetchone()[0]
-
-    def totals(self, batch: int) -> Totals:
-        """Return the sums over all documents, and the waits of one batch."""
-        documents, duplicates, unbalanced = self._db.execute(
+    def totals(self) -> Totals:
+        """Return the sums over all documents."""
+        found = self._db.execute(
             "SELECT count(*), count(*) FILTER (WHERE completions > 1),"
             " count(*) FILTER (WHERE NOT balanced) FROM documents"
-        ).fetchone()
-        return Totals(
-            documents,
-            duplicates,
-            unbalanced,
-            self.count(batch),
-            self.wait_ms(batch, 0.50),
-            self.wait_ms(batch, 0.99),
         )
+        return Totals(*found.fetchone())
 
-    def wait_ms(self, batch: int, share: float) -> int:
-        """Return the wait in the queue that this share of a batch's documents did not exceed."""
-        count = self.count(batch)
-        if not count:
-            return 0
-        rank = min(count - 1, int(count * share))
+    def made(self, since_batch: int) -> int:
+        """Return how many documents were made in this batch and later ones."""
         return self._db.execute(
-            "SELECT wait_ms FROM documents WHERE batch = ? ORDER BY wait_ms LIMIT 1 OFFSET ?",
-            (batch, rank),
+            "SELECT count(*) FROM documents WHERE batch >= ?", (since_batch,)
         ).fetchone()[0]
+
+    def wait_ms(self, since_batch: int, share: float) -> int:
+        """Return the wait in the queue that this share of the documents did not exceed."""
+        count = self.made(since_batch)
+        found = self._db.execute(
+            "SELECT wait_ms FROM documents WHERE batch >= ? ORDER BY wait_ms LIMIT 1 OFFSET ?",
+            (since_batch, max(0, min(count - 1, int(count * share)))),
+        ).fetchone()
+        return found[0] if found else 0
 
     def unmade(self) -> Iterator[int]:
         """Yield every id that needs a job and has no row, in order and in constant memory."""

@@ -2,7 +2,7 @@
 -- KEYS  jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       ready      list  job ids, oldest first
 --       scheduled  zset  job id -> due time, unix ms
---       producers  hash  nonce -> `call ms`: the last call of each producer
+--       producers  hash  nonce -> `call ms`, its last call
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       nonce      text  names the producing process

@@ -2,7 +2,7 @@
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       done       hash  job id -> kept outcome
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       producers  hash  nonce -> `call ms`
+--       producers  hash  nonce -> `call ms`, its last call
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many outcomes
 --       silent_ms  ms    a producer is forgotten after so long
