@@ -394,8 +394,9 @@ def _clean(folder: Path) -> None:
     for name in (results.BOOKS, results.RESULTS):
         for end in ("", "-wal", "-shm"):
             (folder / (name + end)).unlink(missing_ok=True)
-    for path in (folder / "documents").glob("*/*/student-*.pdf"):
-        path.unlink()
+    for pattern in ("*/*/student-*.pdf", "*/*/.student-*.tmp"):
+        for path in (folder / "documents").glob(pattern):
+            path.unlink()
     for path in sorted((folder / "documents").glob("**/"), reverse=True):
         with suppress(OSError):  # not empty: it holds what is not ours
             path.rmdir()

@@ -208,9 +208,7 @@ async def test_claim_lease_ends_after_the_time_asked_for(broker):
 async def test_claims_at_once_share_no_job(broker):
     ids = [f"{n:03}" for n in range(300)]
     await put(broker, *ids)
-    turns = await asyncio.gather(
-        *(claim(broker, 50, prefix=f"{OWNER}:{seq}:") for seq in range(6))
-    )
+    turns = await asyncio.gather(*(claim(broker, 50, prefix=f"{OWNER}:{seq}:") for seq in range(6)))
     assert sorted(lease.id for turn in turns for lease in turn.leases) == ids
 
 

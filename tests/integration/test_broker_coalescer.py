@@ -118,9 +118,7 @@ async def test_enqueue_of_several_jobs_is_all_or_none_beside_others(own_broker):
 
 @pytest.mark.parametrize("cancelled", [0, 1, 4])
 async def test_enqueue_cancelled_does_not_cancel_its_neighbours(own_broker, cancelled):
-    calls = [
-        asyncio.ensure_future(own_broker.enqueue([Job(f"{n}", QUEUE, b"")])) for n in range(5)
-    ]
+    calls = [asyncio.ensure_future(own_broker.enqueue([Job(f"{n}", QUEUE, b"")])) for n in range(5)]
     await asyncio.sleep(0)  # all are added, the call is not sent
     calls[cancelled].cancel()
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -152,9 +150,7 @@ async def test_close_delivers_what_was_added(own_server):
 # -- outages ---------------------------------------------------------------------------------------
 
 
-async def test_enqueue_whose_reply_was_lost_is_executed_once(
-    proxy, proxied, direct
-):
+async def test_enqueue_whose_reply_was_lost_is_executed_once(proxy, proxied, direct):
     proxy.lose_reply(b"EVALSHA", times=3)
     assert await enqueue_each(proxied, "a", "b") == [[], []]
     assert proxy.lost_all

@@ -90,9 +90,7 @@ CALLS = st.fixed_dictionaries(
     },
     optional={"pair": st.tuples(SMALL, TEXT), "anything": PLAIN},
 )
-ERRORS = st.builds(
-    AttemptError, SMALL, TEXT, TEXT, SMALL, SMALL, TEXT, st.integers(0, 2**31)
-)
+ERRORS = st.builds(AttemptError, SMALL, TEXT, TEXT, SMALL, SMALL, TEXT, st.integers(0, 2**31))
 
 
 @given(CALLS, st.integers(0, 4))

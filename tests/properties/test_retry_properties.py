@@ -49,9 +49,7 @@ def test_retry_list_is_followed_and_its_last_value_repeats(delays, failures):
     assert policy.delay_s(failures, 0.3) == expected
 
 
-@given(
-    st.floats(0.001, 10), st.floats(1, 1000), st.lists(st.booleans(), min_size=1, max_size=60)
-)
+@given(st.floats(0.001, 10), st.floats(1, 1000), st.lists(st.booleans(), min_size=1, max_size=60))
 def test_backoff_stays_between_nothing_and_its_doubling_bound(least_s, times, resets):
     most_s = least_s * times
     backoff, bound_s = Backoff(least_s, most_s), least_s

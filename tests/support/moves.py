@@ -94,18 +94,14 @@ async def leased(
     """Enqueue and claim; the marker is taken. Return the leases in the order of `ids`."""
     await put(broker, *ids, queue=queue, now_ms=now_ms)
     leases: list[Lease] = []
-    while turn := (
-        await claim(broker, queues=[queue], prefix=prefix, now_ms=now_ms)
-    ).leases:
+    while turn := (await claim(broker, queues=[queue], prefix=prefix, now_ms=now_ms)).leases:
         leases += turn
     assert [lease.id for lease in leases] == list(ids)
     await take_marker(broker, queue)
     return leases
 
 
-async def settle(
-    broker: Broker, *ended: tuple[Lease, Outcome], now_ms: int = NOW
-) -> set[bytes]:
+async def settle(broker: Broker, *ended: tuple[Lease, Outcome], now_ms: int = NOW) -> set[bytes]:
     """Settle and return the tokens that were lost."""
     return (await broker.turn(ended, None, now_ms=now_ms)).lost
 

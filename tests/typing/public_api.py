@@ -73,8 +73,7 @@ async def enqueues() -> None:
 
 
 async def calls() -> None:
-    call = pay(1)
-    assert_type(call, Coroutine[Any, Any, str])
+    call: Coroutine[Any, Any, str] = pay(1)
     assert_type(await call, str)
     assert_type(await pay(1, amount=2), str)
     assert_type(shrink("a"), bytes)

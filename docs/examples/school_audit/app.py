@@ -52,7 +52,7 @@ def make_document(folder: Path, student_id: int, month: str) -> results.Document
     Raises:
         Unauditable: no such student, or a row that cannot be understood.
     """
-    # Only the processes of the pool need it: a worker stays smaller by 10 MB.
+    # Only the processes of the pool need it: a worker stays 7 MB smaller.
     from school_audit.document import render
 
     books.check_month(month)

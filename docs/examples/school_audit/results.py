@@ -112,11 +112,12 @@ class Results:
         return self._db.execute("SELECT coalesce(max(id), 0) FROM batches").fetchone()[0]
 
     def begin_batch(self) -> int:
-        """Begin a new batch and return its number."""
-        found = self._db.execute(
-            "INSERT INTO batches (started_at) VALUES (?) RETURNING id", (_now(),)
-        )
-        return found.fetchall()[0][0]
+        """Begin a new batch and return its number: higher than any before, also of a ledger that
+        was removed since, whose jobs may still be in the queue.
+        """
+        batch = max(self.batch() + 1, int(datetime.now(UTC).timestamp()))
+        self._db.execute("INSERT INTO batches VALUES (?, ?)", (batch, _now()))
+        return batch
 
     def record(self, document: Document, run: Run) -> None:
         """Enter a finished document; a second time for the same student is counted, not hidden."""
