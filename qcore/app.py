@@ -285,7 +285,8 @@ def _module_of(function: Callable[..., Any]) -> str:
     main = sys.modules["__main__"]
     if main.__spec__ is not None:  # python -m package.tasks
         return main.__spec__.name.removesuffix(".__main__")
-    return Path(main.__file__).stem if getattr(main, "__file__", None) else "__main__"
+    file = getattr(main, "__file__", None)  # none in an interactive session
+    return Path(file).stem if file else "__main__"
 
 
 def _anything() -> Any: ...

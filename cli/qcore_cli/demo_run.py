@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -34,7 +34,7 @@ from qcore_cli.demo_view import (
     say,
 )
 from qcore_cli.logs import LogFormat, configure_logging
-from school_audit import books, generated, imported, results
+from school_audit import books, folder, results
 from school_audit.app import app, audit_student
 
 QUEUE = "audits"
@@ -87,7 +87,6 @@ def run(wish: Wish) -> int:
         wish.folder.mkdir(parents=True, exist_ok=True)
         with _alone(wish.folder), _logs_to(wish.folder / "demo.log"):
             facts = _prepare(wish)
-            results.sweep(wish.folder)
             with results.opened(wish.folder, create=True) as ledger:
                 return asyncio.run(_Demo(wish, facts, ledger).run())
     except books.BooksError as error:
@@ -169,13 +168,13 @@ class _Demo:
         Each try is a new batch, which supersedes the jobs of the last one: whatever a failed call
         left behind in the queue does nothing when it runs.
         """
-        inspector, folder = app.inspector, self._wish.folder
+        inspector, where = app.inspector, self._wish.folder
         while not course.interrupted:
             # its own connection: reading on holds a snapshot, which the progress must not see
-            with results.opened(folder) as ledger:
+            with results.opened(where) as ledger:
                 batch = ledger.begin_batch()
                 calls = (
-                    (student_id, self._facts.month, str(folder), batch)
+                    (student_id, self._facts.month, str(where), batch)
                     for student_id in ledger.unmade()
                 )
                 try:
@@ -352,54 +351,15 @@ def _stopping_on_signals(supervisor: Supervisor, course: Course) -> Generator[No
 
 def _prepare(wish: Wish) -> books.Facts:
     """Return the books of the folder, made or imported if they are not there."""
-    path = wish.folder / results.BOOKS
     if wish.fresh:
-        _clean(wish.folder)
-    found = books.read_facts(path)
-    asked = wish.csv is not None or wish.students is not None or wish.seed is not None
-    if found is None:
-        if wish.verify:
-            raise ConfigError(f"{wish.folder} holds no demo to verify: run qcore demo first")
-        began = time.monotonic()
-        found = _make_books(wish, path)
-        spent = time.monotonic() - began
-        say(f"{found.students:,} students, {found.lines:,} ledger lines in {spent:.1f} s")
-    elif asked and found.source != _source(wish):
-        raise ConfigError(
-            f"{wish.folder} holds other books ({found.source}): start anew with --fresh, or give "
-            "another --folder"
-        )
+        folder.clean(wish.folder)
+    if wish.verify and not (wish.folder / results.BOOKS).exists():
+        raise ConfigError(f"{wish.folder} holds no demo to verify: run qcore demo first")
+    wanted = folder.Wanted(csv=wish.csv, students=wish.students, seed=wish.seed)
+    found = folder.open_books(wish.folder, wanted)
+    results.sweep(wish.folder)
+    say(f"{found.students:,} students, {found.lines:,} ledger lines; {found.source}")
     return found
-
-
-def _make_books(wish: Wish, path: Path) -> books.Facts:
-    if wish.csv is not None:
-        return imported.import_csv(path, *wish.csv)
-    return generated.generate(path, *_made_up(wish))
-
-
-def _source(wish: Wish) -> str:
-    if wish.csv is not None:
-        return imported.source_of(*wish.csv)
-    return generated.source_of(*_made_up(wish))
-
-
-def _made_up(wish: Wish) -> tuple[int, int]:
-    students = generated.STUDENTS if wish.students is None else wish.students
-    return students, generated.SEED if wish.seed is None else wish.seed
-
-
-def _clean(folder: Path) -> None:
-    """Remove books, results and documents: by their names, whatever else the folder holds."""
-    for name in (results.BOOKS, results.RESULTS):
-        for end in ("", "-wal", "-shm"):
-            (folder / (name + end)).unlink(missing_ok=True)
-    for pattern in ("*/*/student-*.pdf", "*/*/.student-*.tmp"):
-        for path in (folder / "documents").glob(pattern):
-            path.unlink()
-    for path in sorted((folder / "documents").glob("**/"), reverse=True):
-        with suppress(OSError):  # not empty: it holds what is not ours
-            path.rmdir()
 
 
 @contextmanager

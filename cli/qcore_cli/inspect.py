@@ -243,6 +243,7 @@ def _plain(record: JobRecord) -> dict[str, Any]:
     plain = msgspec.to_builtins(msgspec.structs.replace(record, payload=None, result=None))
     del plain["payload"]
     return plain | {
+        "errors": [msgspec.structs.asdict(error) for error in record.errors],
         "arguments": _readable(record.payload),
         "result": _readable(None if record.result is None else bytes(record.result)),
     }

@@ -29,7 +29,7 @@ def load_app(path: str) -> App:
                 "in the folder that holds it"
             ) from e
         raise AppNotFound(f"importing {module_name} failed: {_where(e)}") from e
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise AppNotFound(f"importing {module_name} failed: {_where(e)}") from e
     app = getattr(module, name, None)
     if isinstance(app, App):
@@ -44,7 +44,7 @@ def load_app(path: str) -> App:
     raise AppNotFound(f"{name!r} in {module_name} {what}: {hint}")
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

@@ -15,8 +15,6 @@ What operators do (clear, revive, purge) is in `inspector`.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from qcore.broker import scripts
@@ -24,49 +22,24 @@ from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
 from qcore.broker.connection import Endpoint, Line
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.scripts import Call
+from qcore.broker.wire import (
+    ClaimRequest,
+    Reclaimed,
+    Turn,
+    chunks,
+    read_claim,
+    read_lease,
+    read_reclaimed,
+    settle_items,
+)
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
-from qcore.model.job import Acked, Buried, Job, Lease, Outcome, Released, Retried
+from qcore.model.job import Job, Lease, Outcome
 
 #: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
 CHORE_LIMIT = 200
 #: A producer that was silent for so long has no call left to repeat.
 PRODUCER_SILENT_MS = 3600 * 1000
-
-
-@dataclass(slots=True)
-class Turn:
-    """What one settle-and-claim call brought."""
-
-    leases: list[Lease] = field(default_factory=list[Lease])
-    #: Tokens among the settled that were no longer held.
-    lost: set[bytes] = field(default_factory=set[bytes])
-    #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
-    again_ms: int | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class ClaimRequest:
-    """What a worker asks for: at most `limit` jobs (1 to 500), under tokens with its prefix."""
-
-    queues: Sequence[str]
-    limit: int
-    lease_ms: int
-    #: `owner:seq:`, never used before.
-    prefix: str
-
-
-@dataclass(slots=True, frozen=True)
-class Reclaimed:
-    """A lease that was taken from its owner, and where its job went."""
-
-    token: bytes
-    to: str
-
-    @property
-    def id(self) -> str:
-        """Return the id of the job."""
-        return self.token.split(b":", 2)[2].decode()
 
 
 class Broker:
@@ -195,13 +168,21 @@ class Broker:
         for lost in replies[:settles]:
             turn.lost.update(lost)
         if claim is not None:
-            _read_claim(replies[-1], claim, turn)
+            read_claim(replies[-1], claim, turn)
         return turn
 
     def _claim_call(self, claim: ClaimRequest, now: object) -> Call:
         keys = [self.keys(queue) for queue in claim.queues]
         return scripts.CLAIM.call(
-            keys, now, claim.limit, claim.lease_ms, claim.prefix, CALL_BYTES, CHORE_LIMIT
+            keys,
+            now,
+            claim.limit,
+            claim.lease_ms,
+            claim.prefix,
+            CALL_BYTES,
+            CHORE_LIMIT,
+            claim.suspects,
+            *(claim.limits or [claim.limit] * len(keys)),
         )
 
     def _settle_calls(self, ended: Sequence[tuple[Lease, Outcome]], now: object) -> list[Call]:
@@ -209,9 +190,9 @@ class Broker:
         for item in ended:
             queues[item[0].queue].append(item)
         return [
-            scripts.SETTLE.call(self.keys(queue), now, *_settle_items(chunk))
+            scripts.SETTLE.call(self.keys(queue), now, *settle_items(chunk))
             for queue, items in queues.items()
-            for chunk in _chunks(items)
+            for chunk in chunks(items)
         ]
 
     async def recover(
@@ -229,7 +210,7 @@ class Broker:
                 (reply,) = await self.ask([call])
                 now, cursor, ids, payloads, states, crashes = reply
                 rows = zip(ids, payloads, states, crashes, strict=True)
-                leases += [_lease(prefix, queue, int(now), *row) for row in rows]
+                leases += [read_lease(prefix, queue, int(now), *row) for row in rows]
         return leases
 
     async def extend(
@@ -272,6 +253,15 @@ class Broker:
         """Set the markers again, for another worker: this one cannot claim now."""
         await self.ask([(b"ZADD", self.keys(q).names["wake"], 0, b"1") for q in queues])
 
+    async def pass_on(self, queues: Sequence[str]) -> None:
+        """Set the markers after a wait that was cut off: it may have taken one, unheard.
+
+        The connection of that wait is closed a moment before this; the round trip in front lets
+        the server see it, else the dead wait could take these markers too.
+        """
+        await self.ask([(b"PING",)])
+        await self.wake(queues)
+
     # -- upkeep ---------------------------------------------------------------------------------
 
     async def promote(
@@ -300,7 +290,7 @@ class Broker:
         call = scripts.RECLAIM.call(
             self.keys(queue), _now(now_ms), lease_ms, stale_ms, guard_ms, crash_limit, CHORE_LIMIT
         )
-        return _reclaimed((await self.ask([call]))[0])
+        return read_reclaimed((await self.ask([call]))[0])
 
     async def reclaim_owner(
         self,
@@ -330,7 +320,7 @@ class Broker:
                 self.keys(queue), _now(now_ms), owner, int(charge), crash_limit, cursor
             )
             ((cursor, *rest),) = await self.ask([call])
-            reclaimed += _reclaimed(rest)
+            reclaimed += read_reclaimed(rest)
         return reclaimed
 
     async def prune(
@@ -350,93 +340,3 @@ class Broker:
 
 def _now(now_ms: int | None) -> object:
     return b"" if now_ms is None else now_ms
-
-
-def _chunks(
-    items: list[tuple[Lease, Outcome]],
-) -> Iterable[list[tuple[Lease, Outcome]]]:
-    """Split settles into calls of at most 500 items and about 1 MB."""
-    chunk: list[tuple[Lease, Outcome]] = []
-    size = 0
-    for item in items:
-        size += _size(item[1])
-        if chunk and (len(chunk) == CALL_JOBS or size > CALL_BYTES):
-            yield chunk
-            chunk, size = [], _size(item[1])
-        chunk.append(item)
-    if chunk:
-        yield chunk
-
-
-def _size(outcome: Outcome) -> int:
-    match outcome:
-        case Acked(outcome=kept):
-            return len(kept or b"")
-        case Retried(state=state) | Buried(state=state):
-            return len(state)
-        case Released():
-            return 0
-
-
-def _settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
-    """Lay out one settle call: five counts, the tokens by outcome, then what belongs to them."""
-    acks: list[object] = []
-    keeps: list[object] = []
-    retries: list[object] = []
-    buries: list[object] = []
-    releases: list[object] = []
-    extras: tuple[list[object], ...] = ([], [], [])
-    for lease, outcome in chunk:
-        match outcome:
-            case Acked(outcome=None):
-                acks.append(lease.token)
-            case Acked(outcome=kept, keep_ms=keep_ms):
-                keeps.append(lease.token)
-                extras[0].extend((kept, keep_ms))
-            case Retried(delay_ms=delay_ms, state=state):
-                retries.append(lease.token)
-                extras[1].extend((delay_ms, state))
-            case Buried(state=state):
-                buries.append(lease.token)
-                extras[2].append(state)
-            case Released():
-                releases.append(lease.token)
-    tokens = (acks, keeps, retries, buries, releases)
-    return [*map(len, tokens), *chain(*tokens), *chain(*extras)]
-
-
-def _read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
-    now = int(reply[0])
-    if reply[1] != b"":
-        turn.again_ms = max(0, int(reply[1]) - now)
-    for number, ids, payloads, states, crashes in reply[2:]:
-        queue = claim.queues[int(number) - 1]
-        nothing = [None] * len(ids)
-        rows = zip(ids, payloads, states or nothing, crashes or nothing, strict=True)
-        turn.leases += [_lease(claim.prefix, queue, now, *row) for row in rows]
-
-
-def _lease(
-    prefix: str,
-    queue: str,
-    now: int,
-    id: bytes,
-    payload: bytes | None,
-    state: bytes | None,
-    crashes: bytes | None,
-) -> Lease:
-    return Lease(
-        prefix.encode() + id,
-        queue,
-        id.decode(),
-        None if payload is None else payload[8:],
-        state,
-        0 if crashes is None else int(crashes.split()[0]),
-        now if payload is None else int.from_bytes(payload[:8]),
-        now,
-    )
-
-
-def _reclaimed(flat: list[bytes]) -> list[Reclaimed]:
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return [Reclaimed(token, to.decode()) for token, to in pairs]

@@ -83,7 +83,16 @@ PROMOTE = Script("promote", keys=("active", "scheduled", "ready", "wake"), argv=
 CLAIM = Script(
     "claim",
     keys=("ready", "scheduled", "active", "running", "jobs", "state", "crashes", "wake"),
-    argv=("now_ms", "limit", "lease_ms", "prefix", "most_bytes", "promote"),
+    argv=(
+        "now_ms",
+        "limit",
+        "lease_ms",
+        "prefix",
+        "most_bytes",
+        "promote",
+        "suspects",
+        "limits",
+    ),
 )
 RECOVER = Script(
     "recover",

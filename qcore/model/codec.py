@@ -22,6 +22,8 @@ def _to_builtins(value: Any) -> Any:
 
 
 def _from_builtins(kind: Any, value: Any) -> Any:
+    if kind is object:
+        return value
     validate = getattr(kind, "model_validate", None)
     if validate is None:
         raise NotImplementedError(f"{kind} cannot be an argument")
@@ -115,8 +117,6 @@ class Arguments:
             hints = get_type_hints(function, include_extras=True)
         except NameError as e:
             raise ConfigError(f"task {name}: {e} in its annotations") from e
-        # an `object` may be anything, as where nothing is annotated
-        hints = {key: Any if hint is object else hint for key, hint in hints.items()}
         parameters = inspect.signature(function).parameters.values()
         self.injected = [p.name for p in parameters if hints.get(p.name) is injected]
         own = [p for p in parameters if p.name not in self.injected]

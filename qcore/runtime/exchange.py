@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from qcore.broker.broker import Broker, ClaimRequest, Turn
+from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
+from qcore.broker.wire import ClaimRequest, Turn
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Lease, Outcome
+from qcore.runtime.slots import Room
 
 log = structlog.get_logger()
 
@@ -71,14 +73,15 @@ class Exchange:
         """Return the leases that are held for no running job: their outcome is not confirmed."""
         return [*self._found, *(lease for lease, _ in (*self._sending, *self._ended))]
 
-    async def take(self, free: int) -> Turn:
-        """Settle what has ended and claim at most `free` jobs; also find what lost claims took.
+    async def take(self, room: Room | None) -> Turn:
+        """Settle what has ended and claim what there is room for; find what lost claims took.
 
         Raises:
             BrokerError: nothing is known of this call; the next one makes up for it.
         """
         await self._recover()
-        claim = self._claim(free - len(self._found))
+        # what was found fills slots that nobody counted; the next turn can claim
+        claim = None if self._found or room is None else self._claim(room)
         turn = Turn()
         if self._ended or claim is not None:
             turn = await self._send(claim)
@@ -86,15 +89,15 @@ class Exchange:
         self._found = []
         return turn
 
-    def _claim(self, free: int) -> ClaimRequest | None:
-        if free <= 0:
-            return None
+    def _claim(self, room: Room) -> ClaimRequest:
         self._claims += 1
         return ClaimRequest(
-            self._config.queues,
-            min(free, CALL_JOBS),
+            tuple(room.queues),
+            min(room.jobs, CALL_JOBS),
             round(self._config.lease_s * 1000),
             f"{self._owner}:{self._claims}:",
+            tuple(room.queues.values()),
+            room.suspects,
         )
 
     async def _send(self, claim: ClaimRequest | None) -> Turn:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Mapping
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 
+import qcore
 from qcore.config import host_name
 from qcore.context import Context, Facts, Lifecycle
 from qcore.errors import (
@@ -52,6 +54,10 @@ log = structlog.get_logger()
 #: again for a day, which is longer than a rolling deploy, 5 s to 5 min apart.
 PARK_MS = 24 * 3600 * 1000
 _PARK_FIRST_S, _PARK_MOST_S = 5.0, 300.0
+
+
+#: Folders whose frames stand between a worker and the code of a task.
+_ON_THE_WAY = tuple(str(Path(file).parent) + os.sep for file in (qcore.__file__, anyio.__file__))
 
 
 class Stop(Enum):
@@ -352,13 +358,9 @@ def error_text(error: BaseException) -> str:
 def _own_frames(error: BaseException) -> TracebackType | None:
     """Return the trace from the task's own code on, without the way there."""
     frame = error.__traceback__
-    while frame is not None and _package_of(frame) in {"qcore", "qcore_cli", "anyio"}:
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_ON_THE_WAY):
         frame = frame.tb_next
     return frame or error.__traceback__
-
-
-def _package_of(frame: TracebackType) -> str:
-    return str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,7 +5,8 @@ import random
 import anyio
 import structlog
 
-from qcore.broker.broker import CHORE_LIMIT, Broker, Reclaimed
+from qcore.broker.broker import CHORE_LIMIT, Broker
+from qcore.broker.wire import Reclaimed
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 

@@ -323,8 +323,8 @@ class Supervisor:
 
     def _judge(self, child: _Child, code: int) -> None:
         """Decide whether the end of a child is the end of the supervisor."""
-        if child.ready.is_set():
-            return
+        if child.ready.is_set() or any(c.ready.is_set() for c in self._children.values()):
+            return  # the others work: a half-copied deploy must not stop them
         self._failures += 1
         if code == EXIT_CONFIG:
             self._exit_code = EXIT_CONFIG

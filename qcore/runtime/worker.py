@@ -12,8 +12,8 @@ import msgspec
 import structlog
 
 from qcore.app import App
-from qcore.broker.broker import Turn
 from qcore.broker.connection import Backoff
+from qcore.broker.wire import Turn
 from qcore.config import WorkerConfig
 from qcore.context import Lifecycle
 from qcore.errors import BrokerError
@@ -25,6 +25,7 @@ from qcore.runtime.leases import LeaseKeeper
 from qcore.runtime.maintenance import Maintenance
 from qcore.runtime.memory import rss_bytes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
+from qcore.runtime.slots import Room, Slots
 
 log = structlog.get_logger()
 
@@ -87,6 +88,7 @@ class Worker:
             result_limit_bytes=app.broker.config.payload_limit_bytes,
         )
         self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
+        self._slots = Slots(config, app.tasks.values())
         self._running: dict[bytes, Running] = {}
         #: There may be more to claim.
         self._more = True
@@ -187,16 +189,15 @@ class Worker:
         backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
         while not self._is_over():
             self._turn.clear()
-            free = self._free()
-            wants = free if self._more or self._exchange.is_owing else 0
-            if not wants and not self._exchange.is_owing:
-                if free:
+            room = self._room()
+            if not (self._exchange.is_owing or (room and self._more)):
+                if room:
                     self._listening.set()
                 await self._turn.wait()
                 continue
             self._more = False
             try:
-                turn = await self._exchange.take(wants)
+                turn = await self._exchange.take(room)
             except BrokerError as e:
                 self._more = True
                 self._mark_away(e)
@@ -204,14 +205,14 @@ class Worker:
             else:
                 backoff.reset()
                 self._mark_back()
-                self._accept(turn, claimed=wants > 0)
+                self._accept(turn, claimed=room is not None)
 
     def _is_over(self) -> bool:
         return self._stop.is_set() and not self._running and not self._exchange.is_owing
 
-    def _free(self) -> int:
-        """Return the slots that a claim may fill."""
-        return 0 if self._stop.is_set() else self._config.concurrency - len(self._running)
+    def _room(self) -> Room | None:
+        """Return what may be claimed now."""
+        return None if self._stop.is_set() else self._slots.room()
 
     async def _rest(self, limit_s: float) -> None:
         """Wait before the next try to reach Redis; while stopping there is little time to wait."""
@@ -251,12 +252,14 @@ class Worker:
         else:
             running = Running(lease)
             self._running[lease.token] = running
+            self._slots.take(lease)
             running.task = asyncio.get_running_loop().create_task(self._execute(running))
 
     async def _execute(self, running: Running) -> None:
         outcome = await self._executor.execute(running)
         if self._running.pop(running.lease.token, None) is None:
             return  # given up at shutdown, its lease is released
+        self._slots.give(running.lease)
         if outcome is not None:
             self._exchange.add(running.lease, outcome)
         self._turn.set()
@@ -276,21 +279,32 @@ class Worker:
     async def _listen(self) -> None:
         """Block on the markers while slots are free; after each block look once, woken or not."""
         broker, config = self._app.broker, self._config
+        #: Queues whose marker came while there was no room for them: others may have it.
+        refused: set[str] = set()
         while True:
             await self._listening.wait()
+            refused -= self._claimable()
             queue = None
-            with contextlib.suppress(BrokerError):  # the look that follows meets it and waits
-                queue = await broker.wait_for_jobs(config.queues, config.block_s)
-                if queue is not None and not self._free():
-                    await broker.wake([queue])  # for a worker that can take it
+            if queues := [name for name in config.queues if name not in refused]:
+                with contextlib.suppress(BrokerError):  # the look that follows meets it and waits
+                    queue = await broker.wait_for_jobs(queues, config.block_s)
+                    if queue is not None and queue not in self._claimable():
+                        refused.add(queue)
+                        await broker.wake([queue])
+                        continue
             self._listening.clear()
-            self._woken = queue is not None
-            self._look_again()
+            if queues:
+                self._woken = queue is not None
+                self._look_again()
+
+    def _claimable(self) -> set[str]:
+        room = self._room()
+        return set(room.queues) if room else set()
 
     async def _pass_on(self) -> None:
         """Set the markers again: this process may just have taken one that it cannot follow."""
         with anyio.move_on_after(_PASS_ON_S), contextlib.suppress(BrokerError):
-            await self._app.broker.wake(self._config.queues)
+            await self._app.broker.pass_on(self._config.queues)
 
     # -- the end --------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from qcore.broker.broker import ClaimRequest
 from qcore.broker.coalescer import CALL_BYTES
+from qcore.broker.wire import ClaimRequest
 from qcore.model.job import Acked, Released
 from tests.support.moves import (
     LEASE_MS,

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from qcore.broker import scripts
-from qcore.broker.broker import Broker, ClaimRequest
+from qcore.broker.broker import Broker
 from qcore.broker.connection import Endpoint, Line
+from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.job import Acked, Job

@@ -143,12 +143,15 @@ async def test_reclaim_ignores_a_guard_from_before_the_clock_went_back(broker):
     assert await reclaim(broker, END + 1) == [(token("a"), "ready")]
 
 
-async def test_reclaim_keeps_a_deadline_below_two_leases(broker):
+async def test_reclaim_pulls_back_a_deadline_from_two_leases_on_only(broker):
     (a,) = await leased(broker, "a")
     await broker.extend([a], 2 * LEASE_MS - 1, now_ms=NOW)
     await swept(broker, NOW)
     await reclaim(broker, NOW)
     assert (await content(broker))["active"] == {a.token.decode(): NOW + 2 * LEASE_MS - 1}
+    await broker.extend([a], 2 * LEASE_MS, now_ms=NOW)
+    await reclaim(broker, NOW)
+    assert (await content(broker))["active"] == {a.token.decode(): NOW + LEASE_MS}
 
 
 # -- crashes ---------------------------------------------------------------------------------------

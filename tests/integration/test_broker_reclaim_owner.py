@@ -72,6 +72,11 @@ async def test_reclaim_owner_leaves_other_owners_alone(broker):
     assert found["ready"] == ["theirs"]
 
 
+async def test_reclaim_owner_leaves_an_owner_alone_whose_name_only_begins_the_same(broker):
+    await leased(broker, "a", prefix=f"{OWNER}0:1:")
+    assert await reclaim_owner(broker, NOW) == []
+
+
 async def test_reclaim_owner_takes_all_claims_of_the_owner(broker):
     await put(broker, "a", "b", "c")
     for seq in (1, 2, 11):

@@ -70,13 +70,14 @@ async def test_pool_runs_as_many_at_a_time_as_it_has_processes(app: App):
     assert max(together) == 2
 
 
-async def test_workers_share_process_tasks_by_what_their_pools_can_run(
+async def test_workers_share_a_queue_of_process_tasks_by_what_their_pools_can_run(
     tmp_path: Path, redis_url: str, namespace: str
 ):
+    """A worker claims from such a queue only what its pool can start."""
     with fleet_on(tmp_path, redis_url, namespace) as fleet:
         async with fleet.producer() as producer:
             for _ in range(2):
-                await producer.send("work_in_process", 4.0)
+                await producer.send("work_in_process_only", 4.0)
             fleet.start(processes=2)
             await fleet.emptied(30)
             first, second = (found[0] for found in fleet.runs().values())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcore import App
-from qcore.broker.broker import _chunks, _settle_items
+from qcore.broker import wire
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
 from qcore.broker.keys import queue_keys
 from qcore.broker.scripts import Call
@@ -61,7 +61,7 @@ def expected(outcome: Outcome) -> tuple[object, ...]:
 @given(st.lists(OUTCOMES, max_size=60))
 def test_settle_call_gives_each_token_its_own_outcome(outcomes):
     chunk = [(lease(n), outcome) for n, outcome in enumerate(outcomes)]
-    found = parsed(_settle_items(chunk))
+    found = parsed(wire.settle_items(chunk))
     assert found == {ended.token: expected(outcome) for ended, outcome in chunk}
 
 
@@ -69,7 +69,7 @@ def test_settle_call_gives_each_token_its_own_outcome(outcomes):
 def test_settle_call_keeps_the_order_within_each_outcome(outcomes):
     """Released jobs return to the head of their queue in the order given."""
     chunk = [(lease(n), outcome) for n, outcome in enumerate(outcomes)]
-    order = list(parsed(_settle_items(chunk)))
+    order = list(parsed(wire.settle_items(chunk)))
     for kind in ("ack", "keep", "retry", "bury", "release"):
         given_order = [x.token for x, outcome in chunk if expected(outcome)[0] == kind]
         assert [token for token in order if token in set(given_order)] == given_order
@@ -89,7 +89,7 @@ def test_settles_are_cut_into_calls_of_bounded_size(sizes, times):
     items: list[tuple[Lease, Outcome]] = [
         (lease(n), Buried(shared[size])) for n, size in enumerate(sizes * times)
     ]
-    chunks = list(_chunks(items))
+    chunks = list(wire.chunks(items))
     assert [item for chunk in chunks for item in chunk] == items
     for chunk in chunks:
         assert 1 <= len(chunk) <= CALL_JOBS

@@ -250,7 +250,11 @@ class Producer:
         if full not in self.app.tasks:
             known = fleet_tasks.app.tasks[full]
             place = known.settings.run_in
-            self.app.task(name=full, run_in=None if place == "loop" else place)(known.function)
+            self.app.task(
+                name=full,
+                queue=known.settings.queue,
+                run_in=None if place == "loop" else place,
+            )(known.function)
         return self.app.tasks[full]
 
     async def send(self, task: str | Dispatch[Any, Any], *args: Any, **named: Any) -> int:

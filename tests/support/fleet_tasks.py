@@ -15,7 +15,7 @@ from qcore import App, Context, GiveUp, Retry
 #: The environment variable that names the file to which every run is appended.
 JOURNAL = "QCORE_TEST_JOURNAL"
 
-app = App(queues=("urgent", "default", "low"))
+app = App(queues=("urgent", "default", "low", "processes"))
 
 ONCE = Retry(max_attempts=1)
 
@@ -53,6 +53,13 @@ def work_in_thread(ctx: Context, n: int, seconds: float = 0.0) -> None:
 
 @app.task(retry=ONCE, run_in="process")
 def work_in_process(ctx: Context, n: int, seconds: float = 0.0) -> None:
+    with written_down(ctx, n, in_process=True):
+        time.sleep(seconds)
+
+
+@app.task(retry=ONCE, run_in="process", queue="processes")
+def work_in_process_only(ctx: Context, n: int, seconds: float = 0.0) -> None:
+    """The only task of its queue: a worker knows before a claim that it needs the pool."""
     with written_down(ctx, n, in_process=True):
         time.sleep(seconds)
 

@@ -86,7 +86,7 @@ def named_slots(source: str, table: str) -> dict[int, str]:
             one = re.fullmatch(rf"{table}\[(\d+)\]", value)
             if one:
                 slots[int(one[1])] = name
-            elif table == "ARGV" and value.isdigit() and name in ("items", "tokens", "ids"):
+            elif table == "ARGV" and value.isdigit() and name in ("items", "tokens", "ids", "limits"):
                 slots[int(value)] = name
     return slots
 

@@ -5,8 +5,8 @@ import uuid
 
 import pytest
 
-from qcore.broker.broker import Reclaimed
 from qcore.broker.identity import new_id, new_owner
+from qcore.broker.wire import Reclaimed
 from qcore.model.job import ERROR_TEXT_LIMIT, ERRORS_KEPT, AttemptError, JobState, shorten
 
 

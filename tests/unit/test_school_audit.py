@@ -18,6 +18,7 @@ from school_audit import books, generated, imported, results
 from school_audit.app import audit_student, make_document
 from school_audit.audit import audit, money
 from school_audit.document import ROWS_A_PAGE, render
+from school_audit.folder import Wanted, clean, open_books
 
 pytest.importorskip("reportlab")
 STUDENT = books.Student(7, "José Müller", "Old Mill School", "3B")
@@ -68,11 +69,17 @@ def test_amount_is_read_in_cents(text: str, value: int):
 
 
 @pytest.mark.parametrize(
-    "text", ["12,x0", "1.234", "1e3", "nan", "12,50", ".5", "٣", " 1", "1" * 11, "--1", "1\n"]
+    "text", ["12,x0", "1.234", "1e3", "nan", "12,50", ".5", "٣", " 1", "--1", "1\n"]
 )
 def test_amount_that_is_no_number_is_refused(text: str):
     with pytest.raises(ValueError, match="is not a number"):
         books.cents(text)
+
+
+def test_amount_beyond_all_measure_is_refused():
+    assert books.cents("999999999.99") == 99_999_999_999
+    with pytest.raises(ValueError, match="'1000000000' has more than 9 digits"):
+        books.cents("1000000000")
 
 
 def test_generated_books_depend_on_the_seed_alone(tmp_path: Path):
@@ -174,6 +181,23 @@ def test_missing_column_is_told(tmp_path: Path):
         imported.import_csv(tmp_path / "books", students, ledger)
     with pytest.raises(books.BooksError, match="cannot read"):
         imported.import_csv(tmp_path / "books", students, tmp_path / "absent.csv")
+
+
+def test_folder_keeps_its_books(tmp_path: Path):
+    made = open_books(tmp_path, Wanted(students=3))
+    assert open_books(tmp_path, Wanted()) == open_books(tmp_path, Wanted(students=3)) == made
+    with pytest.raises(books.BooksError, match="holds other books"):
+        open_books(tmp_path, Wanted(students=3, seed=2))
+
+
+def test_clean_start_removes_nothing_of_others(tmp_path: Path):
+    open_books(tmp_path, Wanted(students=3))
+    make_document(tmp_path, 1, MONTH)
+    letter = tmp_path / "documents" / "2026-10" / "letter.pdf"
+    letter.write_bytes(b"mine")
+    clean(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [letter]
+    assert not (letter.parent / "000").exists()
 
 
 # -- audit and document ---------------------------------------------------------------------------

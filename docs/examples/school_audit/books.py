@@ -30,7 +30,9 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 INDEX = "CREATE INDEX ledger_by_student ON ledger (student_id, line)"
 
-_AMOUNT = re.compile(r"(-?)([0-9]{1,10})(?:\.([0-9]{1,2}))?")
+_AMOUNT = re.compile(r"(-?)([0-9]+)(?:\.([0-9]{1,2}))?")
+#: What fits the column of a document.
+_UNIT_DIGITS = 9
 _MONTH = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])")
 
 
@@ -79,7 +81,7 @@ def cents(text: str) -> int:
     """Return an amount such as `1234.5` in cents; nothing at all is zero.
 
     Raises:
-        ValueError: the text is not a number with at most two decimals and ten digits before them.
+        ValueError: the text is not a number with at most two decimals, or one that no school has.
     """
     if not text:
         return 0
@@ -87,6 +89,8 @@ def cents(text: str) -> int:
     if match is None:
         raise ValueError(f"amount {text!r} is not a number")
     sign, units, decimals = match.groups()
+    if len(units) > _UNIT_DIGITS:
+        raise ValueError(f"amount {text[:40]!r} has more than {_UNIT_DIGITS} digits")
     value = int(units) * 100 + int((decimals or "0").ljust(2, "0"))
     return -value if sign else value
 

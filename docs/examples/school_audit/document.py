@@ -27,8 +27,8 @@ TOP = A4[1] - 176.0
 SIZE = 8.5
 
 #: Left edge of the text columns with their width, right edge of the number columns.
-TEXT_COLUMNS = ((LEFT, 54.0), (LEFT + 56, 30.0), (LEFT + 88, 96.0), (LEFT + 186, 126.0))
-NUMBER_COLUMNS = (LEFT + 378, LEFT + 445, RIGHT)
+TEXT_COLUMNS = ((LEFT, 54.0), (LEFT + 56, 30.0), (LEFT + 88, 96.0), (LEFT + 186, 116.0))
+NUMBER_COLUMNS = (LEFT + 366, LEFT + 437, RIGHT)
 HEADINGS = ("Date", "Entry", "Account", "Description", "Debit", "Credit", "Balance")
 
 # Binary streams: ASCII armour would cost a fifth of the time and of the size.

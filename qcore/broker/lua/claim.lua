@@ -14,11 +14,16 @@
 --       prefix     text  `owner:seq:`, in front of each id it makes the token
 --       most_bytes int   payload in one reply; one job always fits
 --       promote    int   due jobs promoted per queue
+--       suspects   int   at most so many jobs that have lost two leases
+--       limits...  int   at most so many jobs of each queue
 -- reply { now_ms, when to claim again (unix ms, '' for never), then per queue with jobs
 --       { number of the queue from 1, ids, payloads, states or {}, crashes or {} } }
--- @include clock promote_due lease
+-- @include clock promote_due pick lease
 local per_queue = 8
-local now_ms, limit, lease_ms, prefix, most_bytes, promote = unpack(ARGV, 1, 6)
+local now_ms, limit, lease_ms, prefix, most_bytes, promote, suspects, limits = ARGV[1], ARGV[2],
+  ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
+-- Until a held back suspect may be looked at again; the end of any job is a look, too.
+local HELD_BACK_MS = 100
 
 -- records: the records of `ids`; {} when no job of the queue has one, which is the rule.
 local function records(key, ids)
@@ -36,11 +41,13 @@ end
 
 redis.call('ZREM', queues[1].active, '')
 local left, room, reply = tonumber(limit), tonumber(most_bytes), { whole(now), '' }
+local held_back, allowed = {}, tonumber(suspects)
 for q, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
   promote_due(k.scheduled, k.ready, now, promote)
-  local ids = redis.call('LPOP', k.ready, left)
-  if ids and #ids > 0 then
+  local most, ids = math.min(left, tonumber(ARGV[limits + q - 1])), {}
+  ids, held_back[q], allowed = pick(k.ready, k.crashes, most, allowed)
+  if #ids > 0 then
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))
     room = fitting(k.ready, ids, payloads, room)
     lease(k.active, k.running, ids, prefix, whole(now + lease_ms))
@@ -50,9 +57,10 @@ for q, k in ipairs(queues) do
 end
 
 local again = math.huge
-for _, k in ipairs(queues) do
-  if redis.call('LLEN', k.ready) > 0 then
-    again = now
+for q, k in ipairs(queues) do
+  local ready = redis.call('LLEN', k.ready)
+  if ready > 0 then
+    again = math.min(again, ready == held_back[q] and now + HELD_BACK_MS or now)
     -- A claim that took nothing must not wake anybody, or two idle workers would spin.
     if #reply > 2 then redis.call('ZADD', k.wake, 0, '1') end
   else

@@ -1,0 +1,142 @@
+"""The layout of scripts' arguments and replies: from outcomes to words, from words to leases."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
+from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one settle-and-claim call brought."""
+
+    leases: list[Lease] = field(default_factory=list[Lease])
+    #: Tokens among the settled that were no longer held.
+    lost: set[bytes] = field(default_factory=set[bytes])
+    #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
+    again_ms: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class ClaimRequest:
+    """What a worker asks for: at most `limit` jobs (1 to 500), under tokens with its prefix."""
+
+    queues: Sequence[str]
+    limit: int
+    lease_ms: int
+    #: `owner:seq:`, never used before.
+    prefix: str
+    #: At most so many jobs of each queue, 1 and more; by default `limit` of each.
+    limits: Sequence[int] = ()
+    #: At most so many jobs that have lost two leases: one of them may be what kills its process,
+    #: and beside another suspect nobody could tell which.
+    suspects: int = 1
+
+
+@dataclass(slots=True, frozen=True)
+class Reclaimed:
+    """A lease that was taken from its owner, and where its job went."""
+
+    token: bytes
+    to: str
+
+    @property
+    def id(self) -> str:
+        """Return the id of the job."""
+        return self.token.split(b":", 2)[2].decode()
+
+
+def chunks(
+    items: list[tuple[Lease, Outcome]],
+) -> Iterable[list[tuple[Lease, Outcome]]]:
+    """Split settles into calls of at most 500 items and about 1 MB."""
+    chunk: list[tuple[Lease, Outcome]] = []
+    size = 0
+    for item in items:
+        size += _size(item[1])
+        if chunk and (len(chunk) == CALL_JOBS or size > CALL_BYTES):
+            yield chunk
+            chunk, size = [], _size(item[1])
+        chunk.append(item)
+    if chunk:
+        yield chunk
+
+
+def _size(outcome: Outcome) -> int:
+    match outcome:
+        case Acked(outcome=kept):
+            return len(kept or b"")
+        case Retried(state=state) | Buried(state=state):
+            return len(state)
+        case Released():
+            return 0
+
+
+def settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
+    """Lay out one settle call: five counts, the tokens by outcome, then what belongs to them."""
+    acks: list[object] = []
+    keeps: list[object] = []
+    retries: list[object] = []
+    buries: list[object] = []
+    releases: list[object] = []
+    extras: tuple[list[object], ...] = ([], [], [])
+    for lease, outcome in chunk:
+        match outcome:
+            case Acked(outcome=None):
+                acks.append(lease.token)
+            case Acked(outcome=kept, keep_ms=keep_ms):
+                keeps.append(lease.token)
+                extras[0].extend((kept, keep_ms))
+            case Retried(delay_ms=delay_ms, state=state):
+                retries.append(lease.token)
+                extras[1].extend((delay_ms, state))
+            case Buried(state=state):
+                buries.append(lease.token)
+                extras[2].append(state)
+            case Released():
+                releases.append(lease.token)
+    tokens = (acks, keeps, retries, buries, releases)
+    return [*map(len, tokens), *chain(*tokens), *chain(*extras)]
+
+
+def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
+    """Add what a claim brought to `turn`."""
+    now = int(reply[0])
+    if reply[1] != b"":
+        turn.again_ms = max(0, int(reply[1]) - now)
+    for number, ids, payloads, states, crashes in reply[2:]:
+        queue = claim.queues[int(number) - 1]
+        nothing = [None] * len(ids)
+        rows = zip(ids, payloads, states or nothing, crashes or nothing, strict=True)
+        turn.leases += [read_lease(claim.prefix, queue, now, *row) for row in rows]
+
+
+def read_lease(
+    prefix: str,
+    queue: str,
+    now: int,
+    id: bytes,
+    payload: bytes | None,
+    state: bytes | None,
+    crashes: bytes | None,
+) -> Lease:
+    """Return the lease of one claimed or recovered job from its columns."""
+    return Lease(
+        prefix.encode() + id,
+        queue,
+        id.decode(),
+        None if payload is None else payload[8:],
+        state,
+        0 if crashes is None else int(crashes.split()[0]),
+        now if payload is None else int.from_bytes(payload[:8]),
+        now,
+    )
+
+
+def read_reclaimed(flat: list[bytes]) -> list[Reclaimed]:
+    """Return what a reply of token, destination, token, ... says."""
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return [Reclaimed(token, to.decode()) for token, to in pairs]

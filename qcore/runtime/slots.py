@@ -1,0 +1,82 @@
+"""How many jobs of each queue a worker may take now."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qcore.config import WorkerConfig
+from qcore.model.job import Lease
+from qcore.task import RunIn, Task
+
+#: Lost leases that make a job a suspect.
+_SUSPECT = 2
+
+
+@dataclass(slots=True, frozen=True)
+class Room:
+    """What a worker may claim."""
+
+    #: The queues to claim from, in order, with the most jobs of each (1 and more).
+    queues: Mapping[str, int]
+    #: The most jobs in all.
+    jobs: int
+    #: The most jobs that have lost two leases: one at a time, for beside another suspect nobody
+    #: could tell which of them kills its process.
+    suspects: int
+
+
+class Slots:
+    """Counts running jobs against the worker's concurrency, its threads and its pool.
+
+    A queue whose tasks all run in threads, or all in processes, is claimed only as far as these
+    are free: a job that would wait for one here may find a free one in another worker. A queue of
+    mixed tasks is bounded by the concurrency alone.
+
+    Args:
+        config: The sizes.
+        tasks: Every task of the app; `options(queue=...)` may still put its jobs elsewhere.
+    """
+
+    def __init__(self, config: WorkerConfig, tasks: Iterable[Task[Any, Any]]) -> None:
+        self._concurrency = config.concurrency
+        self._sizes: dict[RunIn, int] = {
+            "loop": config.concurrency,
+            "thread": config.threads,
+            "process": config.pool_size,
+        }
+        found: dict[str, set[RunIn]] = {queue: set() for queue in config.queues}
+        for task in tasks:
+            found.get(task.settings.queue, set[RunIn]()).add(task.settings.run_in)
+        self._places: dict[str, RunIn] = {
+            queue: places.pop() if len(places) == 1 else "loop" for queue, places in found.items()
+        }
+        self._running = 0
+        self._suspects = 0
+        self._in_place: Counter[RunIn] = Counter()
+
+    def take(self, lease: Lease) -> None:
+        """Note that a job has started."""
+        self._count(lease, 1)
+
+    def give(self, lease: Lease) -> None:
+        """Note that a job has ended."""
+        self._count(lease, -1)
+
+    def _count(self, lease: Lease, change: int) -> None:
+        self._running += change
+        self._in_place[self._places[lease.queue]] += change
+        if lease.crashes >= _SUSPECT:
+            self._suspects += change
+
+    def room(self) -> Room | None:
+        """Return what may be claimed now; None when nothing may."""
+        free = self._concurrency - self._running
+        queues: dict[str, int] = {}
+        for queue, place in self._places.items():
+            most = min(free, self._sizes[place] - self._in_place[place])
+            if most > 0:
+                queues[queue] = most
+        if not queues:
+            return None
+        return Room(queues, min(free, sum(queues.values())), max(0, 1 - self._suspects))
