@@ -56,6 +56,15 @@ async def test_enqueue_into_a_full_server_is_refused_with_nothing_applied(full):
     assert await full.enqueue([Job("a", QUEUE, b"x")]) == []
 
 
+async def test_queue_first_used_while_the_server_is_full_is_named_when_there_is_room(full):
+    await fill(full)
+    with pytest.raises(QueueFull):
+        await full.enqueue([Job("a", QUEUE, b"")])
+    await ask(full, b"CONFIG", b"SET", b"maxmemory", 0)
+    await full.enqueue([Job("b", QUEUE, b"")])
+    assert await Inspector(full).names() == [QUEUE]
+
+
 async def test_every_caller_of_a_refused_call_hears_that_the_server_is_full(full):
     await fill(full)
     calls = (full.enqueue([Job(f"{n}", QUEUE, b"")]) for n in range(10))

@@ -16,6 +16,8 @@ WRITES = {"HDEL", "HSET", "HSETNX", "LPOP", "LPUSH", "RPUSH", "ZADD", "ZREM"}
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
 _KEY_LINE = re.compile(r"^--(?: KEYS|     )  (\w+) +(list|zset|hash|set) +(\S.*)$")
+#: Names of a rest of arguments.
+_RESTS = ("items", "tokens", "ids", "limits")
 _ARGV_LINE = re.compile(r"^--(?: ARGV|     )  (\w+)(?:\.\.\.)? +\S")
 _ASSIGNMENT = re.compile(r"^ *(?:local )?([\w.]+(?:, [\w.]+)*) = ((?:.*,\n)*.*)$", re.MULTILINE)
 _CALL = re.compile(r"redis\.call\(\s*'(\w+)'\s*(?:,\s*([^,()]+(?:\[[^]]*\])?[^,()]*))?")
@@ -86,7 +88,7 @@ def named_slots(source: str, table: str) -> dict[int, str]:
             one = re.fullmatch(rf"{table}\[(\d+)\]", value)
             if one:
                 slots[int(one[1])] = name
-            elif table == "ARGV" and value.isdigit() and name in ("items", "tokens", "ids", "limits"):
+            elif table == "ARGV" and value.isdigit() and name in _RESTS:
                 slots[int(value)] = name
     return slots
 
