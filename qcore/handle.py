@@ -68,7 +68,7 @@ class JobHandle(Generic[R]):
 
         Raises:
             TimeoutError: it has not ended in time; it goes on all the same.
-            JobFailed: it is dead; the message is its last error.
+            JobFailed: it is dead; the message is the reason and the trace of its last error.
             JobCancelled: it was cleared before it could run.
             JobNotFound: there is no trace of it, and this handle did not enqueue it.
             CodecError: the kept result does not fit the task's annotation.
@@ -99,7 +99,8 @@ class JobHandle(Generic[R]):
 
     def _raise_if_over(self, record: JobRecord) -> None:
         if record.status is JobStatus.DEAD:
-            last = record.errors[-1].text if record.errors else record.reason
-            raise JobFailed(f"job {self.ref} is dead: {last}")
+            trace = record.errors[-1].text if record.errors else ""
+            more = f"\n{trace}" if "\n" in trace else ""
+            raise JobFailed(f"job {self.ref} is dead: {record.reason}{more}")
         if record.status is JobStatus.CANCELLED:
             raise JobCancelled(f"job {self.ref} was cancelled before it ran")

@@ -43,6 +43,8 @@ APP_PATH = "school_audit.app:app"
 INTERRUPTED = 130
 _LOOK_EVERY_S = 0.25
 _AGAIN_S = 1.0
+#: After so many jobs a worker has imported what it needs.
+_WARM_JOBS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +214,10 @@ class _Demo:
                 await anyio.sleep(_LOOK_EVERY_S)
 
     def _measure(self, course: Course, supervisor: Supervisor, done: int) -> None:
-        now = {view.pid: view.rss_bytes for view in supervisor.workers() if view.rss_bytes}
-        course.rss_max = max([course.rss_max, *now.values()])
+        """Note the memory of each worker; one that has just started has not loaded all it needs."""
+        views = supervisor.workers()
+        course.rss_max = max([course.rss_max, *(view.rss_bytes for view in views)])
+        now = {view.pid: view.rss_bytes for view in views if view.done >= _WARM_JOBS}
         course.rss_last.update(now)
         if done >= course.total * 0.2 and not course.rss_early:
             course.rss_early = now

@@ -202,7 +202,7 @@ class Broker:
 
         Redis: recover.lua, at least one round trip per queue.
         """
-        leases: list[Lease] = []
+        leases: dict[bytes, Lease] = {}  # a scan may show a token twice
         for queue in queues:
             cursor: object = 0
             while cursor != b"0":
@@ -210,8 +210,9 @@ class Broker:
                 (reply,) = await self.ask([call])
                 now, cursor, ids, payloads, states, crashes = reply
                 rows = zip(ids, payloads, states, crashes, strict=True)
-                leases += [read_lease(prefix, queue, int(now), *row) for row in rows]
-        return leases
+                found = [read_lease(prefix, queue, int(now), *row) for row in rows]
+                leases |= {lease.token: lease for lease in found}
+        return list(leases.values())
 
     async def extend(
         self, leases: Sequence[Lease], lease_ms: int, *, now_ms: int | None = None
