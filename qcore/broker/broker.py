@@ -196,9 +196,9 @@ class Broker:
         ]
 
     async def recover(
-        self, queues: Sequence[str], prefix: str, *, now_ms: int | None = None
+        self, queues: Sequence[str], prefix: str, lease_ms: int, *, now_ms: int | None = None
     ) -> list[Lease]:
-        """Active -> active: return the leases of a claim whose reply was lost.
+        """Active -> active: return the leases of a claim whose reply was lost, renewed.
 
         Redis: recover.lua, at least one round trip per queue.
         """
@@ -206,7 +206,9 @@ class Broker:
         for queue in queues:
             cursor: object = 0
             while cursor != b"0":
-                call = scripts.RECOVER.call(self.keys(queue), _now(now_ms), prefix, cursor)
+                call = scripts.RECOVER.call(
+                    self.keys(queue), _now(now_ms), lease_ms, prefix, cursor
+                )
                 (reply,) = await self.ask([call])
                 now, cursor, ids, payloads, states, crashes = reply
                 rows = zip(ids, payloads, states, crashes, strict=True)

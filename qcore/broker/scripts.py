@@ -97,8 +97,7 @@ CLAIM = Script(
 RECOVER = Script(
     "recover",
     keys=("active", "jobs", "state", "crashes"),
-    argv=("now_ms", "prefix", "cursor"),
-    reads_only=True,
+    argv=("now_ms", "lease_ms", "prefix", "cursor"),
 )
 EXTEND = Script("extend", keys=("active",), argv=("now_ms", "lease_ms", "tokens"))
 SETTLE = Script(

@@ -137,7 +137,8 @@ class Exchange:
         """Find what lost claims took: at once, and once more a second later."""
         loop = asyncio.get_running_loop()
         for claim in self._due_claims():
-            leases = await self._broker.recover(self._config.queues, claim.prefix)
+            lease_ms = round(self._config.lease_s * 1000)
+            leases = await self._broker.recover(self._config.queues, claim.prefix, lease_ms)
             self._lost_claims.remove(claim)
             new = [lease for lease in leases if lease.token not in (claim.found or ())]
             for lease in new:

@@ -1,6 +1,7 @@
 """recover: active -> active, what a claim took whose reply was lost."""
 
 from tests.support.moves import (
+    LEASE_MS,
     NOW,
     OTHER_OWNER,
     OWNER,
@@ -28,7 +29,7 @@ async def test_recover_returns_what_the_claim_would_have(broker):
     await ask(broker, b"HSET", names["crashes"], "b", f"2 {NOW}")
     lost = (await claim(broker)).leases
     before = await content(broker)
-    found = await broker.recover([QUEUE], PREFIX, now_ms=NOW)
+    found = await broker.recover([QUEUE], PREFIX, LEASE_MS, now_ms=NOW)
     assert sorted(found, key=lambda lease: lease.id) == lost
     assert await content(broker) == before
 
@@ -38,22 +39,22 @@ async def test_recover_finds_only_its_own_claim(broker):
     await put(broker, *"abcd")
     for prefix in (f"{OWNER}:1:", f"{OWNER}:11:", f"{OTHER_OWNER}:1:", f"{OWNER}:2:"):
         await claim(broker, 1, prefix=prefix)
-    (found,) = await broker.recover([QUEUE], f"{OWNER}:1:", now_ms=NOW)
+    (found,) = await broker.recover([QUEUE], f"{OWNER}:1:", LEASE_MS, now_ms=NOW)
     assert found.token == token("a").encode()
 
 
 @both
 async def test_recover_of_a_claim_that_took_nothing_is_empty(broker):
     await leased(broker, "a", prefix=f"{OTHER_OWNER}:1:")
-    assert await broker.recover([QUEUE], PREFIX, now_ms=NOW) == []
-    assert await broker.recover(["unknown"], PREFIX, now_ms=NOW) == []
+    assert await broker.recover([QUEUE], PREFIX, LEASE_MS, now_ms=NOW) == []
+    assert await broker.recover(["unknown"], PREFIX, LEASE_MS, now_ms=NOW) == []
 
 
 @both
 async def test_recover_leaves_out_what_was_settled(broker):
     a, b = await leased(broker, "a", "b")
     await ack(broker, a)
-    assert await broker.recover([QUEUE], PREFIX, now_ms=NOW) == [b]
+    assert await broker.recover([QUEUE], PREFIX, LEASE_MS, now_ms=NOW) == [b]
 
 
 @both
@@ -64,7 +65,7 @@ async def test_recover_finds_all_among_thousands_of_leases(broker):
         await put(broker, *ids[i : i + 500])
     for seq in range(1, 4):
         await claim(broker, prefix=f"{OWNER}:{seq}:")
-    found = await broker.recover([QUEUE], f"{OWNER}:2:", now_ms=NOW)
+    found = await broker.recover([QUEUE], f"{OWNER}:2:", LEASE_MS, now_ms=NOW)
     assert sorted(lease.id for lease in found) == ids[500:1000]
 
 
@@ -73,7 +74,7 @@ async def test_recover_returns_a_lease_without_payload(broker):
     await put(broker, "a")
     await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
     await claim(broker)
-    (found,) = await broker.recover([QUEUE], PREFIX, now_ms=NOW)
+    (found,) = await broker.recover([QUEUE], PREFIX, LEASE_MS, now_ms=NOW)
     assert (found.id, found.envelope) == ("a", None)
 
 
@@ -81,4 +82,13 @@ async def test_recover_asks_every_queue_of_the_claim(broker):
     await put(broker, "h", queue="high")
     await put(broker, "l", queue="low")
     lost = (await claim(broker, queues=["high", "low"])).leases
-    assert await broker.recover(["high", "low"], PREFIX, now_ms=NOW) == lost
+    assert await broker.recover(["high", "low"], PREFIX, LEASE_MS, now_ms=NOW) == lost
+
+
+@both
+async def test_recover_renews_what_it_finds(broker):
+    """The lease may have expired since the claim, and whoever finds it is about to run it."""
+    await leased(broker, "a")
+    late = NOW + 2 * LEASE_MS
+    await broker.recover([QUEUE], PREFIX, LEASE_MS, now_ms=late)
+    assert (await content(broker))["active"] == {token("a"): late + LEASE_MS}

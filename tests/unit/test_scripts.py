@@ -119,8 +119,8 @@ def test_reader_finds_a_write_in_a_script_that_reads_only():
 
 
 def test_reader_finds_a_write_in_an_included_file():
-    source = source_of(scripts.RECOVER).replace("clock tokens", "clock tokens forget")
-    assert "HDEL in a script that reads only" in mistakes_in(scripts.RECOVER, source)
+    source = source_of(scripts.DEPTH).replace("@include clock", "@include clock forget")
+    assert "HDEL in a script that reads only" in mistakes_in(scripts.DEPTH, source)
 
 
 def test_reader_sees_the_slots_of_every_form():
