@@ -31,6 +31,7 @@ from qcore_cli.demo_view import (
     choose_view,
     mib,
     print_report,
+    print_sum,
     say,
 )
 from qcore_cli.logs import LogFormat, configure_logging
@@ -271,6 +272,7 @@ class _Demo:
     def _tell(self, report: Report, course: Course, totals: results.Totals) -> None:
         if course.total:
             print_report(report, self._wish.processes)
+        print_sum(report)
         for pid, early in course.rss_early.items():
             if late := course.rss_last.get(pid):
                 say(

@@ -173,6 +173,10 @@ def print_report(report: Report, workers: int) -> None:
     table.add_row("wait in the queue, p50", seconds(report.wait_p50_ms), "")
     table.add_row("wait in the queue, p99", seconds(report.wait_p99_ms), "")
     Console().print(table)
+
+
+def print_sum(report: Report) -> None:
+    """Print in one line what the folder holds now."""
     say(
         f"{report.ok:,} documents of {report.students:,} students: {report.dead} dead, "
         f"{report.missing} missing, {report.corrupt} corrupt, {report.duplicates} made twice"
