@@ -23,7 +23,7 @@ def double(number: int) -> int:
 async def main() -> None:
     """Enqueue a job, let `qcore worker` run it, and stop that worker."""
     for package in (qcore, qcore_cli):
-        folder = Path(package.__path__[0]).parent
+        folder = Path(package.__path__[0])
         assert folder.is_relative_to(sys.prefix), f"{folder} is not the installed package"
         assert (folder / "py.typed").exists(), f"py.typed is missing from {folder}"
     example = Path(qcore_cli.__file__).parent / "examples" / "school_audit" / "app.py"

@@ -83,14 +83,14 @@ async def claim(
     *,
     queues: Sequence[str] = (QUEUE,),
     prefix: str = PREFIX,
-    now_ms: int = NOW,
+    now_ms: int | None = NOW,
     lease_ms: int = LEASE_MS,
 ) -> Turn:
     return await broker.turn([], ClaimRequest(queues, limit, lease_ms, prefix), now_ms=now_ms)
 
 
 async def leased(
-    broker: Broker, *ids: str, queue: str = QUEUE, prefix: str = PREFIX, now_ms: int = NOW
+    broker: Broker, *ids: str, queue: str = QUEUE, prefix: str = PREFIX, now_ms: int | None = NOW
 ) -> list[Lease]:
     """Enqueue and claim; the marker is taken. Return the leases in the order of `ids`."""
     await put(broker, *ids, queue=queue, now_ms=now_ms)
@@ -102,7 +102,7 @@ async def leased(
     return leases
 
 
-async def settle(broker: Broker, *ended: tuple[Lease, Outcome], now_ms: int = NOW) -> set[bytes]:
+async def settle(broker: Broker, *ended: tuple[Lease, Outcome], now_ms: int | None = NOW) -> set[bytes]:
     """Settle and return the tokens that were lost."""
     return (await broker.turn(ended, None, now_ms=now_ms)).lost
 
