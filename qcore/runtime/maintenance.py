@@ -1,6 +1,7 @@
 """Timed chores of every worker, jittered so that workers do not do them together."""
 
 import random
+from collections.abc import Callable, Collection
 
 import anyio
 import structlog
@@ -19,11 +20,15 @@ _PRUNE_EVERY = 6
 class Maintenance:
     """Reclaims expired leases, promotes due jobs and prunes kept outcomes of a worker's queues.
 
-    Every worker does this, without a leader: the scripts do each thing once.
+    Every worker does this, without a leader: the scripts do each thing once. `claimable` tells
+    which queues the worker claims from now.
     """
 
-    def __init__(self, broker: Broker, config: WorkerConfig) -> None:
+    def __init__(
+        self, broker: Broker, config: WorkerConfig, *, claimable: Callable[[], Collection[str]]
+    ) -> None:
         self._broker = broker
+        self._claimable = claimable
         self._config = config
         self._cursors = dict.fromkeys(config.queues, 0)
 
@@ -36,8 +41,9 @@ class Maintenance:
             try:
                 for queue in self._config.queues:
                     await self._reclaim(queue)
-                    # claims promote too, but not while every worker is full
-                    await self._broker.promote(queue)
+                    if queue not in self._claimable():
+                        # a claim promotes, too; without one, due jobs would not count as ready
+                        await self._broker.promote(queue)
                     if turn % _PRUNE_EVERY == 0:
                         await self._prune(queue)
             except BrokerError:

@@ -126,7 +126,7 @@ class Worker:
         )
         services = (
             LeaseKeeper(self._app.broker, config, held=self._held, lost=self._lose),
-            Maintenance(self._app.broker, config),
+            Maintenance(self._app.broker, config, claimable=self._claimable),
             Deadlines(lambda: list(self._running.values())),
         )
         async with self._app.lifespan_state() as state:

@@ -47,7 +47,7 @@ async def test_idle_worker_with_jobs_it_cannot_run_sends_two_commands_a_second_a
             parked = await producer.app.task(name="gone.task")(unknown_here).enqueue()
             undecodable = producer.app.job(f"default/{new_id()}")
             await producer.app.broker.enqueue([Job(undecodable.id, "default", b"\xc1")])
-            command = fleet.start(processes=1, lease=30, queues="default")
+            command = fleet.start(processes=1, lease=30, queues="urgent,default,low")
             for job, status in (
                 (undecodable, JobStatus.DEAD),
                 (parked, JobStatus.SCHEDULED),

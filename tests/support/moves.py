@@ -102,7 +102,9 @@ async def leased(
     return leases
 
 
-async def settle(broker: Broker, *ended: tuple[Lease, Outcome], now_ms: int | None = NOW) -> set[bytes]:
+async def settle(
+    broker: Broker, *ended: tuple[Lease, Outcome], now_ms: int | None = NOW
+) -> set[bytes]:
     """Settle and return the tokens that were lost."""
     return (await broker.turn(ended, None, now_ms=now_ms)).lost
 

@@ -56,10 +56,11 @@ each(keeps, 2, function(id, outcome, keep_ms)
   redis.call('ZADD', expiry, whole(now + keep_ms), id)
 end)
 forget(over, jobs, state, crashes)
+-- No marker for a retry: the worker that settles it plans by its own claim, and an idle one looks
+-- once per block interval.
 each(retries, 2, function(id, delay_ms, record)
   redis.call('HSET', state, id, record)
   redis.call('ZADD', scheduled, whole(now + delay_ms), id)
-  if redis.call('ZRANK', scheduled, id) == 0 then redis.call('ZADD', wake, 0, '1') end
 end)
 each(buries, 1, function(id, record)
   redis.call('HSET', state, id, record)
