@@ -1,6 +1,7 @@
 """App: the registry of tasks, and the owner of the broker."""
 
 import inspect
+import math
 import sys
 from collections.abc import (
     AsyncGenerator,
@@ -156,11 +157,11 @@ class App:
             raise ConfigError(
                 f"task {settings.name} is registered twice: give one of them another name="
             )
-        if settings.timeout_s is not None and not settings.timeout_s > 0:
+        if settings.timeout_s is not None and not 0 < settings.timeout_s < math.inf:
             raise ConfigError(
                 f"task {settings.name}: timeout is {settings.timeout_s:g} s, allowed is more than 0"
             )
-        if settings.keep_s is not None and not settings.keep_s >= 0:
+        if settings.keep_s is not None and not 0 <= settings.keep_s < math.inf:
             raise ConfigError(
                 f"task {settings.name}: keep is {settings.keep_s:g} s, allowed is 0 and more"
             )

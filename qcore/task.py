@@ -1,6 +1,7 @@
 """Task: a registered function, and how its jobs are enqueued."""
 
 import inspect
+import math
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
@@ -237,7 +238,7 @@ class Task(Dispatch[P, R]):
             )
 
     def _ms(self, option: str, value: Seconds) -> int:
-        if seconds(value) < 0:
+        if not 0 <= seconds(value) < math.inf:
             raise ArgumentError(f"task {self.name}: {option} is {value}, allowed is 0 and more")
         return round(seconds(value) * 1000)
 

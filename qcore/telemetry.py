@@ -10,6 +10,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "job.retried": ("job", "task", "queue", "attempt", "error", "delay_ms"),
     "job.parked": ("job", "task", "queue", "error", "delay_ms"),
     "job.buried": ("job", "task", "queue", "attempt", "error"),
+    "job.unclassified": ("job", "queue"),
     "job.released": ("job", "task", "queue", "attempt"),
     "job.abandoned": ("job", "task"),
     "job.reclaimed": ("job", "queue", "owner", "to"),
@@ -18,6 +19,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "settle.unconfirmed": ("jobs",),
     # the way to Redis
     "broker.lost": ("url", "error"),
+    "marker.lost": ("error",),
     "broker.regained": ("url", "away_s"),
     "embedded.started": ("folder", "server", "pid"),
     "embedded.stopped": ("folder", "pid"),

@@ -45,8 +45,9 @@ PRODUCER_SILENT_MS = 3600 * 1000
 class Broker:
     """Every transition of every job of one namespace.
 
-    A process holds at most four connections, each opened when first needed: one for the worker's
-    turns, one that blocks for the marker, one for upkeep and questions, one for enqueues. Every
+    A process holds at most five connections, each opened when first needed: one for the worker's
+    turns, one that blocks for the marker, one to renew leases, one for upkeep and questions, one
+    for enqueues. Every
     method raises BrokerUnavailable when Redis cannot be reached or is late, and repeats nothing
     by itself, except enqueue.
     """
@@ -56,6 +57,7 @@ class Broker:
         self._endpoint = Endpoint(config)
         self._turns = Line(self._endpoint, config.call_timeout_s)
         self._bell = Line(self._endpoint, config.call_timeout_s)
+        self._renewing = Line(self._endpoint, config.call_timeout_s)
         self._upkeep = Line(self._endpoint, config.call_timeout_s)
         self._producing = Line(self._endpoint, config.call_timeout_s)
         self._coalescer = Coalescer(
@@ -83,11 +85,7 @@ class Broker:
         Raises:
             BrokerError: the first error among the replies.
         """
-        replies = await self._upkeep.send(commands)
-        for reply in replies:
-            if isinstance(reply, BrokerError):
-                raise reply
-        return replies
+        return await _answers(self._upkeep, commands)
 
     async def register(self, queues: Iterable[str]) -> None:
         """Write the names of queues into the set of all queues, where operators find them."""
@@ -105,7 +103,7 @@ class Broker:
     async def close(self) -> None:
         """Deliver what waits in the coalescer, close connections, leave the embedded server."""
         await self._coalescer.close()
-        for line in (self._turns, self._bell, self._upkeep, self._producing):
+        for line in (self._turns, self._bell, self._renewing, self._upkeep, self._producing):
             await line.close()
         await self._endpoint.close()
 
@@ -233,7 +231,7 @@ class Broker:
             for queue, tokens in queues.items()
             for i in range(0, len(tokens), CALL_JOBS)
         ]
-        return {token for lost in await self.ask(calls) for token in lost}
+        return {token for lost in await _answers(self._renewing, calls) for token in lost}
 
     async def wait_for_jobs(self, queues: Sequence[str], block_s: float) -> str | None:
         """Block until a marker says that there may be work, at most `block_s`; take it.
@@ -339,6 +337,15 @@ class Broker:
         )
         ((count, cursor),) = await self.ask([call])
         return int(count), int(cursor)
+
+
+async def _answers(line: Line, commands: Sequence[Call | tuple[object, ...]]) -> list[Any]:
+    """Send commands over a line; raise the first error among the replies."""
+    replies = await line.send(commands)
+    for reply in replies:
+        if isinstance(reply, BrokerError):
+            raise reply
+    return replies
 
 
 def _now(now_ms: int | None) -> object:

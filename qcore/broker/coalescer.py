@@ -1,6 +1,8 @@
 """Many callers that enqueue at the same time -> one call in flight, which takes all of them."""
 
 import asyncio
+import copy
+import os
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
@@ -8,7 +10,7 @@ from qcore.broker.connection import Backoff, Line
 from qcore.broker.identity import new_owner
 from qcore.broker.keys import QueueKeys
 from qcore.broker.scripts import ENQUEUE, Call
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 from qcore.model.job import Job
 
 #: Jobs and payload bytes in one call: what Redis does without others noticing.
@@ -44,6 +46,7 @@ class Coalescer:
         self._named: set[str] = set()
         self._timeout_s = timeout_s
         self._nonce = new_owner()
+        self._pid = os.getpid()
         self._number = 0
         self._waiting: deque[_Parcel] = deque()
         self._flusher: asyncio.Task[None] | None = None
@@ -60,7 +63,14 @@ class Coalescer:
         Raises:
             QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: the deadline passed; `sent` says whether they may be enqueued.
+            ConfigError: this process is a fork of the one that opened the app.
         """
+        if os.getpid() != self._pid:
+            # it would use its parent's connection, and its calls would pass for its parent's
+            raise ConfigError(
+                "this process was forked after the app was opened: open the app in the process "
+                "that uses it"
+            )
         loop = asyncio.get_running_loop()
         parcel = _Parcel(
             keys,
@@ -77,7 +87,8 @@ class Coalescer:
     async def close(self) -> None:
         """Wait until everything that was added is delivered or has failed."""
         if self._flusher is not None:
-            await self._flusher
+            # not the task itself: cancelling this call must not cancel the others' enqueues
+            await asyncio.wait([self._flusher])
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -155,7 +166,7 @@ def _conclude(parcels: list[_Parcel], reply: list[bytes] | Exception) -> None:
         if parcel.done.done():  # its caller was cancelled
             continue
         if isinstance(reply, Exception):
-            parcel.done.set_exception(reply)
+            parcel.done.set_exception(copy.copy(reply))  # each caller adds its own notes
         else:
             parcel.done.set_result(reply)
 

@@ -180,27 +180,34 @@ class Line:
                 commands may have run. Cancellation leaves that open too.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
-        async with self._busy:
-            sent = False
+        sent = False
+
+        async def exchange() -> list[Any]:
+            nonlocal sent
             try:
-                async with asyncio.timeout(limit_s):
-                    connection = await self._open()
-                    sent = True
-                    return await _exchange(connection, commands)
-            except ConfigError:
-                raise
-            except TimeoutError as e:
-                await self._drop()
-                raise BrokerUnavailable(
-                    f"Redis at {self._endpoint.shown} did not answer within {limit_s:g} s",
-                    sent=sent,
-                ) from e
-            except Exception as e:
-                await self._drop()
-                raise self._failure(e, sent=sent) from e
+                connection = await self._open()
+                sent = True
+                replies = await _exchange(connection, commands)
             except BaseException:
                 await self._drop()
                 raise
+            if any(isinstance(reply, BrokerUnavailable) for reply in replies):
+                # a master that became a replica: its address may lead to the new one by now
+                await self._drop()
+            return replies
+
+        try:
+            async with asyncio.timeout(limit_s), self._busy:
+                return await exchange()
+        except ConfigError:
+            raise
+        except TimeoutError as e:
+            raise BrokerUnavailable(
+                f"Redis at {self._endpoint.shown} did not answer within {limit_s:g} s",
+                sent=sent,
+            ) from e
+        except Exception as e:
+            raise self._failure(e, sent=sent) from e
 
     async def _open(self) -> AbstractConnection:
         connection = self._connection

@@ -18,6 +18,8 @@ class Turn:
     lost: set[bytes] = field(default_factory=set[bytes])
     #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
     again_ms: int | None = None
+    #: A claim was part of it.
+    claimed: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,6 +106,7 @@ def settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
 
 def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
     """Add what a claim brought to `turn`."""
+    turn.claimed = True
     now = int(reply[0])
     if reply[1] != b"":
         turn.again_ms = max(0, int(reply[1]) - now)

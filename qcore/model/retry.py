@@ -24,6 +24,8 @@ class RetryLater(Exception):
     """
 
     def __init__(self, delay: Seconds, *, charge: bool = True) -> None:
+        if not math.isfinite(seconds(delay)):
+            raise ValueError(f"RetryLater: delay is {delay}, give seconds or a timedelta")
         super().__init__(f"retry in {seconds(delay):g} s")
         self.delay_s = max(0.0, seconds(delay))
         self.charge = charge

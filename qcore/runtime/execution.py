@@ -45,7 +45,7 @@ from qcore.model.job import (
     shorten,
 )
 from qcore.model.retry import GiveUp, RetryLater
-from qcore.runtime.processes import ProcessPool
+from qcore.runtime.processes import ProcessPool, RemoteError
 from qcore.task import Task
 
 log = structlog.get_logger()
@@ -71,13 +71,14 @@ class Stop(Enum):
 class Running:
     """A job between its claim and its outcome."""
 
-    __slots__ = ("deadline", "lease", "place", "started_ms", "stop", "task", "task_name")
+    __slots__ = ("deadline", "in_thread", "lease", "started_ms", "stop", "task", "task_name")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.task: asyncio.Task[None] | None = None
         self.task_name = ""
-        self.place = "loop"
+        #: It has a thread, which nobody can stop.
+        self.in_thread = False
         self.started_ms = 0
         #: Loop time at which the task timeout ends.
         self.deadline: float | None = None
@@ -144,7 +145,7 @@ class Executor:
         except GeneratorExit:
             raise
         except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
-            return self._classify(e, running)
+            return self._outcome_of(e, running)
 
     # -- the steps ------------------------------------------------------------------------------
 
@@ -161,7 +162,6 @@ class Executor:
                 f"task {envelope.task} is unknown to this worker: deploy the code that has it, or "
                 "register it under this name"
             )
-        running.place = task.settings.run_in
         return task
 
     async def _call(
@@ -179,6 +179,7 @@ class Executor:
             result = await task.function(**named)
         else:
             async with self._threads:
+                running.in_thread = True
                 _begin(running, task.settings.timeout_s)
                 result = await anyio.to_thread.run_sync(
                     partial(task.function, **named),
@@ -240,8 +241,19 @@ class Executor:
 
     # -- when it did not complete -----------------------------------------------------------------
 
+    def _outcome_of(self, error: BaseException, running: Running) -> Outcome | None:
+        """Classify; an exception so odd that this fails must not cost the worker a slot."""
+        try:
+            return self._classify(error, running)
+        except Exception:
+            log.exception("job.unclassified", job=running.lease.id, queue=running.lease.queue)
+            odd = CodecError(f"its {type(error).__name__} cannot be recorded; see the worker's log")
+            return Buried(encode(self._after(odd, running, charge=True)))
+
     def _classify(self, error: BaseException, running: Running) -> Outcome | None:
-        if isinstance(error, asyncio.CancelledError) and running.stop is not None:
+        # what a cleanup raises when the worker stops the job is no failure of the job
+        is_over = running.stop in (Stop.SHUTDOWN, Stop.LEASE_LOST)
+        if is_over or (running.stop is not None and isinstance(error, asyncio.CancelledError)):
             return self._stopped(running)
         if isinstance(error, _Unrunnable | NewerVersion):
             return self._park(error, running)
@@ -312,7 +324,7 @@ class Executor:
         state = decode_state(running.lease.state)
         record = AttemptError(
             attempt=state.failures + 1,
-            kind=getattr(error, "kind", type(error).__name__),
+            kind=error.kind if isinstance(error, RemoteError) else type(error).__name__,
             text=error_text(error),
             started_ms=running.started_ms,
             ended_ms=_now_ms(),
@@ -344,9 +356,8 @@ class Executor:
 
 def error_text(error: BaseException) -> str:
     """Return what is kept of an error: its trace, or for words to an operator just these."""
-    trace = getattr(error, "trace", None)  # of an exception in another process
-    if isinstance(trace, str):
-        return shorten(trace)
+    if isinstance(error, RemoteError):
+        return shorten(error.trace)
     if isinstance(error, QcoreError | GiveUp | RetryLater):
         return shorten(str(error) or type(error).__name__)
     try:

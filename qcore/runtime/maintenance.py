@@ -39,6 +39,8 @@ class Maintenance:
             await anyio.sleep(self._config.sweep_s * random.uniform(0.8, 1.0))
             turn += 1
             try:
+                if turn % _PRUNE_EVERY == 0:  # Redis may have lost them
+                    await self._broker.register(self._config.queues)
                 for queue in self._config.queues:
                     await self._reclaim(queue)
                     if queue not in self._claimable():

@@ -27,6 +27,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb")
+    # what a task forks must not hold the pipe open when this process is gone
+    os.register_at_fork(after_in_child=lambda: os.close(replies.fileno()))
     os.dup2(2, 1)  # what a task prints must not mix with the replies
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
@@ -57,9 +59,9 @@ def _serve(request: Request) -> Reply:
         )
         return Reply(result=msgspec.Raw(encode(task.function(**named))))
     except GiveUp as e:
-        return Reply(kind="GiveUp", text=error_text(e))
+        return Reply(kind="qcore.GiveUp", text=error_text(e))
     except RetryLater as e:
-        return Reply(kind="RetryLater", delay_s=e.delay_s, charge=e.charge)
+        return Reply(kind="qcore.RetryLater", delay_s=e.delay_s, charge=e.charge)
     except SystemExit as e:
         return Reply(kind="SystemExit", text=f"the task called sys.exit({e.code!r})")
     except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome

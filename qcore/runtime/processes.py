@@ -59,6 +59,14 @@ def frame(message: bytes) -> bytes:
     return len(message).to_bytes(_LENGTH_BYTES) + message
 
 
+def signal_name(number: int) -> str:
+    """Return the name of a signal; real-time signals have none of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class PoolProcess:
     """One process of the pool; runs one job at a time."""
 
@@ -87,7 +95,8 @@ class PoolProcess:
             await stdin.drain()
             length = int.from_bytes(await stdout.readexactly(_LENGTH_BYTES))
             reply = _reply.decode(await stdout.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):
+            # the last is what a write to a closed pipe raises on uvloop
             raise ProcessDied(await self._epitaph()) from None
         except BaseException:
             await self.kill()
@@ -102,7 +111,7 @@ class PoolProcess:
 
     async def _epitaph(self) -> str:
         code = await self._process.wait()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"exited with {code}"
         return f"the process of the task (pid {self.pid}) {how}"
 
 
@@ -110,9 +119,9 @@ def _unpack(reply: Reply) -> bytes:
     match reply.kind:
         case "":
             return bytes(reply.result)
-        case "GiveUp":
+        case "qcore.GiveUp":
             raise GiveUp(reply.text)
-        case "RetryLater":
+        case "qcore.RetryLater":
             raise RetryLater(reply.delay_s, charge=reply.charge)
         case kind:
             raise RemoteError(kind, reply.text)
@@ -134,7 +143,11 @@ class ProcessPool:
     async def process(self) -> AsyncGenerator[PoolProcess, None]:
         """Wait for a free process and hold it; one that died or was killed is not used again."""
         async with self._slots:
-            process = self._idle.pop() if self._idle else await self._start()
+            process = self._idle.pop() if self._idle else None
+            while process is not None and not process.is_alive:  # it died while it was idle
+                self._all.discard(process)
+                process = self._idle.pop() if self._idle else None
+            process = process or await self._start()
             try:
                 yield process
             finally:

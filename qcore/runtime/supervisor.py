@@ -22,6 +22,7 @@ from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig, child_env
 from qcore.errors import BrokerError
 from qcore.runtime.child import CHILD_CONFIG, DRAIN, EXIT_CONFIG, STOP_NOW, ChildConfig
 from qcore.runtime.maintenance import log_reclaimed
+from qcore.runtime.processes import signal_name
 from qcore.runtime.worker import Beat
 
 log = structlog.get_logger()
@@ -102,8 +103,9 @@ class _Child:
         self._pidfd: int | None = None
         if sys.platform == "linux":
             # the pipe alone would not do: what a task forked may hold its other end open
-            self._pidfd = os.pidfd_open(self.process.pid)
-            self._loop.add_reader(self._pidfd, self.gone.set)
+            with contextlib.suppress(OSError):  # an old kernel, or no descriptor to be had
+                self._pidfd = os.pidfd_open(self.process.pid)
+                self._loop.add_reader(self._pidfd, self.gone.set)
 
     def _read(self) -> None:
         """Take the newest whole beat; without a pidfd the end of the pipe is that of the child."""
@@ -304,7 +306,7 @@ class Supervisor:
             worker=child.name,
             pid=child.process.pid,
             exit_code=code if code >= 0 else None,
-            signal=signal.Signals(-code).name if code < 0 else None,
+            signal=signal_name(-code) if code < 0 else None,
             rss_bytes=beat.rss_bytes if beat else None,
             running=beat.running if beat else 0,
         )

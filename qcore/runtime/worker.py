@@ -205,7 +205,9 @@ class Worker:
             else:
                 backoff.reset()
                 self._mark_back()
-                self._accept(turn, claimed=room is not None)
+                self._accept(turn)
+                # what a lost claim had taken came first: the claim is yet to be made
+                self._more = self._more or (room is not None and not turn.claimed)
 
     def _is_over(self) -> bool:
         return self._stop.is_set() and not self._running and not self._exchange.is_owing
@@ -222,10 +224,10 @@ class Worker:
             with anyio.move_on_after(limit_s):
                 await self._stop.wait()
 
-    def _accept(self, turn: Turn, *, claimed: bool) -> None:
+    def _accept(self, turn: Turn) -> None:
         for lease in turn.leases:
             self._start(lease)
-        if not claimed:
+        if not turn.claimed:
             return
         if self._due is not None:
             self._due.cancel()
@@ -281,17 +283,23 @@ class Worker:
         broker, config = self._app.broker, self._config
         #: Queues whose marker came while there was no room for them: others may have it.
         refused: set[str] = set()
+        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
         while True:
             await self._listening.wait()
             refused -= self._claimable()
             queue = None
             if queues := [name for name in config.queues if name not in refused]:
-                with contextlib.suppress(BrokerError):  # the look that follows meets it and waits
+                try:
                     queue = await broker.wait_for_jobs(queues, config.block_s)
                     if queue is not None and queue not in self._claimable():
                         refused.add(queue)
                         await broker.wake([queue])
                         continue
+                    backoff.reset()
+                except BrokerError as e:
+                    # claims may go on all the same, on their own connection
+                    log.warning("marker.lost", error=str(e))
+                    await anyio.sleep(backoff.next_s())
             self._listening.clear()
             if queues:
                 self._woken = queue is not None
@@ -318,7 +326,7 @@ class Worker:
         stop_at = loop.time() + cleanup_s
         for running in list(self._running.values()):
             # nobody can stop a thread: it may finish yet, and is given back as the last act
-            if running.place != "thread":
+            if not running.in_thread:
                 running.cancel(Stop.SHUTDOWN)
         await anyio.sleep(cleanup_s / 2)
         for running in list(self._running.values()):

@@ -360,3 +360,25 @@ async def test_turn_with_a_claim_that_ran_beside_a_failed_settle_says_sent(own_b
     with pytest.raises(BrokerUnavailable) as e:
         await own_broker.turn([(lease, Acked())], request, now_ms=NOW)
     assert e.value.sent is True
+
+
+async def test_line_leaves_a_server_that_became_a_replica(own_server, own_broker):
+    """Behind its address there may be a new master by now; only a new connection finds it."""
+    (lease,) = await leased(own_broker, "a")
+    read_only(own_server)
+    with pytest.raises(BrokerUnavailable):
+        await settle(own_broker, (lease, Acked()))
+    assert own_broker._turns._connection is None
+
+
+async def test_deadline_of_a_line_covers_the_wait_for_it(own_server, own_broker):
+    own_server.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        line = own_broker._upkeep
+        calls = (line.send([(b"PING",)], timeout_s=0.5) for _ in range(8))
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(end, BrokerUnavailable) for end in ends)
+        assert time.monotonic() - began < 3
+    finally:
+        own_server.signal(signal.SIGCONT)

@@ -146,12 +146,33 @@ async def test_reclaim_ignores_a_guard_from_before_the_clock_went_back(broker):
 async def test_reclaim_pulls_back_a_deadline_from_two_leases_on_only(broker):
     (a,) = await leased(broker, "a")
     await broker.extend([a], 2 * LEASE_MS - 1, now_ms=NOW)
-    await swept(broker, NOW)
+    await swept(broker, NOW + 1)
     await reclaim(broker, NOW)
     assert (await content(broker))["active"] == {a.token.decode(): NOW + 2 * LEASE_MS - 1}
     await broker.extend([a], 2 * LEASE_MS, now_ms=NOW)
+    await swept(broker, NOW + 1)
     await reclaim(broker, NOW)
     assert (await content(broker))["active"] == {a.token.decode(): NOW + LEASE_MS}
+
+
+async def test_reclaim_leaves_longer_leases_alone_while_the_clock_is_right(broker):
+    """A sweeper with a short lease must not shorten the leases of workers with a longer one."""
+    (a,) = await leased(broker, "a")
+    await broker.extend([a], 10 * LEASE_MS, now_ms=NOW)
+    await swept(broker, NOW)
+    await reclaim(broker, NOW + 1)
+    assert (await content(broker))["active"] == {a.token.decode(): NOW + 10 * LEASE_MS}
+
+
+async def test_reclaim_pulls_back_more_deadlines_than_one_sweep_takes(broker):
+    leases = await leased(broker, *(f"{n:03}" for n in range(250)))
+    await broker.extend(leases, 10 * LEASE_MS, now_ms=NOW)
+    await swept(broker, NOW + 1)
+    for _ in range(2):
+        await reclaim(broker, NOW)
+    found = await content(broker)
+    assert set(found["active"].values()) == {NOW + LEASE_MS}
+    assert "clock_back" not in found["meta"]
 
 
 # -- crashes ---------------------------------------------------------------------------------------

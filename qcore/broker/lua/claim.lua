@@ -41,13 +41,14 @@ end
 
 redis.call('ZREM', queues[1].active, '')
 local left, room, reply = tonumber(limit), tonumber(most_bytes), { whole(now), '' }
-local held_back, allowed = {}, tonumber(suspects)
+local held_back, took, allowed = {}, {}, tonumber(suspects)
 for q, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
   promote_due(k.scheduled, k.ready, now, promote)
   local most, ids = math.min(left, tonumber(ARGV[limits + q - 1])), {}
   ids, held_back[q], allowed = pick(k.ready, k.crashes, most, allowed)
   if #ids > 0 then
+    took[q] = true
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))
     room = fitting(k.ready, ids, payloads, room)
     lease(k.active, k.running, ids, prefix, whole(now + lease_ms))
@@ -58,9 +59,9 @@ end
 
 local again = math.huge
 for q, k in ipairs(queues) do
-  local ready = redis.call('LLEN', k.ready)
-  if ready > 0 then
-    again = math.min(again, ready == held_back[q] and now + HELD_BACK_MS or now)
+  if redis.call('LLEN', k.ready) > 0 then
+    local only_suspects = (held_back[q] or 0) > 0 and not took[q]
+    again = math.min(again, only_suspects and now + HELD_BACK_MS or now)
     -- A claim that took nothing must not wake anybody, or two idle workers would spin.
     if #reply > 2 then redis.call('ZADD', k.wake, 0, '1') end
   else

@@ -19,7 +19,7 @@ if #over > 0 then
   redis.call('HDEL', done, unpack(over))
   redis.call('ZREM', expiry, unpack(over))
 end
-local page = redis.call('HSCAN', producers, cursor, 'COUNT', 200)
+local page = redis.call('HSCAN', producers, cursor, 'COUNT', 1000)
 for i = 1, #page[2], 2 do
   local at = string.match(page[2][i + 1], ' (%d+)$')
   if not at or now - at > tonumber(silent_ms) then redis.call('HDEL', producers, page[2][i]) end

@@ -5,7 +5,7 @@
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       crashes    hash  job id -> `count ms`
---       meta       hash  last_sweep, guard_until: unix ms
+--       meta       hash  last_sweep, guard_until, clock_back
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    the lease of this fleet
@@ -30,9 +30,18 @@ if now - last > tonumber(stale_ms) or last > now then
 end
 
 -- The Redis clock went back: a deadline that far ahead would hold its job for too long.
-local far = redis.call('ZRANGEBYSCORE', k.active, whole(now + 2 * lease_ms), '+inf', 'LIMIT', 0, limit)
-for _, token in ipairs(far) do
-  redis.call('ZADD', k.active, whole(now + lease_ms), token)
+if last > now or redis.call('HEXISTS', k.meta, 'clock_back') == 1 then
+  local from = whole(now + 2 * lease_ms)
+  local far = redis.call('ZRANGEBYSCORE', k.active, from, '+inf', 'LIMIT', 0, limit)
+  for _, token in ipairs(far) do
+    redis.call('ZADD', k.active, whole(now + lease_ms), token)
+  end
+  -- more of them may be left for the next sweep
+  if #far == tonumber(limit) then
+    redis.call('HSET', k.meta, 'clock_back', 1)
+  else
+    redis.call('HDEL', k.meta, 'clock_back')
+  end
 end
 
 local reply = {}

@@ -1,6 +1,6 @@
 -- pick: takes at most `most` ids from the head of ready. A job that has lost two leases is a
 -- suspect: it may be the one that kills its process, so at most `suspects` of them are taken and
--- the others go back to the head. Looks at 500 ids at most.
+-- the others go back to the head, or to the tail if they fill it. Looks at 500 ids or a few more.
 -- Returns the ids, how many went back, and how many suspects may still be taken.
 local function pick(ready, crashes, most, suspects)
   if redis.call('EXISTS', crashes) == 0 then
@@ -22,6 +22,11 @@ local function pick(ready, crashes, most, suspects)
     end
     seen = seen + #popped
   until #popped == 0 or #ids >= most or seen >= 500
-  for i = #back, 1, -1 do redis.call('LPUSH', ready, back[i]) end
+  if seen >= 500 and #back > 0 then
+    -- so many that they would stand in the way of every claim
+    redis.call('RPUSH', ready, unpack(back))
+  else
+    for i = #back, 1, -1 do redis.call('LPUSH', ready, back[i]) end
+  end
   return ids, #back, suspects
 end
