@@ -67,11 +67,9 @@ async def test_retry_later_without_end_is_a_failure_of_the_task(app: App):
 @pytest.mark.parametrize("option", ["timeout", "keep"])
 def test_task_refuses_a_duration_without_end(option: str):
     app = App("redis://localhost")
+    register = app.task(timeout=math.inf) if option == "timeout" else app.task(keep=math.inf)
     with pytest.raises(ConfigError, match=option):
-        if option == "timeout":
-            app.task(timeout=math.inf)(_nothing)
-        else:
-            app.task(keep=math.inf)(_nothing)
+        register(_nothing)
 
 
 async def _nothing() -> None: ...
