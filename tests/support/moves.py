@@ -90,7 +90,7 @@ async def claim(
 
 
 async def leased(
-    broker: Broker, *ids: str, queue: str = QUEUE, prefix: str = PREFIX, now_ms: int | None = NOW
+    broker: Broker, *ids: str, queue: str = QUEUE, prefix: str = PREFIX, now_ms: int = NOW
 ) -> list[Lease]:
     """Enqueue and claim; the marker is taken. Return the leases in the order of `ids`."""
     await put(broker, *ids, queue=queue, now_ms=now_ms)
