@@ -30,6 +30,7 @@ def configure_logging(form: LogFormat, level: int = logging.INFO) -> None:
             *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # text and newline in one write: the processes of a supervisor share the terminal
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
