@@ -228,7 +228,8 @@ class Line:
             if type(meant) is not BrokerError:
                 return meant
         return BrokerUnavailable(
-            f"Redis at {self._endpoint.shown} cannot be reached: {error or type(error).__name__}",
+            f"Redis at {self._endpoint.shown} cannot be reached: "
+            f"{error or type(error).__name__}; start it, or check the URL",
             sent=sent,
         )
 
