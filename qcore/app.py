@@ -102,9 +102,12 @@ class App:
         retry: Retry | None = None,
         keep: Seconds | None = None,
         run_in: Literal["thread", "process"] | None = None,
+        expires: Seconds | None = None,
+        exclusive: bool = False,
+        at_most_once: bool = False,
     ) -> _Register: ...
 
-    def task(
+    def task(  # noqa: PLR0913 - each is an option of the decorator
         self,
         function: Callable[..., Any] | None = None,
         *,
@@ -114,6 +117,9 @@ class App:
         retry: Retry | None = None,
         keep: Seconds | None = None,
         run_in: Literal["thread", "process"] | None = None,
+        expires: Seconds | None = None,
+        exclusive: bool = False,
+        at_most_once: bool = False,
     ) -> Any:
         """Register a function as a task; with or without options.
 
@@ -128,6 +134,13 @@ class App:
             keep: How long the outcome is kept; by default 24 h for results that are not None.
             run_in: For `def`: "thread" (default), or "process" for work that needs the CPU; the
                 process is killed at the timeout.
+            expires: Seconds or timedelta after the enqueue from which on no run may start: the job
+                is cancelled instead. For jobs that are of no use later.
+            exclusive: A job never overlaps with its own repetition: its run is cancelled, and
+                given back uncharged, before its lease could end unrenewed. Not for threads, which
+                nobody can stop.
+            at_most_once: A run that was begun is never begun again: after a crash or a stop in the
+                middle the job is dead. Costs a round trip before each run; no retries.
 
         Raises:
             ConfigError: a name registered twice, an annotation that cannot be decoded, or a
@@ -139,10 +152,13 @@ class App:
             settings = Settings(
                 name=name or f"{_module_of(function)}.{function.__qualname__}",
                 queue=queue or self._default_queue,
-                retry=retry or Retry(),
+                retry=retry or Retry(max_attempts=1 if at_most_once else 5),
                 run_in=place_of(function, run_in),
                 timeout_s=None if timeout is None else seconds(timeout),
                 keep_s=None if keep is None else seconds(keep),
+                expires_ms=-1 if expires is None else round(seconds(expires) * 1000),
+                exclusive=exclusive,
+                at_most_once=at_most_once,
             )
             return self._add(function, settings)
 
@@ -165,6 +181,7 @@ class App:
             raise ConfigError(
                 f"task {settings.name}: keep is {settings.keep_s:g} s, allowed is 0 and more"
             )
+        _check_once(settings)
         kind = cast(
             type[Task[Any, Any]],
             AsyncTask if inspect.iscoroutinefunction(function) else SyncTask,
@@ -274,6 +291,24 @@ class App:
         if not (queue and slash and id):
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
         return JobHandle(lambda: self.broker, queue, id, decode=_untyped, accepted=False)
+
+
+def _check_once(settings: Settings) -> None:
+    name = settings.name
+    if settings.expires_ms == 0 or settings.expires_ms < -1:
+        raise ConfigError(
+            f"task {name}: expires is {settings.expires_ms / 1000:g} s, allowed is more than 0"
+        )
+    if settings.at_most_once and settings.retry.max_attempts > 1:
+        raise ConfigError(
+            f"task {name}: at_most_once=True leaves no attempt to retry: drop retry=, or give "
+            "Retry(max_attempts=1)"
+        )
+    if settings.exclusive and settings.run_in == "thread":
+        raise ConfigError(
+            f"task {name}: exclusive=True needs a run that can be stopped, and a thread cannot: "
+            "use `async def`, or run_in='process'"
+        )
 
 
 def _module_of(function: Callable[..., Any]) -> str:

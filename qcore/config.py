@@ -78,6 +78,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_most_s: float = 10.0
     #: Leases a job may lose without a witness before it is dead.
     crash_limit: int = 10
+    #: Runs the jobs that have lost two leases, one after the other, and leaves when none waits.
+    suspects: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges and the order of the clocks."""

@@ -16,6 +16,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     enqueued_ms: int
     claimed_ms: int
     timeout_s: float | None
+    fence: int
 
 
 class Lifecycle:
@@ -40,14 +41,21 @@ class Context:
         enqueued_at: When the job was enqueued, on the Redis clock.
         claimed_at: When this run's lease began, on the Redis clock.
         deadline: When the task timeout ends, by this machine's clock; None without a timeout.
+        fencing_token: Grows with every claim of the queue: a store that refuses a smaller one than
+            it has seen keeps out a run that lost its lease and does not know it yet.
+        cancel_requested: Whether this run was given up: cancelled, timed out, its lease lost, or
+            its worker at the end of its time. A coroutine is told by CancelledError; a thread that
+            asks can end early.
     """
 
     __slots__ = (
         "_lifecycle",
         "attempt",
+        "cancel_requested",
         "claimed_at",
         "deadline",
         "enqueued_at",
+        "fencing_token",
         "job_id",
         "queue",
         "task",
@@ -65,6 +73,8 @@ class Context:
             if facts.timeout_s is None
             else datetime.now(UTC) + timedelta(seconds=facts.timeout_s)
         )
+        self.fencing_token = facts.fence
+        self.cancel_requested = False
         self._lifecycle = lifecycle
 
     @property
@@ -81,4 +91,4 @@ class Context:
 def detached(task: str, queue: str) -> Context:
     """Return the context of a task that is called as a plain function, outside any worker."""
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
-    return Context(Facts("", task, queue, 1, now_ms, now_ms, None), Lifecycle())
+    return Context(Facts("", task, queue, 1, now_ms, now_ms, None, 0), Lifecycle())

@@ -57,6 +57,27 @@ class JobHandle(Generic[R]):
         record = await self._look()
         return JobStatus.COMPLETED if record is None else record.status
 
+    async def cancel(self) -> bool:
+        """Ask that the job does not run, or that its run ends.
+
+        A scheduled job is cancelled at once. A ready one is when its turn comes, and its handle
+        says so from now on. One that runs hears of it within a second: a coroutine sees
+        CancelledError, a process is killed, a thread goes on unseen and may ask
+        `ctx.cancel_requested`; if it completes all the same, it has completed.
+
+        Returns:
+            False when it had ended before.
+
+        Raises:
+            JobNotFound: there is no trace of it, and this handle did not enqueue it.
+
+        Redis: one script, one round trip.
+        """
+        (place,) = await Inspector(self._broker()).cancel(self.queue, [self.id])
+        if place == "" and not self._accepted:
+            raise self._no_trace()
+        return place not in ("ended", "")
+
     async def result(self, timeout: Seconds | None = None) -> R:
         """Wait until the job has ended and return what the task returned.
 
@@ -69,7 +90,7 @@ class JobHandle(Generic[R]):
         Raises:
             TimeoutError: it has not ended in time; it goes on all the same.
             JobFailed: it is dead; the message is the reason and the trace of its last error.
-            JobCancelled: it was cleared before it could run.
+            JobCancelled: it was cancelled, or it expired; the message says why.
             JobNotFound: there is no trace of it, and this handle did not enqueue it.
             CodecError: the kept result does not fit the task's annotation.
         """
@@ -91,11 +112,14 @@ class JobHandle(Generic[R]):
     async def _look(self) -> JobRecord | None:
         record = await Inspector(self._broker()).job(self.queue, self.id)
         if record is None and not self._accepted:
-            raise JobNotFound(
-                f"there is no job {self.ref}: the id or the queue is wrong, or it ended and its "
-                "outcome is no longer kept"
-            )
+            raise self._no_trace()
         return record
+
+    def _no_trace(self) -> JobNotFound:
+        return JobNotFound(
+            f"there is no job {self.ref}: the id or the queue is wrong, or it ended and its "
+            "outcome is no longer kept"
+        )
 
     def _raise_if_over(self, record: JobRecord) -> None:
         if record.status is JobStatus.DEAD:
@@ -103,4 +127,4 @@ class JobHandle(Generic[R]):
             more = f"\n{trace}" if "\n" in trace else ""
             raise JobFailed(f"job {self.ref} is dead: {record.reason}{more}")
         if record.status is JobStatus.CANCELLED:
-            raise JobCancelled(f"job {self.ref} was cancelled before it ran")
+            raise JobCancelled(f"job {self.ref} was cancelled: {record.reason}")

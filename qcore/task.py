@@ -36,6 +36,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     #: Seconds to keep the outcome; None: 24 h, and only of results that are not None.
     keep_s: float | None = None
+    #: Milliseconds after its enqueue from which on no run of a job may start; -1: never.
+    expires_ms: int = -1
+    #: Two runs of one job never overlap while the lease of the first is trusted.
+    exclusive: bool = False
+    #: A run that was begun is never begun again.
+    at_most_once: bool = False
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     eta_ms: int | None = None
     queue: str | None = None
     keep_ms: int = -1
+    expires_ms: int = -1
 
 
 class Dispatch(Generic[P, R]):
@@ -114,7 +121,13 @@ class Dispatch(Generic[P, R]):
     def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         settings, options = self._task.settings, self._options
         raw = self._task.arguments.encode(args, kwargs)
-        envelope = Envelope(ENVELOPE_VERSION, settings.name, msgspec.Raw(raw), options.keep_ms)
+        envelope = Envelope(
+            ENVELOPE_VERSION,
+            settings.name,
+            msgspec.Raw(raw),
+            options.keep_ms,
+            settings.expires_ms if options.expires_ms < 0 else options.expires_ms,
+        )
         return Job(
             new_id(),
             options.queue or settings.queue,
@@ -173,6 +186,7 @@ class Task(Dispatch[P, R]):
         eta: datetime | None = None,
         queue: str | None = None,
         keep: Seconds | None = None,
+        expires: Seconds | None = None,
     ) -> Dispatch[P, R]:
         """Return this task with options for the jobs enqueued through the returned object.
 
@@ -181,6 +195,8 @@ class Task(Dispatch[P, R]):
             eta: The aware datetime at which it becomes ready; not together with `delay`.
             queue: Instead of the task's queue.
             keep: Keep the outcome for so long; 0 keeps nothing.
+            expires: Seconds or timedelta after the enqueue, on the Redis clock, from which on no
+                run may start: the job is cancelled instead.
 
         Raises:
             UnknownQueue: the app does not declare `queue`.
@@ -192,6 +208,11 @@ class Task(Dispatch[P, R]):
             raise ArgumentError(f"task {self.name}: give delay or eta, not both")
         if eta is not None and eta.tzinfo is None:
             raise ArgumentError(f"task {self.name}: eta {eta} has no time zone, use datetime.UTC")
+        if delay is not None and expires is not None and seconds(expires) <= seconds(delay):
+            raise ArgumentError(
+                f"task {self.name}: expires ({expires}) is not later than delay ({delay}): the job "
+                "could never start"
+            )
         return Dispatch(
             self,
             Options(
@@ -199,6 +220,7 @@ class Task(Dispatch[P, R]):
                 eta_ms=None if eta is None else int(eta.astimezone(UTC).timestamp() * 1000),
                 queue=queue,
                 keep_ms=-1 if keep is None else self._ms("keep", keep),
+                expires_ms=-1 if expires is None else self._ms("expires", expires),
             ),
         )
 

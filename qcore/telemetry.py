@@ -11,6 +11,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "job.parked": ("job", "task", "queue", "error", "delay_ms"),
     "job.buried": ("job", "task", "queue", "attempt", "error"),
     "job.unclassified": ("job", "queue"),
+    "job.condemned": ("job", "queue", "worker", "how"),
+    "job.cancelled": ("job", "task", "queue", "reason"),
     "job.released": ("job", "task", "queue", "attempt"),
     "job.abandoned": ("job", "task"),
     "job.reclaimed": ("job", "queue", "owner", "to"),

@@ -8,6 +8,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.inspector import Inspector, JobRecord
+from qcore.model.job import Death
 from qcore_cli.options import (
     AsJson,
     Namespace,
@@ -60,6 +61,39 @@ def jobs_show(
 ) -> None:
     """Show everything known about one job."""
     _show(_find(ref, url, namespace), as_json)
+
+
+@jobs.command("cancel")
+def jobs_cancel(
+    refs: Annotated[list[str], typer.Argument(help="QUEUE/ID of each job.")],
+    as_json: AsJson = False,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Cancel jobs: what waits will not run, what runs is told to end."""
+
+    async def act(inspector: Inspector) -> dict[str, str]:
+        places: dict[str, str] = {}
+        for name, ids in split_refs(refs).items():
+            found = await inspector.cancel(name, ids)
+            places |= {f"{name}/{id}": place for id, place in zip(ids, found, strict=True)}
+        return places
+
+    places = with_inspector(url, namespace, act)
+    cancelled = [ref for ref, place in places.items() if place in ("scheduled", "ready")]
+    asked = [ref for ref, place in places.items() if place == "active"]
+    ended = [ref for ref, place in places.items() if place == "ended"]
+    unknown = [ref for ref, place in places.items() if place == ""]
+    if as_json:
+        print_json({"cancelled": cancelled, "asked": asked, "ended": ended, "unknown": unknown})
+    else:
+        typer.echo(f"Cancelled {len(cancelled)}.")
+        if asked:
+            typer.echo(f"Asked {len(asked)} that run to end: {', '.join(asked)}")
+        if ended:
+            typer.echo(f"Ended before: {', '.join(ended)}")
+    if unknown:
+        raise ConfigError(f"there is no trace of {', '.join(unknown)}")
 
 
 @dead.command("list")
@@ -228,6 +262,7 @@ def _show(record: JobRecord, as_json: bool) -> None:
         ("attempts", record.attempts or None),
         ("crashes", record.crashes or None),
         ("reason", record.reason),
+        ("process", _ending(record.death)),
         ("result", plain["result"]),
     ]
     for name, value in rows:
@@ -237,6 +272,16 @@ def _show(record: JobRecord, as_json: bool) -> None:
         when = f"{_time(error.started_ms)}, {error.ended_ms - error.started_ms} ms"
         typer.echo(f"\nattempt {error.attempt}  {error.kind}  {when}, {error.host} pid {error.pid}")
         typer.echo("  " + error.text.rstrip().replace("\n", "\n  "))
+
+
+def _ending(death: Death | None) -> str | None:
+    if death is None:
+        return None
+    beside = ", ".join(death.beside) or "no other job"
+    return (
+        f"{death.how}, pid {death.pid} of {death.worker} on {death.host}, at most "
+        f"{death.peak_rss_bytes / 1e6:.0f} MB, beside {beside}"
+    )
 
 
 def _plain(record: JobRecord) -> dict[str, Any]:

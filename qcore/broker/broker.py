@@ -5,12 +5,13 @@
     claim           ready     -> active                    worker
     recover         active    -> active                    worker, after a lost claim reply
     extend          active    -> active                    leases
+    note            active    -> active                    worker, before an at-most-once run
     settle          active    -> completed, scheduled, dead, ready
     reclaim         active    -> ready, scheduled, dead    maintenance
     reclaim_owner   active    -> ready, scheduled, dead    supervisor
     prune           completed, cancelled -> -              maintenance
 
-What operators do (clear, revive, purge) is in `inspector`.
+What users and operators do (cancel, clear, revive, purge) is in `inspector`.
 """
 
 from collections import defaultdict
@@ -28,7 +29,7 @@ from qcore.broker.wire import (
     Turn,
     chunks,
     read_claim,
-    read_lease,
+    read_leases,
     read_reclaimed,
     settle_items,
 )
@@ -38,6 +39,8 @@ from qcore.model.job import Job, Lease, Outcome
 
 #: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
 CHORE_LIMIT = 200
+#: For so long the place of an outcome shows that there was one.
+TRACE_MS = 24 * 3600 * 1000
 #: A producer that was silent for so long has no call left to repeat.
 PRODUCER_SILENT_MS = 3600 * 1000
 
@@ -179,7 +182,7 @@ class Broker:
             claim.prefix,
             CALL_BYTES,
             CHORE_LIMIT,
-            claim.suspects,
+            int(claim.suspects),
             *(claim.limits or [claim.limit] * len(keys)),
         )
 
@@ -198,6 +201,8 @@ class Broker:
     ) -> list[Lease]:
         """Active -> active: return the leases of a claim whose reply was lost, renewed.
 
+        `prefix` is that claim's `owner:seq:`, or `owner:` for all claims of a process.
+
         Redis: recover.lua, at least one round trip per queue.
         """
         leases: dict[bytes, Lease] = {}  # a scan may show a token twice
@@ -208,9 +213,8 @@ class Broker:
                     self.keys(queue), _now(now_ms), lease_ms, prefix, cursor
                 )
                 (reply,) = await self.ask([call])
-                now, cursor, ids, payloads, states, crashes = reply
-                rows = zip(ids, payloads, states, crashes, strict=True)
-                found = [read_lease(prefix, queue, int(now), *row) for row in rows]
+                now, cursor, *rows = reply
+                found = read_leases(queue, int(now), *rows)
                 leases |= {lease.token: lease for lease in found}
         return list(leases.values())
 
@@ -232,6 +236,45 @@ class Broker:
             for i in range(0, len(tokens), CALL_JOBS)
         ]
         return {token for lost in await _answers(self._renewing, calls) for token in lost}
+
+    async def note(self, lease: Lease, state: bytes) -> bool:
+        """Active -> active with a new record; False when the lease was lost.
+
+        Raises:
+            BrokerUnavailable: it may have been written; writing it again does no harm.
+
+        Redis: note.lua, one round trip.
+        """
+        call = scripts.NOTE.call(self.keys(lease.queue), lease.token, state)
+        (lost,) = await _answers(self._renewing, [call])
+        return not lost
+
+    async def wishes(self, leases: Sequence[Lease]) -> set[bytes]:
+        """Return the tokens of the jobs, among those running, that somebody wants cancelled.
+
+        Redis: HMGET once per queue and 500 leases; one round trip.
+        """
+        queues: defaultdict[str, list[Lease]] = defaultdict(list)
+        for lease in leases:
+            queues[lease.queue].append(lease)
+        asked = [
+            (queue, held[i : i + CALL_JOBS])
+            for queue, held in queues.items()
+            for i in range(0, len(held), CALL_JOBS)
+        ]
+        replies = await _answers(
+            self._renewing,
+            [
+                (b"HMGET", self.keys(queue).names["cancels"], *(lease.id for lease in held))
+                for queue, held in asked
+            ],
+        )
+        return {
+            lease.token
+            for (_, held), wishes in zip(asked, replies, strict=True)
+            for lease, wish in zip(held, wishes, strict=True)
+            if wish is not None
+        }
 
     async def wait_for_jobs(self, queues: Sequence[str], block_s: float) -> str | None:
         """Block until a marker says that there may be work, at most `block_s`; take it.
@@ -267,10 +310,15 @@ class Broker:
 
     async def promote(
         self, queue: str, *, limit: int = CHORE_LIMIT, now_ms: int | None = None
-    ) -> int:
-        """Scheduled -> ready, at most `limit` due jobs; return how many."""
+    ) -> tuple[int, int]:
+        """Scheduled -> ready, at most `limit` due jobs.
+
+        Returns:
+            How many were promoted, and how many suspects wait for a process of their own.
+        """
         call = scripts.PROMOTE.call(self.keys(queue), _now(now_ms), limit)
-        return int((await self.ask([call]))[0])
+        ((promoted, suspects),) = await self.ask([call])
+        return promoted, suspects
 
     async def reclaim(
         self,
@@ -329,11 +377,13 @@ class Broker:
     ) -> tuple[int, int]:
         """Completed, cancelled -> -: forget outcomes whose time is over, and silent producers.
 
+        An outcome leaves an empty one behind for 24 h.
+
         Returns:
-            How many outcomes went, and the cursor for the next call.
+            How many times were over, and the cursor for the next call.
         """
         call = scripts.PRUNE.call(
-            self.keys(queue), _now(now_ms), CHORE_LIMIT, PRODUCER_SILENT_MS, cursor
+            self.keys(queue), _now(now_ms), CHORE_LIMIT, TRACE_MS, PRODUCER_SILENT_MS, cursor
         )
         ((count, cursor),) = await self.ask([call])
         return int(count), int(cursor)

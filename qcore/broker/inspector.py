@@ -1,4 +1,4 @@
-"""What operators read and repair: depths, records, dead jobs; clear, revive, purge."""
+"""What users and operators read and repair: depths, records; cancel, clear, revive, purge."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from qcore.broker.keys import queues_key
 from qcore.config import KEEP_S
 from qcore.errors import CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, encode
-from qcore.model.job import AttemptError, JobOutcome, JobState, JobStatus
+from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +39,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int | None = None
     attempts: int = 0
     crashes: int = 0
-    #: Why it is dead.
+    #: Why it is dead or cancelled.
     reason: str | None = None
+    #: The end of the process that it had for itself, when that made it dead.
+    death: Death | None = None
     errors: tuple[AttemptError, ...] = ()
     #: `owner:seq:id` of the lease, while active.
     token: str | None = None
@@ -75,7 +77,7 @@ class Inspector:
 
     async def job(self, queue: str, id: str) -> JobRecord | None:
         """Return what is known about one job, or None when there is no trace of it."""
-        (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id)])
+        (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id, b"")])
         return _record(queue, id, reply)
 
     async def dead(self, queue: str, *, limit: int = 100, skip: int = 0) -> list[JobRecord]:
@@ -102,6 +104,26 @@ class Inspector:
             for id, payload, state, crashes, at in rows
         )
         return [record for record in records if record is not None]
+
+    async def cancel(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Scheduled -> cancelled at once; ready, active: a wish, which the next step obeys.
+
+        A ready job ends when its turn comes, without running; an active one is told within a
+        heartbeat of its worker (1 s).
+
+        Returns:
+            Where each job was: "scheduled", "ready", "active", "ended", or "" for no trace.
+
+        Redis: cancel.lua, once per 500 ids.
+        """
+        outcome = encode(JobOutcome(JobStatus.CANCELLED, reason="it was cancelled before it ran"))
+        keys, places = self._broker.keys(queue), list[str]()
+        for i in range(0, len(ids), CALL_JOBS):
+            chunk = ids[i : i + CALL_JOBS]
+            call = scripts.CANCEL.call(keys, b"", round(KEEP_S * 1000), outcome, *chunk)
+            (reply,) = await self._broker.ask([call])
+            places += [place.decode() for place in reply]
+        return places
 
     async def revive(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Dead -> ready: all attempts again, the error history kept.
@@ -163,7 +185,8 @@ class Inspector:
 
         Redis: clear.lua, one call per 500 jobs; jobs enqueued meanwhile may be cleared too.
         """
-        cancelled, cleared = encode(JobOutcome(JobStatus.CANCELLED)), 0
+        cancelled = encode(JobOutcome(JobStatus.CANCELLED, reason="its queue was cleared"))
+        cleared = 0
         while True:
             call = scripts.CLEAR.call(
                 self._broker.keys(queue), b"", CALL_JOBS, cancelled, round(KEEP_S * 1000)
@@ -194,7 +217,11 @@ def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
     if where == b"done":
         outcome = decode_outcome(payload)
         return JobRecord(
-            id=id, queue=queue, status=JobStatus(outcome.status), result=outcome.result
+            id=id,
+            queue=queue,
+            status=JobStatus(outcome.status),
+            reason=outcome.reason or None,
+            result=outcome.result,
         )
     if where == b"":
         return None
@@ -217,6 +244,7 @@ def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
         attempts=state.failures,
         crashes=crashes,
         reason=reason,
+        death=state.death,
         errors=state.errors,
         token=None if token is None else token.decode(),
         payload=arguments,

@@ -9,18 +9,21 @@ from typing import NamedTuple
 #: Key -> (type, content). Lua headers, this table and docs/reference/redis-schema.md agree by test.
 QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "ready": ("list", "job ids, oldest first"),
+    "suspects": ("list", "ids of ready jobs that lost two leases, oldest first"),
     "scheduled": ("zset", "job id -> due time, unix ms"),
     "active": ("zset", "token -> lease deadline, unix ms"),
     "running": ("hash", "job id -> token"),
     "jobs": ("hash", "job id -> 8 bytes of Redis time + envelope"),
     "state": ("hash", "job id -> mutable record"),
     "crashes": ("hash", "job id -> `count ms`"),
+    "cancels": ("hash", "job id -> `keep_ms outcome`, a wish to cancel it"),
+    "waiters": ("hash", "job id -> channels that hear of its end"),
     "dead": ("zset", "job id -> time of death, unix ms"),
     "done": ("hash", "job id -> kept outcome"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
     "producers": ("hash", "nonce -> `call ms`, its last call"),
     "wake": ("zset", 'the marker "come and claim"'),
-    "meta": ("hash", "last_sweep, guard_until, clock_back"),
+    "meta": ("hash", "last_sweep, guard_until, clock_back, fence"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The scripts: file, names of KEYS and ARGV, and what an error reply means."""
+"""The scripts: file, names of KEYS, and what an error reply means."""
 
 import hashlib
 import re
@@ -23,19 +23,17 @@ from qcore.broker.keys import QueueKeys
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, QueueFull
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
+#: A line of the header that names a key: `-- KEYS  active     zset  token -> ...`.
+_KEY = re.compile(r"^--(?: KEYS|     )  (\w+) +(?:list|zset|hash) ", re.MULTILINE)
 
 
 class Script:
-    """One Lua file; called by name, sent by its digest."""
+    """One Lua file; called by name, sent by its digest. Its header names its KEYS, in order."""
 
-    def __init__(
-        self, name: str, *, keys: tuple[str, ...], argv: tuple[str, ...], reads_only: bool = False
-    ) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.keys = keys
-        self.argv = argv
-        self.reads_only = reads_only
         self.source = _load(name)
+        self.keys = tuple(_KEY.findall(self.source))
         # Redis names a script by this digest; it is no secret.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest().encode()
 
@@ -74,91 +72,22 @@ def _load(name: str) -> str:
     return _INCLUDE.sub(include, (folder / f"{name}.lua").read_text())
 
 
-ENQUEUE = Script(
-    "enqueue",
-    keys=("jobs", "ready", "scheduled", "producers", "wake"),
-    argv=("now_ms", "nonce", "call", "items"),
-)
-PROMOTE = Script("promote", keys=("active", "scheduled", "ready", "wake"), argv=("now_ms", "limit"))
-CLAIM = Script(
-    "claim",
-    keys=("ready", "scheduled", "active", "running", "jobs", "state", "crashes", "wake"),
-    argv=(
-        "now_ms",
-        "limit",
-        "lease_ms",
-        "prefix",
-        "most_bytes",
-        "promote",
-        "suspects",
-        "limits",
-    ),
-)
-RECOVER = Script(
-    "recover",
-    keys=("active", "jobs", "state", "crashes"),
-    argv=("now_ms", "lease_ms", "prefix", "cursor"),
-)
-EXTEND = Script("extend", keys=("active",), argv=("now_ms", "lease_ms", "tokens"))
-SETTLE = Script(
-    "settle",
-    keys=(
-        "active",
-        "running",
-        "jobs",
-        "state",
-        "crashes",
-        "ready",
-        "scheduled",
-        "dead",
-        "done",
-        "expiry",
-        "wake",
-    ),
-    argv=("now_ms", "acks", "keeps", "retries", "buries", "releases", "items"),
-)
-RECLAIM = Script(
-    "reclaim",
-    keys=("active", "running", "ready", "scheduled", "dead", "crashes", "meta", "wake"),
-    argv=("now_ms", "lease_ms", "stale_ms", "guard_ms", "crash_limit", "limit"),
-)
-RECLAIM_OWNER = Script(
-    "reclaim_owner",
-    keys=("active", "running", "ready", "scheduled", "dead", "crashes", "wake"),
-    argv=("now_ms", "owner", "charge", "crash_limit", "cursor"),
-)
-CLEAR = Script(
-    "clear",
-    keys=("active", "ready", "scheduled", "jobs", "state", "crashes", "done", "expiry"),
-    argv=("now_ms", "limit", "outcome", "keep_ms"),
-)
-REVIVE = Script(
-    "revive",
-    keys=("active", "dead", "jobs", "state", "crashes", "ready", "wake"),
-    argv=("items",),
-)
-PURGE = Script(
-    "purge",
-    keys=("active", "dead", "jobs", "state", "crashes"),
-    argv=("now_ms", "age_ms", "limit", "ids"),
-)
-PRUNE = Script(
-    "prune",
-    keys=("active", "done", "expiry", "producers"),
-    argv=("now_ms", "limit", "silent_ms", "cursor"),
-)
-FIND = Script(
-    "find",
-    keys=("active", "running", "jobs", "state", "crashes", "scheduled", "dead", "done"),
-    argv=("id",),
-    reads_only=True,
-)
-DEPTH = Script(
-    "depth",
-    keys=("ready", "scheduled", "active", "dead", "jobs"),
-    argv=("now_ms",),
-    reads_only=True,
-)
+ENQUEUE = Script("enqueue")
+PROMOTE = Script("promote")
+CLAIM = Script("claim")
+RECOVER = Script("recover")
+EXTEND = Script("extend")
+NOTE = Script("note")
+SETTLE = Script("settle")
+RECLAIM = Script("reclaim")
+RECLAIM_OWNER = Script("reclaim_owner")
+CANCEL = Script("cancel")
+CLEAR = Script("clear")
+REVIVE = Script("revive")
+PURGE = Script("purge")
+PRUNE = Script("prune")
+FIND = Script("find")
+DEPTH = Script("depth")
 
 SCRIPTS = (
     ENQUEUE,
@@ -166,9 +95,11 @@ SCRIPTS = (
     CLAIM,
     RECOVER,
     EXTEND,
+    NOTE,
     SETTLE,
     RECLAIM,
     RECLAIM_OWNER,
+    CANCEL,
     CLEAR,
     REVIVE,
     PURGE,

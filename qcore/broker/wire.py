@@ -18,6 +18,8 @@ class Turn:
     lost: set[bytes] = field(default_factory=set[bytes])
     #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
     again_ms: int | None = None
+    #: Ready jobs that wait for a process of their own.
+    suspects: int = 0
     #: A claim was part of it.
     claimed: bool = False
 
@@ -33,9 +35,8 @@ class ClaimRequest:
     prefix: str
     #: At most so many jobs of each queue, 1 and more; by default `limit` of each.
     limits: Sequence[int] = ()
-    #: At most so many jobs that have lost two leases: one of them may be what kills its process,
-    #: and beside another suspect nobody could tell which.
-    suspects: int = 1
+    #: Claim jobs that have lost two leases, and no others; else none of these.
+    suspects: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,7 +95,7 @@ def settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
                 extras[0].extend((kept, keep_ms))
             case Retried(delay_ms=delay_ms, state=state):
                 retries.append(lease.token)
-                extras[1].extend((delay_ms, state))
+                extras[1].extend((state, delay_ms))
             case Buried(state=state):
                 buries.append(lease.token)
                 extras[2].append(state)
@@ -110,33 +111,41 @@ def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
     now = int(reply[0])
     if reply[1] != b"":
         turn.again_ms = max(0, int(reply[1]) - now)
-    for number, ids, payloads, states, crashes in reply[2:]:
-        queue = claim.queues[int(number) - 1]
-        nothing = [None] * len(ids)
-        rows = zip(ids, payloads, states or nothing, crashes or nothing, strict=True)
-        turn.leases += [read_lease(claim.prefix, queue, now, *row) for row in rows]
+    turn.suspects = int(reply[2])
+    prefix = claim.prefix.encode()
+    for number, fence, ids, *columns in reply[3:]:
+        tokens = [prefix + id for id in ids]
+        turn.leases += read_leases(claim.queues[number - 1], now, fence, tokens, *columns)
 
 
-def read_lease(
-    prefix: str,
+def read_leases(
     queue: str,
     now: int,
-    id: bytes,
-    payload: bytes | None,
-    state: bytes | None,
-    crashes: bytes | None,
-) -> Lease:
-    """Return the lease of one claimed or recovered job from its columns."""
-    return Lease(
-        prefix.encode() + id,
-        queue,
-        id.decode(),
-        None if payload is None else payload[8:],
-        state,
-        0 if crashes is None else int(crashes.split()[0]),
-        now if payload is None else int.from_bytes(payload[:8]),
-        now,
-    )
+    fence: bytes,
+    tokens: list[bytes],
+    payloads: list[bytes | None],
+    *columns: list[bytes | None],
+) -> list[Lease]:
+    """Return the leases of claimed or recovered jobs; a column that nobody has is empty."""
+    rise, nothing = int(fence), [None] * len(tokens)
+    states, crashes, wishes = (column or nothing for column in columns)
+    return [
+        Lease(
+            token,
+            queue,
+            token.split(b":", 2)[2].decode(),
+            None if payload is None else payload[8:],
+            state,
+            0 if lost is None else int(lost.split()[0]),
+            now if payload is None else int.from_bytes(payload[:8]),
+            now,
+            rise,
+            wish is not None,
+        )
+        for token, payload, state, lost, wish in zip(
+            tokens, payloads, states, crashes, wishes, strict=True
+        )
+    ]
 
 
 def read_reclaimed(flat: list[bytes]) -> list[Reclaimed]:

@@ -32,6 +32,8 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     args: msgspec.Raw
     #: Milliseconds to keep the outcome; -1: the task decides.
     keep_ms: int = -1
+    #: Milliseconds after its enqueue from which on no run of it may start; -1: never.
+    expires_ms: int = -1
 
 
 class AttemptError(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
@@ -45,6 +47,23 @@ class AttemptError(msgspec.Struct, array_like=True, frozen=True, omit_defaults=T
     ended_ms: int
     host: str
     pid: int
+
+
+class Death(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """The end of the process that a job ran in, as the supervisor saw it.
+
+    New fields go to the end.
+    """
+
+    #: "SIGSEGV", "exit 3"
+    how: str
+    worker: str
+    host: str
+    pid: int
+    #: The most resident memory it ever had.
+    peak_rss_bytes: int
+    #: Ids of the jobs that ran beside it.
+    beside: tuple[str, ...] = ()
 
 
 class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
@@ -61,6 +80,10 @@ class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     #: version), unix ms; 0: never.
     parked_ms: int = 0
     parks: int = 0
+    #: When a run of an at-most-once task was about to start, unix ms; 0: never.
+    started_ms: int = 0
+    #: How the process ended that the job had for itself.
+    death: "Death | None" = None
 
     def failed(self, error: AttemptError, *, charge: bool) -> "JobState":
         """Return the record after one more failed run."""
@@ -72,10 +95,11 @@ class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
 
 
 class JobOutcome(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
-    """What is kept of an ended job in `done`: its result, or that it was cancelled."""
+    """What is kept of an ended job in `done`: its result, or that it was cancelled, and why."""
 
     status: str
     result: msgspec.Raw = msgspec.Raw(b"\xc0")
+    reason: str = ""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -105,10 +129,14 @@ class Lease(msgspec.Struct, frozen=True):
     #: Unix ms on the Redis clock.
     enqueued_ms: int
     claimed_ms: int
+    #: Grows with every claim of the queue; the same for the jobs of one claim.
+    fence: int = 0
+    #: Somebody wants it cancelled.
+    wished: bool = False
 
 
 class Acked(msgspec.Struct, frozen=True):
-    """Active -> completed. `outcome` is kept for `keep_ms`; None keeps nothing."""
+    """Active -> completed, or cancelled: `outcome` says so and is kept; None keeps nothing."""
 
     outcome: bytes | None = None
     keep_ms: int = 0

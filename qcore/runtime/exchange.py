@@ -97,7 +97,7 @@ class Exchange:
             round(self._config.lease_s * 1000),
             f"{self._owner}:{self._claims}:",
             tuple(room.queues.values()),
-            room.suspects,
+            self._config.suspects,
         )
 
     async def _send(self, claim: ClaimRequest | None) -> Turn:

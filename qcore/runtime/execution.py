@@ -6,8 +6,8 @@ import os
 import random
 import time
 import traceback
-from collections.abc import Mapping
-from enum import Enum
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 import qcore
-from qcore.config import host_name
+from qcore.config import KEEP_S, host_name
 from qcore.context import Context, Facts, Lifecycle
 from qcore.errors import (
     ArgumentError,
@@ -46,6 +46,7 @@ from qcore.model.job import (
 )
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.processes import ProcessPool, RemoteError
+from qcore.runtime.running import Running, Stop
 from qcore.task import Task
 
 log = structlog.get_logger()
@@ -60,38 +61,8 @@ _PARK_FIRST_S, _PARK_MOST_S = 5.0, 300.0
 _ON_THE_WAY = tuple(str(Path(file).parent) + os.sep for file in (qcore.__file__, anyio.__file__))
 
 
-class Stop(Enum):
-    """Why a running job was cancelled."""
-
-    TIMEOUT = "timeout"
-    LEASE_LOST = "lease lost"
-    SHUTDOWN = "shutdown"
-
-
-class Running:
-    """A job between its claim and its outcome."""
-
-    __slots__ = ("deadline", "in_thread", "lease", "started_ms", "stop", "task", "task_name")
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        self.task: asyncio.Task[None] | None = None
-        self.task_name = ""
-        #: It has a thread, which nobody can stop.
-        self.in_thread = False
-        self.started_ms = 0
-        #: Loop time at which the task timeout ends.
-        self.deadline: float | None = None
-        self.stop: Stop | None = None
-
-    def cancel(self, why: Stop) -> None:
-        """Cancel the job once; the first reason stands."""
-        if self.stop is not None:
-            return
-        self.stop = why
-        # a task that is cancelled before its first step never runs, and would never end the job
-        if self.task is not None and self.started_ms:
-            self.task.cancel()
+class _CalledOff(QcoreError):
+    """It is not to run any more; the text says why."""
 
 
 class _Unrunnable(QcoreError):
@@ -106,6 +77,7 @@ class Executor:
         lifecycle: What the jobs see of the worker.
         threads: `def` tasks running at the same time.
         pool: Where `run_in="process"` tasks run.
+        note: Writes the record of a job; returns False when its lease was lost.
         result_limit_bytes: A job whose encoded result is larger has failed.
     """
 
@@ -116,12 +88,14 @@ class Executor:
         *,
         threads: int,
         pool: ProcessPool,
+        note: Callable[[Lease, bytes], Awaitable[bool]],
         result_limit_bytes: int,
     ) -> None:
         self._tasks = tasks
         self._lifecycle = lifecycle
         self._threads = anyio.CapacityLimiter(threads)
         self._pool = pool
+        self._note = note
         self._result_limit_bytes = result_limit_bytes
         # the fields of a line that is dropped would cost more than the rest of an empty job
         self._logs_acks = log.is_enabled_for(logging.DEBUG)
@@ -138,8 +112,14 @@ class Executor:
         if running.stop is not None:
             return self._stopped(running)
         try:
+            if lease.wished:
+                raise _CalledOff("it was cancelled before it ran")
             envelope = self._read(lease)
+            self._check_expiry(envelope, running)
             task = self._find(envelope, running)
+            running.exclusive = task.settings.exclusive
+            if task.settings.at_most_once:
+                await self._begin_once(running)
             result, keep_ms = await self._call(task, envelope, running)
             return self._completed(result, keep_ms, running)
         except GeneratorExit:
@@ -154,8 +134,17 @@ class Executor:
             raise CodecError("payload missing")
         return decode_envelope(lease.envelope)
 
-    def _find(self, envelope: Envelope, running: Running) -> Task[Any, Any]:
+    def _check_expiry(self, envelope: Envelope, running: Running) -> None:
+        lease = running.lease
         running.task_name = envelope.task
+        age_ms = lease.claimed_ms - lease.enqueued_ms
+        if 0 <= envelope.expires_ms <= age_ms:
+            raise _CalledOff(
+                f"it expired: {age_ms / 1000:g} s after its enqueue no run may start, it was to "
+                f"start within {envelope.expires_ms / 1000:g} s"
+            )
+
+    def _find(self, envelope: Envelope, running: Running) -> Task[Any, Any]:
         task = self._tasks.get(envelope.task)
         if task is None:
             raise _Unrunnable(
@@ -163,6 +152,17 @@ class Executor:
                 "register it under this name"
             )
         return task
+
+    async def _begin_once(self, running: Running) -> None:
+        """Write down that the only run begins; whoever finds that written does not begin it."""
+        state = decode_state(running.lease.state)
+        if state.started_ms:
+            when = datetime.fromtimestamp(state.started_ms / 1000, UTC)
+            raise GiveUp(f"at most once: its run of {when:%Y-%m-%d %H:%M:%S}Z was cut off")
+        state = msgspec.structs.replace(state, started_ms=running.started_ms)
+        if not await self._note(running.lease, encode(state)):
+            running.cancel(Stop.LEASE_LOST)
+            await asyncio.sleep(0)  # where the cancellation arrives
 
     async def _call(
         self, task: Task[Any, Any], envelope: Envelope, running: Running
@@ -172,8 +172,8 @@ class Executor:
         if task.settings.run_in == "process":
             return await self._call_in_process(task, envelope, running)
         if task.arguments.injected:
-            context = Context(self._facts(task, running), self._lifecycle)
-            named = task.with_context(named, context)
+            running.context = Context(self._facts(task, running), self._lifecycle)
+            named = task.with_context(named, running.context)
         if task.settings.run_in == "loop":
             _begin(running, task.settings.timeout_s)
             result = await task.function(**named)
@@ -223,6 +223,7 @@ class Executor:
             lease.enqueued_ms,
             lease.claimed_ms,
             task.settings.timeout_s,
+            lease.fence,
         )
 
     def _completed(self, result: bytes | None, keep_ms: int, running: Running) -> Outcome:
@@ -252,9 +253,11 @@ class Executor:
 
     def _classify(self, error: BaseException, running: Running) -> Outcome | None:
         # what a cleanup raises when the worker stops the job is no failure of the job
-        is_over = running.stop in (Stop.SHUTDOWN, Stop.LEASE_LOST)
+        is_over = running.stop not in (None, Stop.TIMEOUT)
         if is_over or (running.stop is not None and isinstance(error, asyncio.CancelledError)):
             return self._stopped(running)
+        if isinstance(error, _CalledOff):
+            return self._cancelled(str(error), running)
         if isinstance(error, _Unrunnable | NewerVersion):
             return self._park(error, running)
         if isinstance(error, CodecError | GiveUp):
@@ -273,8 +276,21 @@ class Executor:
             )
         if running.stop is Stop.LEASE_LOST:
             return None
+        if running.stop is Stop.CANCELLED:
+            return self._cancelled("it was cancelled while it ran", running)
         log.info("job.released", **self._fields(running))
         return Released()
+
+    def _cancelled(self, reason: str, running: Running) -> Outcome:
+        lease = running.lease
+        log.info(
+            "job.cancelled",
+            job=lease.id,
+            task=running.task_name,
+            queue=lease.queue,
+            reason=reason,
+        )
+        return Acked(encode(JobOutcome(JobStatus.CANCELLED, reason=reason)), round(KEEP_S * 1000))
 
     def _failed(self, error: BaseException, running: Running) -> Outcome:
         """Charge one failure and ask the retry policy."""

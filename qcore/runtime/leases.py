@@ -1,5 +1,7 @@
-"""Renews the leases of a worker's jobs in batches; stops the jobs whose lease is lost."""
+"""Renews the leases of a worker's jobs in batches; stops the jobs that are lost or not wanted."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -22,7 +24,10 @@ class LeaseKeeper:
         config: Lease, interval and reconnect times.
         held: Every lease whose outcome Redis has not confirmed, so also of jobs that have ended:
             until their outcome is sent, nobody else may take them.
+        renewed: Called with the leases of each renewal that was answered, and the loop time at
+            which it was sent: the trust in them counts from there.
         lost: Called with each token that Redis no longer knows.
+        unwanted: Called with the token of each job that somebody wants cancelled.
     """
 
     def __init__(
@@ -31,12 +36,16 @@ class LeaseKeeper:
         config: WorkerConfig,
         *,
         held: Callable[[], Sequence[Lease]],
+        renewed: Callable[[Sequence[Lease], float], None],
         lost: Callable[[bytes], None],
+        unwanted: Callable[[bytes], None],
     ) -> None:
         self._broker = broker
         self._config = config
         self._held = held
+        self._renewed = renewed
         self._lost = lost
+        self._unwanted = unwanted
 
     async def run(self) -> None:
         """Extend until cancelled. While Redis is away, try at reconnect pace."""
@@ -55,8 +64,19 @@ class LeaseKeeper:
                 wait_s = config.extend_s
 
     async def _extend(self) -> None:
-        leases = self._held()
+        leases, sent_at = self._held(), asyncio.get_running_loop().time()
         if not leases:
             return
-        for token in await self._broker.extend(leases, round(self._config.lease_s * 1000)):
+        lost = await self._broker.extend(leases, round(self._config.lease_s * 1000))
+        self._renewed(leases, sent_at)
+        for token in lost:
             self._lost(token)
+
+    async def heed(self) -> None:
+        """Ask once per heartbeat which of the jobs somebody wants cancelled, until cancelled."""
+        while True:
+            await anyio.sleep(self._config.heartbeat_s)
+            if leases := self._held():
+                with contextlib.suppress(BrokerError):  # the next heartbeat asks again
+                    for token in await self._broker.wishes(leases):
+                        self._unwanted(token)

@@ -21,14 +21,20 @@ class Maintenance:
     """Reclaims expired leases, promotes due jobs and prunes kept outcomes of a worker's queues.
 
     Every worker does this, without a leader: the scripts do each thing once. `claimable` tells
-    which queues the worker claims from now.
+    which queues the worker claims from now; `suspects` hears how many wait in the others.
     """
 
     def __init__(
-        self, broker: Broker, config: WorkerConfig, *, claimable: Callable[[], Collection[str]]
+        self,
+        broker: Broker,
+        config: WorkerConfig,
+        *,
+        claimable: Callable[[], Collection[str]],
+        suspects: Callable[[int], None],
     ) -> None:
         self._broker = broker
         self._claimable = claimable
+        self._suspects = suspects
         self._config = config
         self._cursors = dict.fromkeys(config.queues, 0)
 
@@ -45,7 +51,8 @@ class Maintenance:
                     await self._reclaim(queue)
                     if queue not in self._claimable():
                         # a claim promotes, too; without one, due jobs would not count as ready
-                        await self._broker.promote(queue)
+                        _, suspects = await self._broker.promote(queue)
+                        self._suspects(suspects)
                     if turn % _PRUNE_EVERY == 0:
                         await self._prune(queue)
             except BrokerError:

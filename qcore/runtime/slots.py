@@ -9,9 +9,6 @@ from qcore.config import WorkerConfig
 from qcore.model.job import Lease
 from qcore.task import RunIn, Task
 
-#: Lost leases that make a job a suspect.
-_SUSPECT = 2
-
 
 @dataclass(slots=True, frozen=True)
 class Room:
@@ -21,9 +18,6 @@ class Room:
     queues: Mapping[str, int]
     #: The most jobs in all.
     jobs: int
-    #: The most jobs that have lost two leases: one at a time, for beside another suspect nobody
-    #: could tell which of them kills its process.
-    suspects: int
 
 
 class Slots:
@@ -52,7 +46,6 @@ class Slots:
             queue: places.pop() if len(places) == 1 else "loop" for queue, places in found.items()
         }
         self._running = 0
-        self._suspects = 0
         self._in_place: Counter[RunIn] = Counter()
 
     def take(self, lease: Lease) -> None:
@@ -66,8 +59,6 @@ class Slots:
     def _count(self, lease: Lease, change: int) -> None:
         self._running += change
         self._in_place[self._places[lease.queue]] += change
-        if lease.crashes >= _SUSPECT:
-            self._suspects += change
 
     def room(self) -> Room | None:
         """Return what may be claimed now; None when nothing may."""
@@ -79,4 +70,4 @@ class Slots:
                 queues[queue] = most
         if not queues:
             return None
-        return Room(queues, min(free, sum(queues.values())), max(0, 1 - self._suspects))
+        return Room(queues, min(free, sum(queues.values())))

@@ -1,26 +1,22 @@
 """The parent: starts worker processes, watches them, replaces them, stops them."""
 
 import asyncio
-import contextlib
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from enum import StrEnum
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 import msgspec
 import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
-from qcore.broker.identity import new_owner
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig, child_environment
+from qcore.config import SupervisorConfig, WorkerConfig, host_name
 from qcore.errors import BrokerError
-from qcore.runtime.child import CHILD_CONFIG, DRAIN, EXIT_CONFIG, STOP_NOW, ChildConfig
+from qcore.model.codec import decode_state, encode
+from qcore.model.job import AttemptError, Buried, Death, JobState, Lease
+from qcore.runtime.child import DRAIN, EXIT_CONFIG, STOP_NOW
+from qcore.runtime.child_process import ChildProcess, WorkerView
 from qcore.runtime.maintenance import log_reclaimed
 from qcore.runtime.processes import signal_name
 from qcore.runtime.worker import Beat
@@ -33,137 +29,11 @@ EXIT_BOOT_LOOP = 70
 _STABLE_S = 10.0
 #: What a supervisor keeps of the shutdown timeout for itself: its share, and at most so long.
 _OWN_SHARE, _OWN_MOST_S = 0.1, 2.0
+#: A process of its own that was ended by SIGKILL may have been ended by anybody. With the loss that
+#: makes so many leases, three of them in processes of its own, the job is taken for the cause.
+_KILLS_PROVE = 5
 #: A claim that was on its way when its process died is looked for again after this.
 _SECOND_LOOK_S = 1.0
-
-
-class WorkerState(StrEnum):
-    """What a supervisor knows about a child."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    DRAINING = "draining"
-    RESTARTING = "restarting"
-
-
-class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One child, as its last beat said."""
-
-    name: str
-    pid: int
-    state: WorkerState
-    running: int
-    done: int
-    rss_bytes: int
-    loop_lag_ms: float
-
-
-class _Child:
-    """One worker process with its pipes, until it is gone."""
-
-    def __init__(
-        self, name: str, broker: BrokerConfig, worker: WorkerConfig, command: Sequence[str]
-    ) -> None:
-        self.name = name
-        self.owner = new_owner()
-        self.beat: Beat | None = None
-        self.gone = asyncio.Event()
-        self.ready = asyncio.Event()
-        self._buffer = b""
-        self._beats_fd, beats_fd = os.pipe()
-        orders_fd, self._orders_fd = os.pipe()
-        told = ChildConfig(
-            broker=broker,
-            worker=worker,
-            owner=self.owner,
-            orders_fd=orders_fd,
-            beats_fd=beats_fd,
-        )
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                # not on the command line: the URL may hold a password
-                env=child_environment({CHILD_CONFIG: msgspec.json.encode(told).decode()}),
-                pass_fds=(orders_fd, beats_fd),
-                process_group=0,
-            )
-        except BaseException:
-            os.close(self._beats_fd)
-            os.close(self._orders_fd)
-            raise
-        finally:
-            os.close(orders_fd)
-            os.close(beats_fd)
-        os.set_blocking(self._beats_fd, False)
-        os.set_blocking(self._orders_fd, False)
-        self._loop = asyncio.get_running_loop()
-        self.started_at = self._loop.time()
-        self._loop.add_reader(self._beats_fd, self._read)
-        self._pidfd: int | None = None
-        if sys.platform == "linux":
-            # the pipe alone would not do: what a task forked may hold its other end open
-            with contextlib.suppress(OSError):  # an old kernel, or no descriptor to be had
-                self._pidfd = os.pidfd_open(self.process.pid)
-                self._loop.add_reader(self._pidfd, self.gone.set)
-
-    def _read(self) -> None:
-        """Take the newest whole beat; without a pidfd the end of the pipe is that of the child."""
-        try:
-            data = os.read(self._beats_fd, 65536)
-        except BlockingIOError:
-            return
-        if not data:
-            self._loop.remove_reader(self._beats_fd)
-            if self._pidfd is None:
-                self.gone.set()
-            return
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if lines:
-            self.beat = msgspec.json.decode(lines[-1], type=Beat)
-            if self.beat.ready:
-                self.ready.set()
-
-    def order(self, order: bytes) -> None:
-        """Send an order; a child that is gone or deaf does not stop its supervisor."""
-        with contextlib.suppress(OSError):
-            os.write(self._orders_fd, order)
-
-    def kill(self) -> None:
-        """Kill the child and what it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    async def wait(self) -> int:
-        """Return the exit code once the process is gone, with everything in its group."""
-        await self.gone.wait()
-        if self._pidfd is not None:
-            # the processes of its pool; a pid is not given away before it is waited for
-            self.kill()
-        code = await anyio.to_thread.run_sync(self.process.wait)
-        for fd in (self._beats_fd, self._pidfd):
-            if fd is not None:
-                self._loop.remove_reader(fd)
-                os.close(fd)
-        os.close(self._orders_fd)
-        return code
-
-    @property
-    def view(self) -> WorkerView:
-        """What to show of it."""
-        beat = self.beat
-        state = WorkerState.STARTING
-        if beat is not None and beat.ready:
-            state = WorkerState.DRAINING if beat.draining else WorkerState.RUNNING
-        return WorkerView(
-            name=self.name,
-            pid=self.process.pid,
-            state=state,
-            running=beat.running if beat else 0,
-            done=beat.done if beat else 0,
-            rss_bytes=beat.rss_bytes if beat else 0,
-            loop_lag_ms=beat.loop_lag_ms if beat else 0.0,
-        )
 
 
 class Supervisor:
@@ -195,7 +65,11 @@ class Supervisor:
         )
         self._command = command
         self._broker = broker
-        self._children: dict[int, _Child] = {}
+        #: By their slot, and whether it is one for suspects.
+        self._children: dict[tuple[bool, int], ChildProcess] = {}
+        #: Suspects that wait for a process of their own, as the last beats said.
+        self._suspects = 0
+        self._suspects_wait = asyncio.Event()
         self._failures = 0
         self._stopping = asyncio.Event()
         self._ordered: bytes | None = None
@@ -219,6 +93,7 @@ class Supervisor:
                 async with anyio.create_task_group() as slots:
                     for slot in range(self._config.processes):
                         slots.start_soon(self._keep, slot, takers)
+                        slots.start_soon(self._keep_for_suspects, slot, takers)
                 # every child is gone; jobs of the dead may still wait for Redis
                 takers.cancel_scope.deadline = anyio.current_time() + self._own_s
             group.cancel_scope.cancel()
@@ -242,6 +117,7 @@ class Supervisor:
             log.info("supervisor.draining", workers=len(self._children))
         self._ordered = order
         self._stopping.set()
+        self._suspects_wait.set()
         for child in self._children.values():
             child.order(order)
 
@@ -261,36 +137,70 @@ class Supervisor:
 
     # -- one slot -------------------------------------------------------------------------------
 
-    async def _keep(self, slot: int, group: anyio.abc.TaskGroup) -> None:
+    async def _keep(self, slot: int, takers: anyio.abc.TaskGroup) -> None:
         """Keep one child alive, restarting it with backoff, until stopped."""
-        config = self._config
-        name = f"{config.name}.{slot + 1}" if config.name else f"worker.{slot + 1}"
-        backoff = Backoff(config.restart_least_s, config.restart_most_s)
+        backoff = Backoff(self._config.restart_least_s, self._config.restart_most_s)
         while not self._stopping.is_set():
-            try:
-                child = _Child(name, self._broker.config, self._worker, self._command)
-            except OSError as e:  # no process, memory or descriptor to be had
-                log.error("worker.failed", worker=name, error=str(e))  # noqa: TRY400 - one line
-                await self._pause(backoff)
-                continue
-            self._children[slot] = child
-            log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
-            code = await self._watch(child)
-            del self._children[slot]
-            group.start_soon(self._take_back, child, code)
+            child = await self._run_child(slot, self._worker, takers)
             if self._stopping.is_set():
                 return
-            self._judge(child, code)
-            lived_s = asyncio.get_running_loop().time() - child.started_at
-            if child.ready.is_set() and lived_s > _STABLE_S:
+            if child is not None:
+                self._judge(child)
+                lived_s = asyncio.get_running_loop().time() - child.started_at
+                if child.ready.is_set() and lived_s > _STABLE_S:
+                    backoff.reset()
+            await self._pause(backoff)
+
+    async def _keep_for_suspects(self, slot: int, takers: anyio.abc.TaskGroup) -> None:
+        """Run a child for suspects while more of them wait than have one; it leaves by itself."""
+        worker = msgspec.structs.replace(
+            self._worker, concurrency=1, threads=1, pool_size=1, suspects=True
+        )
+        backoff = Backoff(self._config.restart_least_s, self._config.restart_most_s)
+        while True:
+            await self._suspects_wait.wait()
+            if self._stopping.is_set():
+                return
+            if self._suspects <= sum(child.is_alone for child in self._children.values()):
+                self._suspects_wait.clear()
+                continue
+            child = await self._run_child(slot, worker, takers)
+            if child is not None and child.process.returncode == 0:
+                self._suspects = 0  # none was left when it looked; a later beat knows better
+            if child is not None and child.ready.is_set():
                 backoff.reset()
             await self._pause(backoff)
+
+    def _see(self, beat: Beat) -> None:
+        if beat.suspects:
+            self._suspects = beat.suspects
+            self._suspects_wait.set()
+
+    async def _run_child(
+        self, slot: int, worker: WorkerConfig, takers: anyio.abc.TaskGroup
+    ) -> ChildProcess | None:
+        """Start a child and see it to its end; None when it could not be started."""
+        kind = "suspects." if worker.suspects else ""
+        name = f"{self._config.name or 'worker'}.{kind}{slot + 1}"
+        try:
+            child = ChildProcess(
+                name, self._broker.config, worker, self._command, on_beat=self._see
+            )
+        except OSError as e:  # no process, memory or descriptor to be had
+            log.error("worker.failed", worker=name, error=str(e))  # noqa: TRY400 - one line
+            return None
+        self._children[worker.suspects, slot] = child
+        log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
+        code = await self._watch(child)
+        del self._children[worker.suspects, slot]
+        takers.start_soon(self._take_back, child, code)
+        return child
 
     async def _pause(self, backoff: Backoff) -> None:
         with anyio.move_on_after(backoff.next_s()):
             await self._stopping.wait()
 
-    async def _watch(self, child: _Child) -> int:
+    async def _watch(self, child: ChildProcess) -> int:
         """Return the exit code of a child; kill it if it never gets ready."""
         if self._ordered is not None:
             child.order(self._ordered)
@@ -312,7 +222,7 @@ class Supervisor:
         )
         return code
 
-    async def _expect_ready(self, child: _Child) -> None:
+    async def _expect_ready(self, child: ChildProcess) -> None:
         loop, limit_s = asyncio.get_running_loop(), self._config.ready_timeout_s
         with anyio.move_on_after(limit_s):
             await child.ready.wait()
@@ -323,12 +233,12 @@ class Supervisor:
         log.error("worker.killed", worker=child.name, why=f"not ready after {limit_s:g} s")
         child.kill()
 
-    def _judge(self, child: _Child, code: int) -> None:
+    def _judge(self, child: ChildProcess) -> None:
         """Decide whether the end of a child is the end of the supervisor."""
         if child.ready.is_set() or any(c.ready.is_set() for c in self._children.values()):
             return  # the others work: a half-copied deploy must not stop them
         self._failures += 1
-        if code == EXIT_CONFIG:
+        if child.process.returncode == EXIT_CONFIG:
             self._exit_code = EXIT_CONFIG
             self._order(DRAIN)
         else:
@@ -346,7 +256,7 @@ class Supervisor:
 
     # -- the jobs of the dead -------------------------------------------------------------------
 
-    async def _take_back(self, child: _Child, code: int) -> None:
+    async def _take_back(self, child: ChildProcess, code: int) -> None:
         """Reclaim what a gone child still held, now and a second later; wait for Redis."""
         # an exit code alone proves nothing: a task may call os._exit(0)
         left_well = code == 0 and child.beat is not None and child.beat.stopped
@@ -356,6 +266,8 @@ class Supervisor:
         backoff = self._reconnecting()
         while looks:
             try:
+                if charge and child.is_alone and not child.was_killed:
+                    await self._bury(child, code)
                 for queue in self._worker.queues:
                     reclaimed = await self._broker.reclaim_owner(
                         queue, child.owner, charge=charge, crash_limit=self._worker.crash_limit
@@ -367,3 +279,35 @@ class Supervisor:
             looks -= 1
             if looks:
                 await anyio.sleep(_SECOND_LOOK_S)
+
+    async def _bury(self, child: ChildProcess, code: int) -> None:
+        """Active -> dead: the job that ended the process which it had for itself."""
+        lease_ms = round(self._worker.lease_s * 1000)
+        leases = await self._broker.recover(self._worker.queues, f"{child.owner}:", lease_ms)
+        proven = [
+            lease
+            for lease in leases
+            if code != -signal.SIGKILL or lease.crashes + 1 >= _KILLS_PROVE
+        ]
+        how = signal_name(-code) if code < 0 else f"exit {code}"
+        ended = [(lease, Buried(encode(_with_death(lease, child, how)))) for lease in proven]
+        turn = await self._broker.turn(ended, None)
+        for lease in proven:
+            if lease.token not in turn.lost:
+                log.error(
+                    "job.condemned", job=lease.id, queue=lease.queue, worker=child.name, how=how
+                )
+
+
+def _with_death(lease: Lease, child: ChildProcess, how: str) -> JobState:
+    state = decode_state(lease.state)
+    host, pid, peak = host_name(), child.process.pid, child.peak_rss_bytes
+    text = (
+        f"it ended the process that it had for itself: {how}, after {lease.crashes} lost leases "
+        f"({child.name}, pid {pid} on {host}, at most {peak / 1e6:.0f} MB)"
+    )
+    error = AttemptError(
+        state.failures + 1, "ProcessDied", text, lease.claimed_ms, lease.claimed_ms, host, pid
+    )
+    death = Death(how, child.name, host, pid, peak)
+    return msgspec.structs.replace(state.failed(error, charge=False), death=death)

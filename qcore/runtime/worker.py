@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 import msgspec
@@ -20,11 +21,12 @@ from qcore.errors import BrokerError
 from qcore.model.job import Lease, Released
 from qcore.runtime.deadlines import Deadlines
 from qcore.runtime.exchange import Exchange
-from qcore.runtime.execution import Executor, Running, Stop
+from qcore.runtime.execution import Executor
 from qcore.runtime.leases import LeaseKeeper
 from qcore.runtime.maintenance import Maintenance
 from qcore.runtime.memory import rss_bytes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
+from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
 
 log = structlog.get_logger()
@@ -38,6 +40,10 @@ _PASS_ON_S = 0.5
 _LAST_TRIES_S = 0.2
 #: Idle workers spread out over this when a scheduled job becomes due.
 _SPREAD_S = (0.02, 0.05)
+#: An exclusive job trusts its lease for this share of it; the rest is for its cleanup.
+_TRUST_SHARE = 0.9
+#: A process for suspects looks for the next one so often, and leaves when none came for so long.
+_NEXT_SUSPECT_S, _NO_SUSPECT_S = 0.1, 2.0
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -52,6 +58,8 @@ class Beat(msgspec.Struct, frozen=True):
     done: int
     rss_bytes: int
     loop_lag_ms: float
+    #: Ready jobs that wait for a process of their own, seen since the last beat.
+    suspects: int
 
 
 class Worker:
@@ -85,6 +93,7 @@ class Worker:
             self._lifecycle,
             threads=config.threads,
             pool=self._pool,
+            note=self._note,
             result_limit_bytes=app.broker.config.payload_limit_bytes,
         )
         self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
@@ -104,6 +113,9 @@ class Worker:
         self._stop_at = 0.0
         #: Jobs given up at the end that still run: only the end of the process ends them.
         self.abandoned = 0
+        self._suspects = 0
+        #: Loop time since when this process for suspects has had none.
+        self._unused_since: float | None = None
         self._ready = False
         self._stopped = False
         self._lag_ms = 0.0
@@ -124,17 +136,28 @@ class Worker:
             queues=list(config.queues),
             concurrency=config.concurrency,
         )
+        keeper = LeaseKeeper(
+            self._app.broker,
+            config,
+            held=self._held,
+            renewed=self._trust,
+            lost=self._lose,
+            unwanted=partial(self._cancel, why=Stop.CANCELLED),
+        )
         services = (
-            LeaseKeeper(self._app.broker, config, held=self._held, lost=self._lose),
-            Maintenance(self._app.broker, config, claimable=self._claimable),
-            Deadlines(lambda: list(self._running.values())),
+            keeper.run,
+            keeper.heed,
+            Maintenance(
+                self._app.broker, config, claimable=self._claimable, suspects=self._see_suspects
+            ).run,
+            Deadlines(lambda: list(self._running.values())).run,
         )
         async with self._app.lifespan_state() as state:
             self._lifecycle.state = state
             try:
                 async with anyio.create_task_group() as group:
                     for service in services:
-                        group.start_soon(service.run)
+                        group.start_soon(service)
                     group.start_soon(self._measure_lag)
                     group.start_soon(self._listen)
                     group.start_soon(self._wind_down, group.cancel_scope)
@@ -170,6 +193,7 @@ class Worker:
 
     def beat(self) -> Beat:
         """Return the state of this process."""
+        suspects, self._suspects = self._suspects, 0
         return Beat(
             pid=os.getpid(),
             ready=self._ready,
@@ -179,6 +203,7 @@ class Worker:
             done=self._exchange.settled,
             rss_bytes=rss_bytes(os.getpid(), *self._pool.pids()),
             loop_lag_ms=round(self._lag_ms, 1),
+            suspects=suspects,
         )
 
     # -- the turn -------------------------------------------------------------------------------
@@ -191,11 +216,11 @@ class Worker:
             self._turn.clear()
             room = self._room()
             if not (self._exchange.is_owing or (room and self._more)):
-                if room:
+                if room and not config.suspects:
                     self._listening.set()
                 await self._turn.wait()
                 continue
-            self._more = False
+            self._more, sent_at = False, asyncio.get_running_loop().time()
             try:
                 turn = await self._exchange.take(room)
             except BrokerError as e:
@@ -205,7 +230,7 @@ class Worker:
             else:
                 backoff.reset()
                 self._mark_back()
-                self._accept(turn)
+                self._accept(turn, sent_at)
                 # what a lost claim had taken came first: the claim is yet to be made
                 self._more = self._more or (room is not None and not turn.claimed)
 
@@ -224,11 +249,16 @@ class Worker:
             with anyio.move_on_after(limit_s):
                 await self._stop.wait()
 
-    def _accept(self, turn: Turn) -> None:
+    def _accept(self, turn: Turn, sent_at: float) -> None:
         for lease in turn.leases:
             self._start(lease)
+        self._trust(turn.leases, sent_at)
         if not turn.claimed:
             return
+        if self._config.suspects:
+            self._await_suspects()
+            return
+        self._see_suspects(turn.suspects)
         if self._due is not None:
             self._due.cancel()
             self._due = None
@@ -240,6 +270,21 @@ class Worker:
             loop = asyncio.get_running_loop()
             self._due = loop.call_later(turn.again_ms / 1000 + spread_s, self._look_again)
         self._woken = False
+
+    def _await_suspects(self) -> None:
+        """Look again soon; leave when there has been nothing to do for a while."""
+        loop = asyncio.get_running_loop()
+        if self._running:
+            self._unused_since = None
+            return
+        self._unused_since = self._unused_since or loop.time()
+        if loop.time() - self._unused_since > _NO_SUSPECT_S:
+            self.drain()
+        else:
+            loop.call_later(_NEXT_SUSPECT_S, self._look_again)
+
+    def _see_suspects(self, count: int) -> None:
+        self._suspects = max(self._suspects, count)
 
     def _look_again(self) -> None:
         self._more = True
@@ -269,12 +314,32 @@ class Worker:
     def _held(self) -> list[Lease]:
         return [*(r.lease for r in self._running.values()), *self._exchange.leases()]
 
+    def _trust(self, leases: Sequence[Lease], sent_at: float) -> None:
+        """Let exclusive jobs trust leases that were given or renewed by a call of that time."""
+        for lease in leases:
+            running = self._running.get(lease.token)
+            if running is not None:
+                running.trusted_until = sent_at + self._config.lease_s * _TRUST_SHARE
+
     def _lose(self, token: bytes) -> None:
-        running = self._running.get(token)
-        if running is not None:  # else it has ended, and its settle says what became of it
-            lease = running.lease
+        if token in self._running:  # else it has ended, and its settle says what became of it
+            lease = self._running[token].lease
             log.warning("lease.lost", job=lease.id, queue=lease.queue)
-            running.cancel(Stop.LEASE_LOST)
+            self._cancel(token, Stop.LEASE_LOST)
+
+    def _cancel(self, token: bytes, why: Stop) -> None:
+        if token in self._running:
+            self._running[token].cancel(why)
+
+    async def _note(self, lease: Lease, state: bytes) -> bool:
+        """Write the record of a running job, for as long as it takes; False when it was lost."""
+        config = self._config
+        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
+        while True:
+            try:
+                return await self._app.broker.note(lease, state)
+            except BrokerError:  # the turns log that Redis is away
+                await anyio.sleep(backoff.next_s())
 
     # -- waiting for work -----------------------------------------------------------------------
 

@@ -112,15 +112,21 @@ async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
         number = fleet.history.number()
         culprit = await producer.task(place).enqueue(number, how)
         await send_innocents(producer, INNOCENTS - 50)
-        command = fleet.start_with(processes=2, crash_limit=4)
+        command = fleet.start(processes=2)
         record = await died(producer, culprit.id, 40)
-        assert record.crashes == 4
-        assert "lease was lost 4 times" in str(record.reason)
+        assert record.crashes == 2
+        assert record.death is not None
+        assert record.death.how == ("exit 3" if how == "_exit" else "SIGSEGV")
+        assert "ended the process that it had for itself" in str(record.reason)
+        witness = [e for e in command.events("worker.exited") if e["pid"] == record.death.pid]
+        assert [e["worker"] for e in witness] == [record.death.worker]
+        assert record.death.peak_rss_bytes > 1_000_000
+        assert record.death.beside == ()
         await fleet.emptied(20)
         command.signal()
         assert await command.ended(15) == 0
         runs = fleet.runs()
-        assert len(runs.pop(number)) == 4
+        assert len(runs.pop(number)) == 3
         dead = await producer.app.inspector.dead("default", limit=500)
         assert [job.id for job in dead] == [culprit.id], f"{len(dead) - 1} innocents are dead"
         crashed = {e["pid"] for e in command.events("worker.exited") if e["exit_code"] != 0}

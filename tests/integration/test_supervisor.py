@@ -11,7 +11,8 @@ import pytest
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime.supervisor import EXIT_BOOT_LOOP, Supervisor, WorkerState
+from qcore.runtime.child_process import WorkerState
+from qcore.runtime.supervisor import EXIT_BOOT_LOOP, Supervisor
 from qcore_cli.child import worker_command
 from qcore_cli.logs import LogFormat
 from tests.support import fleet_tasks

@@ -1,12 +1,15 @@
 -- claim: ready -> active, oldest first, from one or several queues in strict order.
 -- KEYS  (repeated for each queue)
 --       ready      list  job ids, oldest first
+--       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       meta       hash  last_sweep, guard_until, clock_back, fence
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many jobs in all
@@ -14,56 +17,50 @@
 --       prefix     text  `owner:seq:`, in front of each id it makes the token
 --       most_bytes int   payload in one reply; one job always fits
 --       promote    int   due jobs promoted per queue
---       suspects   int   at most so many jobs that have lost two leases
+--       suspects   text  '1': claims suspects and nothing else; '0': none
 --       limits...  int   at most so many jobs of each queue
--- reply { now_ms, when to claim again (unix ms, '' for never), then per queue with jobs
---       { number of the queue from 1, ids, payloads, states or {}, crashes or {} } }
--- @include clock promote_due pick lease
-local per_queue = 8
+-- reply { now_ms, when to claim again (unix ms, '' for never), suspects that wait, then per queue
+--       with jobs { number of the queue from 1, fence, ids, payloads, states, crashes, wishes } }
+-- @include clock lines lease leased
+local per_queue = 11
 local now_ms, limit, lease_ms, prefix, most_bytes, promote, suspects, limits = ARGV[1], ARGV[2],
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
--- Until a held back suspect may be looked at again; the end of any job is a look, too.
-local HELD_BACK_MS = 100
-
--- records: the records of `ids`; {} when no job of the queue has one, which is the rule.
-local function records(key, ids)
-  if redis.call('EXISTS', key) == 0 then return {} end
-  return redis.call('HMGET', key, unpack(ids))
-end
 
 local now, queues = clock(now_ms), {}
-for q = 0, #KEYS / per_queue - 1 do
-  local k, at = {}, q * per_queue
-  k.ready, k.scheduled, k.active, k.running = unpack(KEYS, at + 1, at + 4)
-  k.jobs, k.state, k.crashes, k.wake = unpack(KEYS, at + 5, at + 8)
-  queues[q + 1] = k
+for q = 1, #KEYS / per_queue do
+  local k, at = {}, (q - 1) * per_queue
+  k.ready, k.suspects, k.scheduled, k.active, k.running = unpack(KEYS, at + 1, at + 5)
+  k.jobs, k.state, k.crashes, k.cancels, k.meta, k.wake = unpack(KEYS, at + 6, at + 11)
+  k.line = suspects == '1' and k.suspects or k.ready
+  k.most = integer(ARGV[limits + q - 1])
+  queues[q] = k
 end
+local left, room, deadline = integer(limit), integer(most_bytes), whole(now + integer(lease_ms))
+promote = integer(promote)
 
 redis.call('ZREM', queues[1].active, '')
-local left, room, reply = tonumber(limit), tonumber(most_bytes), { whole(now), '' }
-local held_back, took, allowed = {}, {}, tonumber(suspects)
+local reply = { whole(now), '', 0 }
 for q, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
-  promote_due(k.scheduled, k.ready, now, promote)
-  local most, ids = math.min(left, tonumber(ARGV[limits + q - 1])), {}
-  ids, held_back[q], allowed = pick(k.ready, k.crashes, most, allowed)
+  promote_due(k, now, promote)
+  local ids = redis.call('LPOP', k.line, math.min(left, k.most)) or {}
   if #ids > 0 then
-    took[q] = true
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))
-    room = fitting(k.ready, ids, payloads, room)
-    lease(k.active, k.running, ids, prefix, whole(now + lease_ms))
+    room = fitting(k.line, ids, payloads, room)
+    lease(k.active, k.running, ids, prefix, deadline)
     left = left - #ids
-    reply[#reply + 1] = { q, ids, payloads, records(k.state, ids), records(k.crashes, ids) }
+    reply[#reply + 1] = { q, rise(k.meta, now), ids, payloads, columns(k, ids) }
   end
 end
 
 local again = math.huge
-for q, k in ipairs(queues) do
-  if redis.call('LLEN', k.ready) > 0 then
-    local only_suspects = (held_back[q] or 0) > 0 and not took[q]
-    again = math.min(again, only_suspects and now + HELD_BACK_MS or now)
+for _, k in ipairs(queues) do
+  local waiting = redis.call('LLEN', k.suspects)
+  reply[3] = reply[3] + waiting
+  if redis.call('LLEN', k.line) > 0 then
+    again = now
     -- A claim that took nothing must not wake anybody, or two idle workers would spin.
-    if #reply > 2 then redis.call('ZADD', k.wake, 0, '1') end
+    if #reply > 3 then redis.call('ZADD', k.wake, 0, '1') end
   else
     local first = redis.call('ZRANGE', k.scheduled, 0, 0, 'WITHSCORES')
     if first[2] then again = math.min(again, tonumber(first[2])) end

@@ -1,10 +1,13 @@
 -- clear: ready, scheduled -> cancelled, at most `limit` a call.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       ready      list  job ids, oldest first
+--       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> kept outcome
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 -- ARGV  now_ms     ms    '' for the Redis clock
@@ -12,20 +15,24 @@
 --       outcome    bytes what a handle finds
 --       keep_ms    ms    for so long
 -- reply how many were cleared; 0 when nothing is left
--- @include clock forget
-local active, ready, scheduled, jobs, state, crashes, done, expiry = unpack(KEYS, 1, 8)
+-- @include clock forget ending
+local k = {}
+k.active, k.ready, k.suspects, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
+k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
 local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 
-redis.call('ZREM', active, '')
-local gone = clock(now_ms) + keep_ms
-local ids = redis.call('LPOP', ready, limit) or {}
+local gone = whole(clock(now_ms) + integer(keep_ms))
+limit = integer(limit)
+redis.call('ZREM', k.active, '')
+local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.suspects, limit) or {}
 if #ids == 0 then
-  ids = redis.call('ZRANGE', scheduled, 0, limit - 1)
-  if #ids > 0 then redis.call('ZREM', scheduled, unpack(ids)) end
+  ids = redis.call('ZRANGE', k.scheduled, 0, limit - 1)
+  if #ids > 0 then redis.call('ZREM', k.scheduled, unpack(ids)) end
 end
-forget(ids, jobs, state, crashes)
 for _, id in ipairs(ids) do
-  redis.call('HSET', done, id, outcome)
-  redis.call('ZADD', expiry, whole(gone), id)
+  redis.call('HSET', k.done, id, outcome)
+  redis.call('ZADD', k.expiry, gone, id)
 end
+forget(ids, k)
+announce(k.waiters, ids, 'cancelled')
 return #ids

@@ -1,4 +1,4 @@
--- find: where one job is. Reads only.
+-- find: where one job is; who gives a channel hears of its end.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
@@ -7,12 +7,19 @@
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       done       hash  job id -> kept outcome
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       waiters    hash  job id -> channels that hear of its end
 -- ARGV  id         text  the job
+--       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), outcome or payload, record,
 --       crashes, when (time of death, deadline or due time, unix ms), token }
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
-local id = ARGV[1]
+local cancels, waiters = unpack(KEYS, 9, 10)
+local id, channel = ARGV[1], ARGV[2]
+-- So many channels of one job hear of its end; who comes later looks again by himself.
+local MOST_BYTES = 1000
 
+redis.call('ZREM', active, '')
 local outcome = redis.call('HGET', done, id)
 if outcome then return { 'done', outcome, false, false, false, false } end
 local where, at = 'dead', redis.call('ZSCORE', dead, id)
@@ -25,4 +32,18 @@ if not at then
 end
 local payload = redis.call('HGET', jobs, id)
 if not at then where = payload and 'ready' or '' end
+
+-- A ready job with a wish to cancel it will not run, though its id is still in line.
+local wish = where == 'ready' and redis.call('HGET', cancels, id)
+if wish then
+  return { 'done', string.match(wish, '^%d+ (.*)$'), false, false, false, false }
+end
+if channel ~= '' and where ~= 'dead' and where ~= '' then
+  local known = redis.call('HGET', waiters, id)
+  if not known then
+    redis.call('HSET', waiters, id, channel)
+  elseif not string.find(known, channel, 1, true) and #known < MOST_BYTES then
+    redis.call('HSET', waiters, id, known .. ' ' .. channel)
+  end
+end
 return { where, payload, redis.call('HGET', state, id), redis.call('HGET', crashes, id), at, token }

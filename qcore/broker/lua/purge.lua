@@ -4,23 +4,24 @@
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       age_ms     ms    purge what has been dead for so long; '' for the ids
 --       limit      int   at most so many
 --       ids...     text
 -- reply how many were purged
 -- @include clock forget
-local active, dead, jobs, state, crashes = unpack(KEYS, 1, 5)
+local k = {}
+k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels = unpack(KEYS, 1, 6)
 local now_ms, age_ms, limit, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
-redis.call('ZREM', active, '')
+local before = age_ms ~= '' and whole(clock(now_ms) - integer(age_ms))
+limit = integer(limit)
+redis.call('ZREM', k.active, '')
 local found, gone = { unpack(ARGV, ids) }, {}
-if age_ms ~= '' then
-  local before = whole(clock(now_ms) - age_ms)
-  found = redis.call('ZRANGEBYSCORE', dead, '-inf', before, 'LIMIT', 0, limit)
-end
+if before then found = redis.call('ZRANGEBYSCORE', k.dead, '-inf', before, 'LIMIT', 0, limit) end
 for _, id in ipairs(found) do
-  if redis.call('ZREM', dead, id) == 1 then gone[#gone + 1] = id end
+  if redis.call('ZREM', k.dead, id) == 1 then gone[#gone + 1] = id end
 end
-forget(gone, jobs, state, crashes)
+forget(gone, k)
 return #gone

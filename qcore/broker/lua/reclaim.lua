@@ -2,10 +2,17 @@
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       ready      list  job ids, oldest first
+--       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
+--       jobs       hash  job id -> 8 bytes of Redis time + envelope
+--       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
---       meta       hash  last_sweep, guard_until, clock_back
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       waiters    hash  job id -> channels that hear of its end
+--       done       hash  job id -> kept outcome
+--       expiry     zset  job id -> when its outcome is forgotten, unix ms
+--       meta       hash  last_sweep, guard_until, clock_back, fence
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    the lease of this fleet
@@ -13,18 +20,21 @@
 --       guard_ms   ms    time that live owners then get to renew
 --       crash_limit int  the loss that makes a job dead
 --       limit      int   at most so many
--- reply token, where its job went ('ready', 'scheduled', 'dead'), token, ...
--- @include clock tokens give_back
+-- reply token, where its job went ('ready', 'scheduled', 'dead', 'cancelled'), token, ...
+-- @include clock tokens lines forget ending give_back
 local k = {}
-k.active, k.running, k.ready, k.scheduled, k.dead, k.crashes, k.meta, k.wake = unpack(KEYS, 1, 8)
+k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
+k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wake = unpack(KEYS, 8, 15)
 local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit = unpack(ARGV, 1, 6)
 
-redis.call('ZREM', k.active, '')
 local now = clock(now_ms)
+lease_ms, stale_ms, guard_ms = integer(lease_ms), integer(stale_ms), integer(guard_ms)
+crash_limit, limit = integer(crash_limit), integer(limit)
+redis.call('ZREM', k.active, '')
 local meta = redis.call('HMGET', k.meta, 'last_sweep', 'guard_until')
 local last, guard = tonumber(meta[1] or 0), tonumber(meta[2] or 0)
 redis.call('HSET', k.meta, 'last_sweep', whole(now))
-if now - last > tonumber(stale_ms) or last > now then
+if now - last > stale_ms or last > now then
   guard = now + guard_ms
   redis.call('HSET', k.meta, 'guard_until', whole(guard))
 end
@@ -37,7 +47,7 @@ if last > now or redis.call('HEXISTS', k.meta, 'clock_back') == 1 then
     redis.call('ZADD', k.active, whole(now + lease_ms), token)
   end
   -- more of them may be left for the next sweep
-  if #far == tonumber(limit) then
+  if #far == limit then
     redis.call('HSET', k.meta, 'clock_back', 1)
   else
     redis.call('HDEL', k.meta, 'clock_back')
@@ -51,6 +61,6 @@ local expired = redis.call('ZRANGEBYSCORE', k.active, '-inf', whole(now), 'LIMIT
 -- from the youngest to the oldest, so that the oldest is the first at the head
 for i = #expired, 1, -1 do
   reply[#reply + 1] = expired[i]
-  reply[#reply + 1] = give_back(k, expired[i], true, now, tonumber(crash_limit))
+  reply[#reply + 1] = give_back(k, expired[i], true, now, crash_limit)
 end
 return reply

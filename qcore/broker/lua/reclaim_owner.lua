@@ -2,9 +2,16 @@
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       ready      list  job ids, oldest first
+--       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
+--       jobs       hash  job id -> 8 bytes of Redis time + envelope
+--       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       waiters    hash  job id -> channels that hear of its end
+--       done       hash  job id -> kept outcome
+--       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       owner      text  the process that is gone
@@ -12,13 +19,15 @@
 --       crash_limit int  the loss that makes a job dead
 --       cursor     int   0 at first, then the cursor of the last reply
 -- reply { cursor ('0' at the end), token, where its job went, token, ... }
--- @include clock tokens give_back
+-- @include clock tokens lines forget ending give_back
 local k = {}
-k.active, k.running, k.ready, k.scheduled, k.dead, k.crashes, k.wake = unpack(KEYS, 1, 7)
+k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
+k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.wake = unpack(KEYS, 8, 14)
 local now_ms, owner, charge, crash_limit, cursor = unpack(ARGV, 1, 5)
 
-redis.call('ZREM', k.active, '')
 local now = clock(now_ms)
+crash_limit = integer(crash_limit)
+redis.call('ZREM', k.active, '')
 local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', owner .. ':*', 'COUNT', 1000)
 local tokens, reply = {}, { page[1] }
 for i = 1, #page[2], 2 do tokens[#tokens + 1] = page[2][i] end
@@ -26,6 +35,6 @@ for i = 1, #page[2], 2 do tokens[#tokens + 1] = page[2][i] end
 table.sort(tokens, function(a, b) return id_of(a) > id_of(b) end)
 for _, token in ipairs(tokens) do
   reply[#reply + 1] = token
-  reply[#reply + 1] = give_back(k, token, charge == '1', now, tonumber(crash_limit))
+  reply[#reply + 1] = give_back(k, token, charge == '1', now, crash_limit)
 end
 return reply

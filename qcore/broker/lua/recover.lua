@@ -4,27 +4,28 @@
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       meta       hash  last_sweep, guard_until, clock_back, fence
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    from now
---       prefix     text  `owner:seq:` of the lost claim
+--       prefix     text  `owner:seq:` of the lost claim, or `owner:`
 --       cursor     int   0 at first, then the cursor of the last reply
--- reply { now_ms, cursor ('0' at the end), ids, payloads, states, crashes }
--- @include clock tokens
-local active, jobs, state, crashes = unpack(KEYS, 1, 4)
+-- reply { now_ms, cursor ('0' at the end), fence, tokens, payloads, states, crashes, wishes }
+-- @include clock tokens leased
+local k = {}
+k.active, k.jobs, k.state, k.crashes, k.cancels, k.meta = unpack(KEYS, 1, 6)
 local now_ms, lease_ms, prefix, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-redis.call('ZREM', active, '')
 local now = clock(now_ms)
-local page = redis.call('ZSCAN', active, cursor, 'MATCH', prefix .. '*', 'COUNT', 1000)
-local ids = {}
+local deadline = whole(now + integer(lease_ms))
+redis.call('ZREM', k.active, '')
+local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', prefix .. '*', 'COUNT', 1000)
+local found, ids = {}, {}
 for i = 1, #page[2], 2 do
-  ids[#ids + 1] = id_of(page[2][i])
-  redis.call('ZADD', active, 'XX', whole(now + lease_ms), page[2][i])
+  local token = page[2][i]
+  found[#found + 1], ids[#ids + 1] = token, id_of(token)
+  redis.call('ZADD', k.active, 'XX', deadline, token)
 end
-local reply = { whole(now), page[1], ids, {}, {}, {} }
-if #ids > 0 then
-  for i, key in ipairs({ jobs, state, crashes }) do
-    reply[3 + i] = redis.call('HMGET', key, unpack(ids))
-  end
-end
-return reply
+if #ids == 0 then return { whole(now), page[1], '0', {}, {}, {}, {}, {} } end
+local payloads = redis.call('HMGET', k.jobs, unpack(ids))
+return { whole(now), page[1], rise(k.meta, now), found, payloads, columns(k, ids) }

@@ -1,12 +1,16 @@
 -- settle: active -> completed (ack), scheduled (retry), dead (bury) or head of ready (release).
+-- A wish to cancel the job turns a retry and a release into its end.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       ready      list  job ids, oldest first
+--       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> kept outcome
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       wake       zset  the marker "come and claim"
@@ -16,57 +20,38 @@
 --       retries    int
 --       buries     int
 --       releases   int
---       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: delay_ms,
---                  record; per bury: record
+--       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: record,
+--                  delay_ms; per bury: record
 -- reply the tokens that were lost: nothing was written for them
--- @include clock tokens forget
-local active, running, jobs, state, crashes, ready, scheduled, dead = unpack(KEYS, 1, 8)
-local done, expiry, wake = unpack(KEYS, 9, 11)
+-- @include clock tokens lines forget ending settling
+local k = {}
+k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.suspects = unpack(KEYS, 1, 7)
+k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wake = unpack(KEYS, 8, 14)
 local now_ms, acks, keeps, retries, buries, releases, items = ARGV[1], ARGV[2], ARGV[3],
   ARGV[4], ARGV[5], ARGV[6], 7
 
-redis.call('ZREM', active, '')
 local now = clock(now_ms)
-local count = acks + keeps + retries + buries + releases
-local held, lost = split(active, { unpack(ARGV, items, items + count - 1) })
+local counts = { integer(acks), integer(keeps), integer(retries), integer(buries),
+  integer(releases) }
+local tokens, plan = read_items(now, counts, items)
+redis.call('ZREM', k.active, '')
+local held, lost = split(k.active, tokens)
 if #held == 0 then return lost end
-redis.call('ZREM', active, unpack(held))
-
-local is_held, ids = {}, {}
+local is_held, ids, over = {}, {}, {}
 for i, token in ipairs(held) do
   is_held[token] = true
   ids[i] = id_of(token)
 end
-redis.call('HDEL', running, unpack(ids))
-
-local at, extra = items, items + count
--- each: calls `act` with the id and the arguments of the next `n` items, the held ones only.
-local function each(n, width, act)
-  for _ = 1, tonumber(n) do
-    if is_held[ARGV[at]] then act(id_of(ARGV[at]), ARGV[extra], ARGV[extra + 1]) end
-    at, extra = at + 1, extra + width
-  end
+for i = 1, counts[1] + counts[2] do
+  if is_held[tokens[i]] then over[#over + 1] = id_of(tokens[i]) end
 end
 
-local over, back = {}, {}
-each(acks, 0, function(id) over[#over + 1] = id end)
-each(keeps, 2, function(id, outcome, keep_ms)
-  over[#over + 1] = id
-  redis.call('HSET', done, id, outcome)
-  redis.call('ZADD', expiry, whole(now + keep_ms), id)
-end)
-forget(over, jobs, state, crashes)
--- No marker for a retry: the worker that settles it plans by its own claim, and an idle one looks
--- once per block interval.
-each(retries, 2, function(id, delay_ms, record)
-  redis.call('HSET', state, id, record)
-  redis.call('ZADD', scheduled, whole(now + delay_ms), id)
-end)
-each(buries, 1, function(id, record)
-  redis.call('HSET', state, id, record)
-  redis.call('ZADD', dead, whole(now), id)
-end)
-each(releases, 0, function(id) back[#back + 1] = id end)
-for i = #back, 1, -1 do redis.call('LPUSH', ready, back[i]) end
-if #back > 0 then redis.call('ZADD', wake, 0, '1') end
+keep(k, plan.keep, is_held)
+forget(over, k)
+announce(k.waiters, over, 'completed')
+bury(k, plan.bury, is_held, now)
+go_back(k, plan.back, is_held, now)
+-- The leases go last: until then a call that fails half-way leaves each job in somebody's hands.
+redis.call('ZREM', k.active, unpack(held))
+redis.call('HDEL', k.running, unpack(ids))
 return lost

@@ -1,6 +1,12 @@
+-- integer: a number of the arguments; everything is read before the first write, for no script is
+-- undone when it fails.
+local function integer(text)
+  return string.find(text, '^-?%d+$') and tonumber(text) or error('not an integer: ' .. text)
+end
+
 -- clock: unix ms on this Redis, read once per script; a test passes its own as `given`.
 local function clock(given)
-  if given ~= '' then return tonumber(given) end
+  if given ~= '' then return integer(given) end
   local now = redis.call('TIME')
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end

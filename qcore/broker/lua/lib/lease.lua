@@ -1,6 +1,6 @@
 -- fitting: how many payloads fit into `room` bytes, at least one; the others go back to the head.
 -- Returns the room that is left.
-local function fitting(ready, ids, payloads, room)
+local function fitting(line, ids, payloads, room)
   local fit = 0
   for i = 1, #ids do
     room = room - #(payloads[i] or '')
@@ -8,7 +8,7 @@ local function fitting(ready, ids, payloads, room)
     fit = i
   end
   for i = #ids, fit + 1, -1 do
-    redis.call('LPUSH', ready, ids[i])
+    redis.call('LPUSH', line, ids[i])
     ids[i], payloads[i] = nil, nil
   end
   return room

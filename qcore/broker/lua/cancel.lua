@@ -1,0 +1,46 @@
+-- cancel: scheduled -> cancelled at once; ready, active: a wish, which the next step obeys.
+-- KEYS  active     zset  token -> lease deadline, unix ms
+--       scheduled  zset  job id -> due time, unix ms
+--       running    hash  job id -> token
+--       jobs       hash  job id -> 8 bytes of Redis time + envelope
+--       state      hash  job id -> mutable record
+--       crashes    hash  job id -> `count ms`
+--       dead       zset  job id -> time of death, unix ms
+--       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       waiters    hash  job id -> channels that hear of its end
+--       done       hash  job id -> kept outcome
+--       expiry     zset  job id -> when its outcome is forgotten, unix ms
+-- ARGV  now_ms     ms    '' for the Redis clock
+--       keep_ms    ms    how long the outcome is kept
+--       outcome    bytes what a handle finds
+--       ids...     text
+-- reply for each id where it was: 'scheduled', 'ready', 'active', 'ended', or '' for no trace
+-- @include clock forget ending
+local k = {}
+k.active, k.scheduled, k.running, k.jobs, k.state, k.crashes, k.dead = unpack(KEYS, 1, 7)
+k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
+local now_ms, keep_ms, outcome, ids = ARGV[1], ARGV[2], ARGV[3], 4
+
+local now = clock(now_ms)
+local wish = whole(integer(keep_ms)) .. ' ' .. outcome
+redis.call('ZREM', k.active, '')
+
+local function cancel(id)
+  if redis.call('HEXISTS', k.jobs, id) == 0 then
+    return redis.call('HEXISTS', k.done, id) == 1 and 'ended' or ''
+  end
+  if redis.call('ZSCORE', k.dead, id) then return 'ended' end
+  if redis.call('ZREM', k.scheduled, id) == 1 then
+    call_off(k, id, wish, now)
+    return 'scheduled'
+  end
+  redis.call('HSET', k.cancels, id, wish)
+  if redis.call('HEXISTS', k.running, id) == 1 then return 'active' end
+  -- it will not run: who waits for it need not wait until it is popped
+  announce(k.waiters, { id }, 'cancelled')
+  return 'ready'
+end
+
+local reply = {}
+for i = ids, #ARGV do reply[#reply + 1] = cancel(ARGV[i]) end
+return reply

@@ -1,0 +1,27 @@
+-- announce: tells whoever waits for the end of these jobs to look now, over the channels that they
+-- left. The marker of an idle feature: one EXISTS when nobody waits.
+local function announce(waiters, ids, status)
+  if #ids == 0 or redis.call('EXISTS', waiters) == 0 then return end
+  local channels = redis.call('HMGET', waiters, unpack(ids))
+  for i, id in ipairs(ids) do
+    for channel in string.gmatch(channels[i] or '', '%S+') do
+      redis.call('PUBLISH', channel, id .. ' ' .. status)
+    end
+  end
+  redis.call('HDEL', waiters, unpack(ids))
+end
+
+-- wishes_of: what `cancels` holds for `ids`; {} when nobody wants any job cancelled.
+local function wishes_of(cancels, ids)
+  if #ids == 0 or redis.call('EXISTS', cancels) == 0 then return {} end
+  return redis.call('HMGET', cancels, unpack(ids))
+end
+
+-- call_off: -> cancelled, with the outcome that came with the wish: `keep_ms outcome`.
+local function call_off(k, id, wish, now)
+  local keep_ms, outcome = string.match(wish, '^(%d+) (.*)$')
+  redis.call('HSET', k.done, id, outcome)
+  redis.call('ZADD', k.expiry, whole(now + keep_ms), id)
+  forget({ id }, k)
+  announce(k.waiters, { id }, 'cancelled')
+end

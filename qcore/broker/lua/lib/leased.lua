@@ -1,0 +1,18 @@
+-- rise: the next fencing token of the queue. It grows with time, so also when a failover takes the
+-- stored one back.
+local function rise(meta, now)
+  local last = tonumber(redis.call('HGET', meta, 'fence') or 0)
+  local fence = whole(math.max(last + 1, now * 1000))
+  redis.call('HSET', meta, 'fence', fence)
+  return fence
+end
+
+-- columns: what is stored of leased jobs: records, crash counts and wishes, each {} when no job of
+-- the queue has one, which is the rule.
+local function columns(k, ids)
+  local found = {}
+  for i, key in ipairs({ k.state, k.crashes, k.cancels }) do
+    found[i] = redis.call('EXISTS', key) == 1 and redis.call('HMGET', key, unpack(ids)) or {}
+  end
+  return unpack(found)
+end

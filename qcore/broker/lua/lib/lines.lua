@@ -1,0 +1,34 @@
+-- Two lines of ready jobs. One that has lost two leases is a suspect: it may be what kills its
+-- process, so it waits in `suspects` for a process of its own.
+local SUSPECT = 2
+
+-- crashes_of: how many leases each of `ids` has lost; {} when no job of the queue has lost one.
+local function crashes_of(crashes, ids)
+  if #ids == 0 or redis.call('EXISTS', crashes) == 0 then return {} end
+  local counts = redis.call('HMGET', crashes, unpack(ids))
+  for i = 1, #ids do counts[i] = tonumber(string.match(counts[i] or '0', '^%d+')) end
+  return counts
+end
+
+-- line_up: puts `ids`, oldest first, at the tail ('RPUSH') or the head ('LPUSH') of their lines.
+local function line_up(k, ids, side)
+  if #ids == 0 then return end
+  local counts, ready, suspects = crashes_of(k.crashes, ids), {}, {}
+  for i, id in ipairs(ids) do
+    -- what is pushed last stands first at the head
+    local line = (counts[i] or 0) < SUSPECT and ready or suspects
+    if side == 'LPUSH' then table.insert(line, 1, id) else line[#line + 1] = id end
+  end
+  if #ready > 0 then redis.call(side, k.ready, unpack(ready)) end
+  if #suspects > 0 then redis.call(side, k.suspects, unpack(suspects)) end
+end
+
+-- promote_due: moves at most `limit` due ids from scheduled to the tail of their lines.
+local function promote_due(k, now, limit)
+  local due = redis.call('ZRANGEBYSCORE', k.scheduled, '-inf', whole(now), 'LIMIT', 0, limit)
+  if #due > 0 then
+    redis.call('ZREM', k.scheduled, unpack(due))
+    line_up(k, due, 'RPUSH')
+  end
+  return #due
+end

@@ -1,0 +1,66 @@
+-- read_items: reads all arguments of a settle before its first write. Returns all tokens, and what
+-- is to be kept, to be buried and to go back: { token, id, record, at (unix ms) }.
+local function read_items(now, counts, items)
+  local count = 0
+  for _, n in ipairs(counts) do count = count + n end
+  local tokens, plan = { unpack(ARGV, items, items + count - 1) }, { keep = {}, bury = {}, back = {} }
+  local i, at = counts[1], items + count
+  local function take(list, n, width)
+    for _ = 1, n do
+      i = i + 1
+      local item = { token = tokens[i], id = id_of(tokens[i]) }
+      if width > 0 then item.record = ARGV[at] or error('too few items') end
+      if width > 1 then item.at = whole(now + integer(ARGV[at + 1])) end
+      list[#list + 1], at = item, at + width
+    end
+  end
+  take(plan.keep, counts[2], 2)
+  take(plan.back, counts[3], 2)
+  take(plan.bury, counts[4], 1)
+  take(plan.back, counts[5], 0)
+  return tokens, plan
+end
+
+local function keep(k, items, is_held)
+  for _, item in ipairs(items) do
+    if is_held[item.token] then
+      redis.call('HSET', k.done, item.id, item.record)
+      redis.call('ZADD', k.expiry, item.at, item.id)
+    end
+  end
+end
+
+local function bury(k, items, is_held, now)
+  local ids = {}
+  for _, item in ipairs(items) do
+    if is_held[item.token] then
+      redis.call('HSET', k.state, item.id, item.record)
+      redis.call('ZADD', k.dead, whole(now), item.id)
+      ids[#ids + 1] = item.id
+    end
+  end
+  if #ids > 0 then redis.call('HDEL', k.cancels, unpack(ids)) end
+  announce(k.waiters, ids, 'dead')
+end
+
+-- go_back: retries to scheduled, releases to the head of their lines. No marker for a retry: the
+-- worker that settles it plans by its own claim, and an idle one looks once per block interval.
+local function go_back(k, items, is_held, now)
+  local ids, released = {}, {}
+  for i, item in ipairs(items) do ids[i] = item.id end
+  local wishes = wishes_of(k.cancels, ids)
+  for i, item in ipairs(items) do
+    if not is_held[item.token] then
+      -- lost: nothing is written for it
+    elseif wishes[i] then
+      call_off(k, item.id, wishes[i], now)
+    elseif item.at then
+      redis.call('HSET', k.state, item.id, item.record)
+      redis.call('ZADD', k.scheduled, item.at, item.id)
+    else
+      released[#released + 1] = item.id
+    end
+  end
+  line_up(k, released, 'LPUSH')
+  if #released > 0 then redis.call('ZADD', k.wake, 0, '1') end
+end

@@ -1,0 +1,19 @@
+-- note: active -> active, with a new record.
+-- KEYS  active     zset  token -> lease deadline, unix ms
+--       state      hash  job id -> mutable record
+-- ARGV  items...   token, record
+-- reply the tokens that were lost: nothing was written for them
+-- @include tokens
+local active, state = KEYS[1], KEYS[2]
+local items = 1
+
+redis.call('ZREM', active, '')
+local lost = {}
+for i = items, #ARGV - 1, 2 do
+  if redis.call('ZSCORE', active, ARGV[i]) then
+    redis.call('HSET', state, id_of(ARGV[i]), ARGV[i + 1])
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+return lost

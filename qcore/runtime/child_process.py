@@ -1,0 +1,179 @@
+"""One worker process as its supervisor sees it: orders go in, beats come out, and then it ends."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from qcore.broker.identity import new_owner
+from qcore.config import BrokerConfig, WorkerConfig, child_environment
+from qcore.runtime.child import CHILD_CONFIG, ChildConfig
+from qcore.runtime.worker import Beat
+
+
+class WorkerState(StrEnum):
+    """What a supervisor knows about a child."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    RESTARTING = "restarting"
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One child, as its last beat said."""
+
+    name: str
+    pid: int
+    state: WorkerState
+    running: int
+    done: int
+    rss_bytes: int
+    loop_lag_ms: float
+
+
+class ChildProcess:
+    """One worker process with its pipes, until it is gone.
+
+    Args:
+        name: As logs show it.
+        broker: Where Redis is.
+        worker: What it does.
+        command: What starts it; it finds its ChildConfig in the environment.
+        on_beat: Called with the newest beat.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        broker: BrokerConfig,
+        worker: WorkerConfig,
+        command: Sequence[str],
+        *,
+        on_beat: Callable[[Beat], None],
+    ) -> None:
+        self.name = name
+        self.owner = new_owner()
+        #: It has each of its jobs for itself, so that its end tells which one ended it.
+        self.is_alone = worker.suspects
+        self.was_killed = False
+        self.peak_rss_bytes = 0
+        self._on_beat = on_beat
+        self.beat: Beat | None = None
+        self.gone = asyncio.Event()
+        self.ready = asyncio.Event()
+        self._buffer = b""
+        self._beats_fd, beats_fd = os.pipe()
+        orders_fd, self._orders_fd = os.pipe()
+        told = ChildConfig(
+            broker=broker,
+            worker=worker,
+            owner=self.owner,
+            orders_fd=orders_fd,
+            beats_fd=beats_fd,
+        )
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                # not on the command line: the URL may hold a password
+                env=child_environment({CHILD_CONFIG: msgspec.json.encode(told).decode()}),
+                pass_fds=(orders_fd, beats_fd),
+                process_group=0,
+            )
+        except BaseException:
+            os.close(self._beats_fd)
+            os.close(self._orders_fd)
+            raise
+        finally:
+            os.close(orders_fd)
+            os.close(beats_fd)
+        os.set_blocking(self._beats_fd, False)
+        os.set_blocking(self._orders_fd, False)
+        self._loop = asyncio.get_running_loop()
+        self.started_at = self._loop.time()
+        self._loop.add_reader(self._beats_fd, self._read)
+        self._pidfd: int | None = None
+        if sys.platform == "linux":
+            # the pipe alone would not do: what a task forked may hold its other end open
+            with contextlib.suppress(OSError):  # an old kernel, or no descriptor to be had
+                self._pidfd = os.pidfd_open(self.process.pid)
+                self._loop.add_reader(self._pidfd, self.gone.set)
+
+    def _read(self) -> None:
+        """Take the newest whole beat; without a pidfd the end of the pipe is that of the child."""
+        try:
+            data = os.read(self._beats_fd, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._beats_fd)
+            if self._pidfd is None:
+                self.gone.set()
+            return
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        if lines:
+            self.beat = msgspec.json.decode(lines[-1], type=Beat)
+            if self.beat.ready:
+                self.ready.set()
+            self._on_beat(self.beat)
+
+    def order(self, order: bytes) -> None:
+        """Send an order; a child that is gone or deaf does not stop its supervisor."""
+        with contextlib.suppress(OSError):
+            os.write(self._orders_fd, order)
+
+    def kill(self) -> None:
+        """Kill the child and what it started."""
+        self.was_killed = True
+        self._kill_group()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Return the exit code once the process is gone, with everything in its group."""
+        await self.gone.wait()
+        if self._pidfd is not None:
+            # the processes of its pool; a pid is not given away before it is waited for
+            self._kill_group()
+        code = await anyio.to_thread.run_sync(self._reap)
+        for fd in (self._beats_fd, self._pidfd):
+            if fd is not None:
+                self._loop.remove_reader(fd)
+                os.close(fd)
+        os.close(self._orders_fd)
+        return code
+
+    def _reap(self) -> int:
+        """Wait for the process, which also tells how much memory it took."""
+        _, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.peak_rss_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return self.process.returncode
+
+    @property
+    def view(self) -> WorkerView:
+        """What to show of it."""
+        beat = self.beat
+        state = WorkerState.STARTING
+        if beat is not None and beat.ready:
+            state = WorkerState.DRAINING if beat.draining else WorkerState.RUNNING
+        return WorkerView(
+            name=self.name,
+            pid=self.process.pid,
+            state=state,
+            running=beat.running if beat else 0,
+            done=beat.done if beat else 0,
+            rss_bytes=beat.rss_bytes if beat else 0,
+            loop_lag_ms=beat.loop_lag_ms if beat else 0.0,
+        )

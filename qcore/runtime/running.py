@@ -1,0 +1,62 @@
+"""A job between its claim and its outcome, and why it was stopped."""
+
+import asyncio
+from enum import Enum
+
+from qcore.context import Context
+from qcore.model.job import Lease
+
+
+class Stop(Enum):
+    """Why a running job was cancelled."""
+
+    TIMEOUT = "timeout"
+    LEASE_LOST = "lease lost"
+    #: An exclusive job whose lease could end unrenewed.
+    UNTRUSTED = "lease not renewed"
+    CANCELLED = "cancelled"
+    SHUTDOWN = "shutdown"
+
+
+class Running:
+    """A job between its claim and its outcome."""
+
+    __slots__ = (
+        "context",
+        "deadline",
+        "exclusive",
+        "in_thread",
+        "lease",
+        "started_ms",
+        "stop",
+        "task",
+        "task_name",
+        "trusted_until",
+    )
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.context: Context | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.task_name = ""
+        #: It has a thread, which nobody can stop.
+        self.in_thread = False
+        self.started_ms = 0
+        #: Loop time at which the task timeout ends.
+        self.deadline: float | None = None
+        #: Loop time from which on somebody else may hold its lease.
+        self.trusted_until: float | None = None
+        #: It must not run on then.
+        self.exclusive = False
+        self.stop: Stop | None = None
+
+    def cancel(self, why: Stop) -> None:
+        """Cancel the job once; the first reason stands."""
+        if self.stop is not None:
+            return
+        self.stop = why
+        if self.context is not None:
+            self.context.cancel_requested = True
+        # a task that is cancelled before its first step never runs, and would never end the job
+        if self.task is not None and self.started_ms:
+            self.task.cancel()
