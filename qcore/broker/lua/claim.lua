@@ -59,8 +59,9 @@ for _, k in ipairs(queues) do
   reply[3] = reply[3] + waiting
   if redis.call('LLEN', k.line) > 0 then
     again = now
-    -- A claim that took nothing must not wake anybody, or two idle workers would spin.
-    if #reply > 3 then redis.call('ZADD', k.wake, 0, '1') end
+    -- A claim that took nothing must not wake anybody, or two idle workers would spin; and nobody
+    -- waits for markers of suspects.
+    if #reply > 3 and suspects == '0' then redis.call('ZADD', k.wake, 0, '1') end
   else
     local first = redis.call('ZRANGE', k.scheduled, 0, 0, 'WITHSCORES')
     if first[2] then again = math.min(again, tonumber(first[2])) end
