@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
+from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 
 
@@ -20,6 +21,35 @@ class Turn:
     again_ms: int | None = None
     #: A claim was part of it.
     claimed: bool = False
+    #: The claim is yet to be made, for what came first.
+    postponed: bool = False
+    #: Queues of which a settle or the claim failed. With `sent` it may have taken effect.
+    unsettled: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
+    unclaimed: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
+    #: Queues of which some call took effect.
+    answered: set[str] = field(default_factory=set[str])
+
+    def note_settle(self, queue: str, reply: list[bytes] | BrokerError) -> None:
+        """Add the reply to one settle call; several calls of a queue fail together."""
+        if isinstance(reply, BrokerError):
+            self.unsettled[queue] = _worst(self.unsettled.get(queue), reply)
+        else:
+            self.answered.add(queue)
+            self.lost.update(reply)
+
+    def note_claim(self, claim: "ClaimRequest", reply: list[Any] | BrokerError) -> None:
+        """Add the reply to a claim call, or to one of several."""
+        if isinstance(reply, BrokerError):
+            self.unclaimed |= dict.fromkeys(claim.queues, reply)
+            return
+        self.answered.update(claim.queues)
+        read_claim(reply, claim, self)
+
+    def raise_if_nothing_worked(self) -> None:
+        """Raise the first error if there are only errors; `sent` if any may have taken effect."""
+        errors = [*self.unsettled.values(), *self.unclaimed.values()]
+        if errors and not self.answered:
+            raise _worst(None, *errors)
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,6 +79,13 @@ class Reclaimed:
     def id(self) -> str:
         """Return the id of the job."""
         return self.token.split(b":", 2)[2].decode()
+
+
+def _worst(*errors: BrokerError | None) -> BrokerError:
+    """Return the first error of all; but the first that may have taken effect, if there is one."""
+    found = [error for error in errors if error is not None]
+    sent = (e for e in found if isinstance(e, BrokerUnavailable) and e.sent)
+    return next(sent, found[0])
 
 
 def chunks(
@@ -109,7 +146,8 @@ def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
     turn.claimed = True
     now = int(reply[0])
     if reply[1] != b"":
-        turn.again_ms = max(0, int(reply[1]) - now)
+        again_ms = max(0, int(reply[1]) - now)
+        turn.again_ms = again_ms if turn.again_ms is None else min(turn.again_ms, again_ms)
     for number, ids, payloads, states, crashes in reply[2:]:
         queue = claim.queues[int(number) - 1]
         nothing = [None] * len(ids)
