@@ -16,6 +16,7 @@
     └── BrokerError
         ├── BrokerUnavailable  Redis could not be reached or did not answer in time
         ├── BrokerRefused      Redis answered and will never accept this: rights, password
+        ├── NotConfirmed       enqueued, but fewer replicas had it in time than was asked for
         └── QueueFull          Redis is at its memory limit
 
 `GiveUp` and `RetryLater` are no errors: a task raises them to say how its run ends
@@ -92,6 +93,13 @@ class BrokerUnavailable(BrokerError):
 
 class BrokerRefused(BrokerError):
     """Redis answered that it will not do this; trying again cannot help."""
+
+
+class NotConfirmed(BrokerError):
+    """The jobs are enqueued, but too few replicas had them in time: a failover may lose them."""
+
+    #: As of BrokerUnavailable: the call had an effect.
+    sent = True
 
 
 class QueueFull(BrokerError):

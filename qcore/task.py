@@ -52,6 +52,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     queue: str | None = None
     keep_ms: int = -1
     expires_ms: int = -1
+    #: Replicas that must have the job before `enqueue` returns.
+    confirm: int = 0
 
 
 class Dispatch(Generic[P, R]):
@@ -72,11 +74,12 @@ class Dispatch(Generic[P, R]):
             PayloadTooLarge, QueueFull: nothing was enqueued.
             BrokerUnavailable: no answer within the enqueue timeout; `sent` says whether the job
                 may have been enqueued all the same.
+            NotConfirmed: with `options(confirm=n)`: it is enqueued, but fewer replicas had it.
 
         Redis: one script, shared with all callers of the moment.
         """
         job = self._job(args, kwargs)
-        await self._task.broker().enqueue([job])
+        await self._enqueue([job])
         return self._task.handle(job.queue, job.id, accepted=True)
 
     async def enqueue_many(
@@ -106,17 +109,20 @@ class Dispatch(Generic[P, R]):
             async for call in _each(calls):
                 job = self._job_of_item(accepted + len(waiting), call)
                 if waiting and (len(waiting) == chunk or size + len(job.envelope) > CALL_BYTES):
-                    await self._task.broker().enqueue(waiting)
+                    await self._enqueue(waiting)
                     accepted, waiting, size = accepted + len(waiting), [], 0
                 waiting.append(job)
                 size += len(job.envelope)
             if waiting:
-                await self._task.broker().enqueue(waiting)
+                await self._enqueue(waiting)
                 accepted += len(waiting)
         except QcoreError as e:
             e.add_note(f"{accepted} jobs were enqueued before")
             raise
         return accepted
+
+    async def _enqueue(self, jobs: list[Job]) -> None:
+        await self._task.broker().enqueue(jobs, confirm=self._options.confirm)
 
     def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         settings, options = self._task.settings, self._options
@@ -187,6 +193,7 @@ class Task(Dispatch[P, R]):
         queue: str | None = None,
         keep: Seconds | None = None,
         expires: Seconds | None = None,
+        confirm: int = 0,
     ) -> Dispatch[P, R]:
         """Return this task with options for the jobs enqueued through the returned object.
 
@@ -197,10 +204,12 @@ class Task(Dispatch[P, R]):
             keep: Keep the outcome for so long; 0 keeps nothing.
             expires: Seconds or timedelta after the enqueue, on the Redis clock, from which on no
                 run may start: the job is cancelled instead.
+            confirm: `enqueue` returns only when so many replicas of Redis have the job, too; it
+                waits for them within the enqueue timeout.
 
         Raises:
             UnknownQueue: the app does not declare `queue`.
-            ArgumentError: a negative duration, a naive `eta`, or both `delay` and `eta`.
+            ArgumentError: a negative number, a naive `eta`, or both `delay` and `eta`.
         """
         if queue is not None:
             self._check_queue(queue)
@@ -213,6 +222,8 @@ class Task(Dispatch[P, R]):
                 f"task {self.name}: expires ({expires}) is not later than delay ({delay}): the job "
                 "could never start"
             )
+        if confirm < 0:
+            raise ArgumentError(f"task {self.name}: confirm is {confirm}, allowed is 0 and more")
         return Dispatch(
             self,
             Options(
@@ -221,6 +232,7 @@ class Task(Dispatch[P, R]):
                 queue=queue,
                 keep_ms=-1 if keep is None else self._ms("keep", keep),
                 expires_ms=-1 if expires is None else self._ms("expires", expires),
+                confirm=confirm,
             ),
         )
 

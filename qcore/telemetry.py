@@ -23,6 +23,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "broker.lost": ("url", "error"),
     "marker.lost": ("error",),
     "broker.regained": ("url", "away_s"),
+    "queue.lost": ("queue", "error"),
+    "queue.regained": ("queue", "away_s"),
     "embedded.started": ("folder", "server", "pid"),
     "embedded.stopped": ("folder", "pid"),
     "embedded.died": ("folder", "pid", "last_words"),

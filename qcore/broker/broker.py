@@ -16,25 +16,29 @@ What users and operators do (cancel, clear, revive, purge) is in `inspector`.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qcore.broker import scripts
-from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
-from qcore.broker.connection import Endpoint, Line
+from qcore.broker.bells import Bells
+from qcore.broker.cluster import ClusterLine
+from qcore.broker.coalescer import CALL_BYTES, Coalescer
+from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
+from qcore.broker.line import Line
 from qcore.broker.scripts import Call
 from qcore.broker.wire import (
     ClaimRequest,
     Reclaimed,
     Turn,
+    by_queue,
     chunks,
-    read_claim,
     read_leases,
     read_reclaimed,
     settle_items,
 )
 from qcore.config import BrokerConfig
-from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
+from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.job import Job, Lease, Outcome
 
 #: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
@@ -48,32 +52,44 @@ PRODUCER_SILENT_MS = 3600 * 1000
 class Broker:
     """Every transition of every job of one namespace.
 
-    A process holds at most five connections, each opened when first needed: one for the worker's
+    A process holds at most six connections, each opened when first needed: one for the worker's
     turns, one that blocks for the marker, one to renew leases, one for upkeep and questions, one
-    for enqueues. Every
-    method raises BrokerUnavailable when Redis cannot be reached or is late, and repeats nothing
-    by itself, except enqueue.
+    for enqueues and one for confirmed enqueues. In a Cluster it is so many per node, and one that
+    blocks per queue. Every method raises BrokerUnavailable when Redis cannot be reached or is
+    late, and repeats nothing by itself, except enqueue.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
         self.config = config
         self._endpoint = Endpoint(config)
-        self._turns = Line(self._endpoint, config.call_timeout_s)
-        self._bell = Line(self._endpoint, config.call_timeout_s)
-        self._renewing = Line(self._endpoint, config.call_timeout_s)
-        self._upkeep = Line(self._endpoint, config.call_timeout_s)
-        self._producing = Line(self._endpoint, config.call_timeout_s)
-        self._coalescer = Coalescer(
-            self._producing,
-            names=queues_key(config.namespace),
-            timeout_s=config.enqueue_timeout_s,
+        self._turns = self._endpoint.line()
+        self._bell = self._endpoint.line()
+        self._renewing = self._endpoint.line()
+        self._upkeep = self._endpoint.line()
+        self._producing = self._endpoint.line()
+        self._confirming = self._endpoint.line()
+        #: Where each queue has a node of its own.
+        self._bells = Bells(
+            self._endpoint.line,
+            marker=lambda queue: self.keys(queue).names["wake"],
+            hand_back=self.wake,
         )
+        #: By what may fail alone, and by whether the jobs are confirmed.
+        self._coalescers: dict[tuple[str, bool], Coalescer] = {}
         self._keys: dict[str, QueueKeys] = {}
 
     @property
     def shown_url(self) -> str:
         """The URL without its password."""
         return self._endpoint.shown
+
+    def groups(self, queues: Sequence[str]) -> list[Sequence[str]]:
+        """Return what fails together and can be asked in one call: all, or in a Cluster each."""
+        return [[queue] for queue in queues] if self._endpoint.is_cluster else [queues]
+
+    def backoff(self, least_s: float, most_s: float) -> Backoff:
+        """Return the delays between tries to reach Redis; short where another server takes over."""
+        return self._endpoint.backoff(least_s, most_s)
 
     def keys(self, queue: str) -> QueueKeys:
         """Return the keys of one queue."""
@@ -105,19 +121,23 @@ class Broker:
 
     async def close(self) -> None:
         """Deliver what waits in the coalescer, close connections, leave the embedded server."""
-        await self._coalescer.close()
-        for line in (self._turns, self._bell, self._renewing, self._upkeep, self._producing):
+        for coalescer in self._coalescers.values():
+            await coalescer.close()
+        await self._bells.close()
+        producing = (self._producing, self._confirming)
+        for line in (self._turns, self._bell, self._renewing, self._upkeep, *producing):
             await line.close()
         await self._endpoint.close()
 
     # -- producers ------------------------------------------------------------------------------
 
-    async def enqueue(self, jobs: list[Job]) -> list[bytes]:
+    async def enqueue(self, jobs: list[Job], *, confirm: int = 0) -> list[bytes]:
         """- -> ready or scheduled, in the order given; all jobs or none.
 
         Args:
             jobs: 1 to 500 jobs of one queue, 1 MB of envelopes together (a single one may be
                 larger, up to the payload limit).
+            confirm: Return only when so many replicas have them, too.
 
         Returns:
             The ids that were there already.
@@ -125,6 +145,7 @@ class Broker:
         Raises:
             PayloadTooLarge, QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: after `enqueue_timeout_s`; `sent` says whether they may be.
+            NotConfirmed: they are enqueued, but fewer replicas had them in time.
 
         Redis: one script, shared with all callers of the moment.
         """
@@ -136,7 +157,18 @@ class Broker:
                     f"queue {queue}: the arguments of job {job.id} take {len(job.envelope)} "
                     f"bytes, the limit is {limit}: store the data elsewhere and pass its name"
                 )
-        return await self._coalescer.add(self.keys(queue), jobs)
+        return await self._coalescer(queue, confirm > 0).add(self.keys(queue), jobs, confirm)
+
+    def _coalescer(self, queue: str, confirmed: bool) -> Coalescer:
+        # one that waits for a node must not hold up the enqueues of another
+        place = queue if self._endpoint.is_cluster else "", confirmed
+        if place not in self._coalescers:
+            self._coalescers[place] = Coalescer(
+                self._confirming if confirmed else self._producing,
+                names=queues_key(self.config.namespace),
+                timeout_s=self.config.enqueue_timeout_s,
+            )
+        return self._coalescers[place]
 
     # -- workers --------------------------------------------------------------------------------
 
@@ -149,27 +181,36 @@ class Broker:
     ) -> Turn:
         """Settle ended jobs and claim new ones, in one write and one read.
 
-        After BrokerUnavailable the settles can be repeated: those that took effect come back as
-        lost. The claim must not be; ask `recover` with its prefix.
+        Where a part failed, the turn says so; if all did, this raises. After BrokerUnavailable
+        the settles can be repeated: those that took effect come back as lost. The claim must not
+        be; ask `recover` with its prefix.
 
-        Redis: settle.lua once per queue and 500 jobs, then claim.lua; one round trip.
+        Redis: settle.lua once per queue and 500 jobs, then claim.lua; one round trip. In a
+        Cluster a claim.lua per queue, one after another while there is room, so that the order
+        of the queues and the limit hold.
         """
         now = _now(now_ms)
-        calls = self._settle_calls(ended, now)
-        settles = len(calls)
-        if claim is not None:
-            calls.append(self._claim_call(claim, now))
+        settles = self._settle_calls(ended, now)
+        groups = self.groups(claim.queues) if claim is not None else []
+        claims = [_part(claim, group) for group in groups] if claim is not None else []
+        first = claims.pop(0) if claims else None
+        calls = [call for _, call in settles]
+        if first is not None:
+            calls.append(self._claim_call(first, now))
         replies = await self._turns.send(calls)
         turn = Turn()
-        errors = [reply for reply in replies if isinstance(reply, BrokerError)]
-        if errors:
-            if isinstance(errors[0], BrokerUnavailable):
-                errors[0].sent = len(errors) < len(replies)  # the scripts beside it have run
-            raise errors[0]
-        for lost in replies[:settles]:
-            turn.lost.update(lost)
-        if claim is not None:
-            read_claim(replies[-1], claim, turn)
+        for (queue, _), reply in zip(settles, replies, strict=False):
+            turn.note_settle(queue, reply)
+        if first is not None:
+            turn.note_claim(first, replies[-1])
+        for part in claims:
+            left = claim.limit - len(turn.leases) if claim is not None else 0
+            if left <= 0:
+                turn.again_ms = 0  # nobody knows, so look when there is room
+                break
+            request = replace(part, limit=left)
+            turn.note_claim(request, (await self._turns.send([self._claim_call(request, now)]))[0])
+        turn.raise_if_nothing_worked()
         return turn
 
     def _claim_call(self, claim: ClaimRequest, now: object) -> Call:
@@ -186,12 +227,14 @@ class Broker:
             *(claim.limits or [claim.limit] * len(keys)),
         )
 
-    def _settle_calls(self, ended: Sequence[tuple[Lease, Outcome]], now: object) -> list[Call]:
+    def _settle_calls(
+        self, ended: Sequence[tuple[Lease, Outcome]], now: object
+    ) -> list[tuple[str, Call]]:
         queues: defaultdict[str, list[tuple[Lease, Outcome]]] = defaultdict(list)
         for item in ended:
             queues[item[0].queue].append(item)
         return [
-            scripts.SETTLE.call(self.keys(queue), now, *settle_items(chunk))
+            (queue, scripts.SETTLE.call(self.keys(queue), now, *settle_items(chunk)))
             for queue, items in queues.items()
             for chunk in chunks(items)
         ]
@@ -225,15 +268,9 @@ class Broker:
 
         Redis: extend.lua once per queue and 500 leases; one round trip.
         """
-        queues: defaultdict[str, list[bytes]] = defaultdict(list)
-        for lease in leases:
-            queues[lease.queue].append(lease.token)
         calls = [
-            scripts.EXTEND.call(
-                self.keys(queue), _now(now_ms), lease_ms, *tokens[i : i + CALL_JOBS]
-            )
-            for queue, tokens in queues.items()
-            for i in range(0, len(tokens), CALL_JOBS)
+            scripts.EXTEND.call(self.keys(queue), _now(now_ms), lease_ms, *(i.token for i in held))
+            for queue, held in by_queue(leases)
         ]
         return {token for lost in await _answers(self._renewing, calls) for token in lost}
 
@@ -254,21 +291,12 @@ class Broker:
 
         Redis: HMGET once per queue and 500 leases; one round trip.
         """
-        queues: defaultdict[str, list[Lease]] = defaultdict(list)
-        for lease in leases:
-            queues[lease.queue].append(lease)
-        asked = [
-            (queue, held[i : i + CALL_JOBS])
-            for queue, held in queues.items()
-            for i in range(0, len(held), CALL_JOBS)
+        asked = by_queue(leases)
+        commands = [
+            (b"HMGET", self.keys(queue).names["cancels"], *(lease.id for lease in held))
+            for queue, held in asked
         ]
-        replies = await _answers(
-            self._renewing,
-            [
-                (b"HMGET", self.keys(queue).names["cancels"], *(lease.id for lease in held))
-                for queue, held in asked
-            ],
-        )
+        replies = await _answers(self._renewing, commands)
         return {
             lease.token
             for (_, held), wishes in zip(asked, replies, strict=True)
@@ -284,10 +312,12 @@ class Broker:
         Returns:
             The queue of the marker, or None.
         """
+        margin_s = self._endpoint.margin_s
+        if self._endpoint.is_cluster:
+            return await self._bells.wait(queues, block_s, margin_s=margin_s)
         markers = {self.keys(queue).names["wake"]: queue for queue in queues}
         (reply,) = await self._bell.send(
-            [(b"BZPOPMIN", *markers, f"{block_s:.3f}")],
-            timeout_s=block_s + self.config.call_timeout_s,
+            [(b"BZPOPMIN", *markers, f"{block_s:.3f}")], timeout_s=block_s + margin_s
         )
         if isinstance(reply, BrokerError):
             raise reply
@@ -303,7 +333,8 @@ class Broker:
         The connection of that wait is closed a moment before this; the round trip in front lets
         the server see it, else the dead wait could take these markers too.
         """
-        await self.ask([(b"PING",)])
+        await self._bells.close()
+        await self._upkeep.send([(b"ZCARD", self.keys(q).names["wake"]) for q in queues])
         await self.wake(queues)
 
     # -- upkeep ---------------------------------------------------------------------------------
@@ -389,13 +420,21 @@ class Broker:
         return int(count), int(cursor)
 
 
-async def _answers(line: Line, commands: Sequence[Call | tuple[object, ...]]) -> list[Any]:
+async def _answers(
+    line: Line | ClusterLine, commands: Sequence[Call | tuple[object, ...]]
+) -> list[Any]:
     """Send commands over a line; raise the first error among the replies."""
     replies = await line.send(commands)
     for reply in replies:
         if isinstance(reply, BrokerError):
             raise reply
     return replies
+
+
+def _part(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
+    """Return the claim for some of its queues."""
+    most = dict(zip(claim.queues, claim.limits, strict=True)) if claim.limits else {}
+    return replace(claim, queues=queues, limits=[most[q] for q in queues] if most else ())
 
 
 def _now(now_ms: int | None) -> object:

@@ -4,18 +4,24 @@ import asyncio
 import copy
 import os
 from collections import defaultdict, deque
+from collections.abc import Set
 from dataclasses import dataclass, field
+from typing import Any
 
-from qcore.broker.connection import Backoff, Line
+from qcore.broker.cluster import ClusterLine
+from qcore.broker.connection import Backoff
 from qcore.broker.identity import new_owner
 from qcore.broker.keys import QueueKeys
+from qcore.broker.line import Line
 from qcore.broker.scripts import ENQUEUE, Call
-from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
+from qcore.errors import BrokerError, BrokerUnavailable, ConfigError, NotConfirmed
 from qcore.model.job import Job
 
 #: Jobs and payload bytes in one call: what Redis does without others noticing.
 CALL_JOBS = 500
 CALL_BYTES = 1024 * 1024
+#: The share of a call's time that replicas get to confirm it; in the rest their number arrives.
+_WAIT_SHARE = 0.8
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +33,8 @@ class _Parcel:
     size: int
     deadline: float
     done: "asyncio.Future[list[bytes]]"
+    #: Replicas that must have the jobs, too.
+    confirm: int = 0
     #: A try was sent whose answer never came.
     unknown: bool = field(default=False)
 
@@ -39,7 +47,7 @@ class Coalescer:
     the deadline of each parcel, so that it is executed once however often it arrives.
     """
 
-    def __init__(self, line: Line, *, names: bytes, timeout_s: float) -> None:
+    def __init__(self, line: Line | ClusterLine, *, names: bytes, timeout_s: float) -> None:
         self._line = line
         #: The set of all queues, and those that this process has written into it.
         self._names = names
@@ -51,11 +59,13 @@ class Coalescer:
         self._waiting: deque[_Parcel] = deque()
         self._flusher: asyncio.Task[None] | None = None
 
-    async def add(self, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
+    async def add(self, keys: QueueKeys, jobs: list[Job], confirm: int = 0) -> list[bytes]:
         """Deliver `jobs` to one queue; all of them or none.
 
         At most CALL_JOBS jobs; the order of calls to `add` is the order in the queue. A cancelled
-        caller does not cancel the delivery.
+        caller does not cancel the delivery. With `confirm` it is done only when so many replicas
+        have the jobs, too; the line must then be used for nothing else, since WAIT speaks of the
+        writes of its own connection.
 
         Returns:
             The ids that were there already.
@@ -63,6 +73,7 @@ class Coalescer:
         Raises:
             QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: the deadline passed; `sent` says whether they may be enqueued.
+            NotConfirmed: they are enqueued, but fewer replicas had them in time.
             ConfigError: this process is a fork of the one that opened the app.
         """
         if os.getpid() != self._pid:
@@ -78,6 +89,7 @@ class Coalescer:
             sum(len(job.envelope) for job in jobs),
             loop.time() + self._timeout_s,
             loop.create_future(),
+            confirm,
         )
         self._waiting.append(parcel)
         if self._flusher is None or self._flusher.done():
@@ -124,28 +136,36 @@ class Coalescer:
             groups[parcel.keys.queue].append(parcel)
         calls = [self._call(parcels) for parcels in groups.values()]
         unnamed = groups.keys() - self._named
-        naming = [(b"SADD", self._names, *unnamed)] if unnamed else []
+        replies, replicas = await self._send(batch, calls, unnamed)
+        failure = BrokerError("no error")
+        for parcels, reply in zip(groups.values(), replies, strict=True):
+            for parcel in parcels:
+                end = _end_of(parcel, reply, replicas)
+                if isinstance(end, BrokerUnavailable):
+                    failure = end
+                    parcel.unknown = parcel.unknown or end.sent
+                else:
+                    _conclude(parcel, end)
+        return failure
+
+    async def _send(
+        self, batch: list[_Parcel], calls: list[Call], unnamed: Set[str]
+    ) -> tuple[list[Any], Any]:
+        """Return the replies to `calls`, and how many replicas have what they wrote."""
         left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
+        # a call that hangs must leave time for another one on a new connection
+        limit_s = max(0.05, min(left_s, self._line.timeout_s))
+        confirm = max(p.confirm for p in batch)
+        wait = [(b"WAIT", confirm, round(limit_s * _WAIT_SHARE * 1000))] if confirm else []
+        naming = [(b"SADD", self._names, *unnamed)] if unnamed else []
         try:
-            # a call that hangs must leave time for another one on a new connection
-            limit_s = max(0.05, min(left_s, self._line.timeout_s))
-            replies = await self._line.send([*calls, *naming], timeout_s=limit_s)
-        except BrokerUnavailable as e:
-            for parcel in batch:
-                parcel.unknown = parcel.unknown or e.sent
-            return e
+            # WAIT right behind the scripts: in a Cluster it goes where the last of them went
+            replies = await self._line.send([*calls, *wait, *naming], timeout_s=limit_s)
         except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
-            replies = [e] * (len(calls) + len(naming))
+            return [e] * len(calls), None
         if unnamed and not isinstance(replies[-1], Exception):
             self._named |= unnamed
-        failure = BrokerError("no error")
-        # the reply about names, if any, is the last one
-        for parcels, reply in zip(groups.values(), replies, strict=False):
-            if isinstance(reply, BrokerUnavailable):
-                failure = reply
-            else:
-                _conclude(parcels, reply)
-        return failure
+        return replies[: len(calls)], replies[len(calls)] if wait else None
 
     def _call(self, parcels: list[_Parcel]) -> Call:
         items: list[object] = []
@@ -161,24 +181,43 @@ def _when(job: Job) -> str:
     return "" if job.eta_ms is None else f"@{job.eta_ms}"
 
 
-def _conclude(parcels: list[_Parcel], reply: list[bytes] | Exception) -> None:
-    for parcel in parcels:
-        if parcel.done.done():  # its caller was cancelled
-            continue
-        if isinstance(reply, Exception):
-            parcel.done.set_exception(copy.copy(reply))  # each caller adds its own notes
-        else:
-            parcel.done.set_result(reply)
+def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
+    if parcel.done.done():  # its caller was cancelled
+        return
+    if isinstance(end, Exception):
+        parcel.done.set_exception(copy.copy(end))  # each caller adds its own notes
+    else:
+        parcel.done.set_result(end)
+
+
+def _end_of(parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Exception:
+    """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated."""
+    if not parcel.confirm or isinstance(reply, Exception):
+        return reply
+    if isinstance(replicas, int) and replicas >= parcel.confirm:
+        return reply
+    if isinstance(replicas, BrokerUnavailable):
+        # it is done, but nobody knows whether it will last: the repeat asks again
+        return BrokerUnavailable(str(replicas), sent=True)
+    had = f"no more than {replicas}" if isinstance(replicas, int) else f"nobody knows ({replicas})"
+    return NotConfirmed(
+        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but of {parcel.confirm} replicas "
+        f"{had} had it in time: it is lost if the master fails before one has it; look at "
+        "the replicas (INFO replication), and do not enqueue it again while it is there"
+    )
+
+
+def _named(parcel: _Parcel) -> str:
+    return parcel.jobs[0].id if len(parcel.jobs) == 1 else f"{len(parcel.jobs)} jobs"
 
 
 def _expired(parcel: _Parcel, now: float, failure: BrokerError) -> bool:
     if now < parcel.deadline:
         return False
-    ids = parcel.jobs[0].id if len(parcel.jobs) == 1 else f"{len(parcel.jobs)} jobs"
     outcome = "may have been enqueued" if parcel.unknown else "not enqueued"
     parcel.done.set_exception(
         BrokerUnavailable(
-            f"queue {parcel.keys.queue}: {ids} {outcome}: {failure}", sent=parcel.unknown
+            f"queue {parcel.keys.queue}: {_named(parcel)} {outcome}: {failure}", sent=parcel.unknown
         )
     )
     return True

@@ -10,6 +10,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -127,6 +128,16 @@ _REFUSED_CODES = re.compile(
 )
 
 
+class Moved(BrokerUnavailable):
+    """The slot of the keys belongs to another node of the Cluster; nothing of the call was done."""
+
+    def __init__(self, error: MovedError) -> None:
+        super().__init__(f"another node of the Cluster has these keys: MOVED {error}")
+        slot, _, address = str(error).partition(" ")
+        host, _, port = address.rpartition(":")
+        self.slot, self.host, self.port = int(slot), host, int(port)
+
+
 def unknown_script(reply: object) -> bool:
     """Say whether the server did not know the digest, so that nothing was run."""
     return isinstance(reply, NoScriptError) or (
@@ -146,6 +157,8 @@ def error_of(reply: RedisError) -> BrokerError:
             "Redis is at its memory limit (maxmemory), nothing was enqueued: let workers drain "
             "the queues, or raise maxmemory"
         )
+    if isinstance(reply, MovedError):
+        return Moved(reply)
     if isinstance(reply, _PASSING_ERRORS) or _PASSING_CODES.search(text):
         return BrokerUnavailable(f"Redis cannot do this at the moment: {text}")
     if isinstance(reply, _REFUSED_ERRORS) or _REFUSED_CODES.search(text):

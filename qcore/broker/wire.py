@@ -1,11 +1,13 @@
 """The layout of scripts' arguments and replies: from outcomes to words, from words to leases."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
+from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 
 
@@ -22,6 +24,35 @@ class Turn:
     suspects: int = 0
     #: A claim was part of it.
     claimed: bool = False
+    #: The claim is yet to be made, for what came first.
+    postponed: bool = False
+    #: Queues of which a settle or the claim failed. With `sent` it may have taken effect.
+    unsettled: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
+    unclaimed: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
+    #: Queues of which some call took effect.
+    answered: set[str] = field(default_factory=set[str])
+
+    def note_settle(self, queue: str, reply: list[bytes] | BrokerError) -> None:
+        """Add the reply to one settle call; several calls of a queue fail together."""
+        if isinstance(reply, BrokerError):
+            self.unsettled[queue] = _worst(self.unsettled.get(queue), reply)
+        else:
+            self.answered.add(queue)
+            self.lost.update(reply)
+
+    def note_claim(self, claim: "ClaimRequest", reply: list[Any] | BrokerError) -> None:
+        """Add the reply to a claim call, or to one of several."""
+        if isinstance(reply, BrokerError):
+            self.unclaimed |= dict.fromkeys(claim.queues, reply)
+            return
+        self.answered.update(claim.queues)
+        read_claim(reply, claim, self)
+
+    def raise_if_nothing_worked(self) -> None:
+        """Raise the first error if there are only errors; `sent` if any may have taken effect."""
+        errors = [*self.unsettled.values(), *self.unclaimed.values()]
+        if errors and not self.answered:
+            raise _worst(None, *errors)
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,6 +83,13 @@ class Reclaimed:
         return self.token.split(b":", 2)[2].decode()
 
 
+def _worst(*errors: BrokerError | None) -> BrokerError:
+    """Return the first error of all; but the first that may have taken effect, if there is one."""
+    found = [error for error in errors if error is not None]
+    sent = (e for e in found if isinstance(e, BrokerUnavailable) and e.sent)
+    return next(sent, found[0])
+
+
 def chunks(
     items: list[tuple[Lease, Outcome]],
 ) -> Iterable[list[tuple[Lease, Outcome]]]:
@@ -76,6 +114,18 @@ def _size(outcome: Outcome) -> int:
             return len(state)
         case Released():
             return 0
+
+
+def by_queue(leases: Sequence[Lease]) -> list[tuple[str, list[Lease]]]:
+    """Return the leases of each queue, at most 500 in one part."""
+    queues: defaultdict[str, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        queues[lease.queue].append(lease)
+    return [
+        (queue, held[i : i + CALL_JOBS])
+        for queue, held in queues.items()
+        for i in range(0, len(held), CALL_JOBS)
+    ]
 
 
 def settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
@@ -110,12 +160,14 @@ def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
     turn.claimed = True
     now = int(reply[0])
     if reply[1] != b"":
-        turn.again_ms = max(0, int(reply[1]) - now)
-    turn.suspects = int(reply[2])
+        again_ms = max(0, int(reply[1]) - now)
+        turn.again_ms = again_ms if turn.again_ms is None else min(turn.again_ms, again_ms)
+    turn.suspects += int(reply[2])
     prefix = claim.prefix.encode()
     for number, fence, ids, *columns in reply[3:]:
         tokens = [prefix + id for id in ids]
-        turn.leases += read_leases(claim.queues[number - 1], now, fence, tokens, *columns)
+        queue = claim.queues[int(number) - 1]
+        turn.leases += read_leases(queue, now, fence, tokens, *columns)
 
 
 def read_leases(

@@ -1,41 +1,59 @@
 """What a worker and its broker owe each other: outcomes not yet told, claims not yet answered."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
+from qcore.broker.connection import Backoff
 from qcore.broker.wire import ClaimRequest, Turn
 from qcore.config import WorkerConfig
-from qcore.errors import BrokerUnavailable
-from qcore.model.job import Lease, Outcome
+from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.model.job import Lease, Outcome, Released
 from qcore.runtime.slots import Room
 
 log = structlog.get_logger()
 
 #: A claim whose reply was lost may still have been on its way when it was first looked for.
 _SECOND_LOOK_S = 1.0
+#: Timers of uvloop have whole milliseconds: one that comes early would find nothing due.
+_TIMER_S = 0.002
 
 
 @dataclass(slots=True)
 class _LostClaim:
     prefix: str
+    queues: Sequence[str]
     #: Loop time before which there is no use in looking.
     look_at: float
     #: What the first look found: it runs, or has run. None before the first look.
     found: frozenset[bytes] | None = None
 
 
+@dataclass(slots=True)
+class _Away:
+    """A queue whose node does not answer, while those of other queues do."""
+
+    since: float
+    backoff: Backoff
+    #: Loop time of the next try.
+    until: float = 0.0
+
+
 class Exchange:
     """One settle-and-claim call at a time; what a failed call leaves open is cleared up next.
 
-    `wake` is called when a lost claim is to be looked for once more.
+    `wake` is called when a lost claim is to be looked for once more, or an absent queue to be
+    tried again.
 
     A settle that was sent and not answered is sent again: its token makes it count once. A claim
     that was sent and not answered is never sent again: what it took is asked for by its prefix.
+
+    In a Cluster the node of one queue may fail alone. That queue rests for a while, with its
+    outcomes and its lost claims; the others go on.
     """
 
     def __init__(
@@ -52,6 +70,7 @@ class Exchange:
         self._lost_claims: list[_LostClaim] = []
         #: Leases of lost claims, not handed out yet.
         self._found: list[Lease] = []
+        self._away: dict[str, _Away] = {}
         #: Outcomes that Redis has confirmed.
         self.settled = 0
 
@@ -61,8 +80,17 @@ class Exchange:
 
     @property
     def is_owing(self) -> bool:
-        """Whether an outcome or a lost claim waits for the next call."""
+        """Whether an outcome or a lost claim waits to be told or looked for."""
         return bool(self._ended or self._found or self._due_claims())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next call can do something about it now."""
+        resting = self._resting()
+        if not resting:
+            return self.is_owing
+        waiting = any(lease.queue not in resting for lease, _ in self._ended)
+        return bool(waiting or self._found or self._due_claims(resting))
 
     @property
     def owed(self) -> int:
@@ -80,41 +108,76 @@ class Exchange:
             BrokerError: nothing is known of this call; the next one makes up for it.
         """
         await self._recover()
-        # what was found fills slots that nobody counted; the next turn can claim
-        claim = None if self._found or room is None else self._claim(room)
         turn = Turn()
-        if self._ended or claim is not None:
-            turn = await self._send(claim)
-        turn.leases += self._found
-        self._found = []
+        resting = self._resting()
+        sending = [item for item in self._ended if item[0].queue not in resting]
+        # what was found fills slots that nobody counted; the next turn can claim
+        postponed = bool(self._found) and room is not None
+        claim = None if self._found or room is None else self._claim(room, resting)
+        if sending or claim is not None:
+            self._ended = [item for item in self._ended if item[0].queue in resting]
+            turn = await self._send(sending, claim)
+        turn.postponed = postponed
+        turn.leases += self._fitting(room)
         return turn
 
-    def _claim(self, room: Room) -> ClaimRequest:
+    def _fitting(self, room: Room | None) -> list[Lease]:
+        """Return what was found and has room; the rest goes back, nothing charged.
+
+        While a lost claim could not be looked for, other queues may have filled its slots.
+        """
+        found, self._found = self._found, []
+        most = 0 if room is None else room.jobs
+        for lease in found[most:]:
+            self.add(lease, Released())
+        return found[:most]
+
+    def _claim(self, room: Room, resting: Collection[str]) -> ClaimRequest | None:
+        queues = {queue: most for queue, most in room.queues.items() if queue not in resting}
+        if not queues:
+            return None
         self._claims += 1
         return ClaimRequest(
-            tuple(room.queues),
+            tuple(queues),
             min(room.jobs, CALL_JOBS),
             round(self._config.lease_s * 1000),
             f"{self._owner}:{self._claims}:",
-            tuple(room.queues.values()),
+            tuple(queues.values()),
             self._config.suspects,
         )
 
-    async def _send(self, claim: ClaimRequest | None) -> Turn:
-        self._sending, self._ended = self._ended, []
+    async def _send(self, sending: list[tuple[Lease, Outcome]], claim: ClaimRequest | None) -> Turn:
+        self._sending = sending
         try:
-            turn = await self._broker.turn(self._sending, claim)
+            turn = await self._broker.turn(sending, claim)
         except BaseException as e:
             if not isinstance(e, BrokerUnavailable) or e.sent:
-                self._unconfirmed.update(lease.token for lease, _ in self._sending)
+                self._unconfirmed.update(lease.token for lease, _ in sending)
                 if claim is not None:
-                    now = asyncio.get_running_loop().time()
-                    self._lost_claims.append(_LostClaim(claim.prefix, now))
-            self._ended = self._sending + self._ended
+                    self._lose(claim.prefix, claim.queues)
+            self._ended = sending + self._ended
             self._sending = []
             raise
+        self._keep_unsettled(turn)
+        if claim is not None:
+            for queue, error in turn.unclaimed.items():
+                if not isinstance(error, BrokerUnavailable) or error.sent:
+                    self._lose(claim.prefix, [queue])
         self._confirm(turn)
+        self._note_absence(turn)
         return turn
+
+    def _lose(self, prefix: str, queues: Sequence[str]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._lost_claims += [_LostClaim(prefix, g, now) for g in self._broker.groups(queues)]
+
+    def _keep_unsettled(self, turn: Turn) -> None:
+        """Keep the outcomes of which nobody knows whether they took effect."""
+        kept = [item for item in self._sending if item[0].queue in turn.unsettled]
+        if kept:
+            self._unconfirmed.update(lease.token for lease, _ in kept)
+            self._sending = [i for i in self._sending if i[0].queue not in turn.unsettled]
+            self._ended = kept + self._ended
 
     def _confirm(self, turn: Turn) -> None:
         """Tell an outcome that came too late from one that was accepted before, unheard."""
@@ -129,16 +192,53 @@ class Exchange:
         self.settled += len(self._sending)
         self._sending = []
 
-    def _due_claims(self) -> list[_LostClaim]:
+    # -- queues whose node is away --------------------------------------------------------------
+
+    def _resting(self) -> set[str]:
+        """Return the queues that are not to be tried yet."""
+        if not self._away:
+            return set()
         now = asyncio.get_running_loop().time()
-        return [claim for claim in self._lost_claims if claim.look_at <= now]
+        return {queue for queue, away in self._away.items() if away.until > now}
+
+    def _note_absence(self, turn: Turn) -> None:
+        failed = turn.unsettled | turn.unclaimed
+        for queue in self._away.keys() & turn.answered - failed.keys():
+            away_s = asyncio.get_running_loop().time() - self._away.pop(queue).since
+            log.warning("queue.regained", queue=queue, away_s=round(away_s, 3))
+        for queue, error in failed.items():
+            self._rest(queue, error)
+
+    def _rest(self, queue: str, error: BrokerError) -> None:
+        loop = asyncio.get_running_loop()
+        if queue not in self._away:
+            log.error("queue.lost", queue=queue, error=str(error))
+            least_s, most_s = self._config.reconnect_least_s, self._config.reconnect_most_s
+            self._away[queue] = _Away(loop.time(), self._broker.backoff(least_s, most_s))
+        away = self._away[queue]
+        wait_s = away.backoff.next_s()
+        away.until = loop.time() + wait_s
+        loop.call_later(wait_s + _TIMER_S, self._wake)
+
+    # -- lost claims ----------------------------------------------------------------------------
+
+    def _due_claims(self, resting: Collection[str] = ()) -> list[_LostClaim]:
+        now = asyncio.get_running_loop().time()
+        due = [claim for claim in self._lost_claims if claim.look_at <= now]
+        return [claim for claim in due if claim.queues[0] not in resting]
 
     async def _recover(self) -> None:
         """Find what lost claims took: at once, and once more a second later."""
         loop = asyncio.get_running_loop()
-        for claim in self._due_claims():
+        for claim in self._due_claims(self._resting()):
             lease_ms = round(self._config.lease_s * 1000)
-            leases = await self._broker.recover(self._config.queues, claim.prefix, lease_ms)
+            try:
+                leases = await self._broker.recover(claim.queues, claim.prefix, lease_ms)
+            except BrokerError as e:
+                if len(self._broker.groups(self._config.queues)) == 1:
+                    raise
+                self._rest(claim.queues[0], e)
+                continue
             self._lost_claims.remove(claim)
             new = [lease for lease in leases if lease.token not in (claim.found or ())]
             for lease in new:
@@ -146,6 +246,6 @@ class Exchange:
             self._found += new
             if claim.found is None:
                 found = frozenset(lease.token for lease in new)
-                again = _LostClaim(claim.prefix, loop.time() + _SECOND_LOOK_S, found)
-                self._lost_claims.append(again)
-                loop.call_later(_SECOND_LOOK_S, self._wake)
+                look_at = loop.time() + _SECOND_LOOK_S
+                self._lost_claims.append(_LostClaim(claim.prefix, claim.queues, look_at, found))
+                loop.call_later(_SECOND_LOOK_S + _TIMER_S, self._wake)

@@ -8,7 +8,6 @@ import anyio
 import structlog
 
 from qcore.broker.broker import Broker
-from qcore.broker.connection import Backoff
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.model.job import Lease
@@ -50,7 +49,8 @@ class LeaseKeeper:
     async def run(self) -> None:
         """Extend until cancelled. While Redis is away, try at reconnect pace."""
         config = self._config
-        backoff = Backoff(config.reconnect_least_s, min(config.extend_s, config.reconnect_most_s))
+        most_s = min(config.extend_s, config.reconnect_most_s)
+        backoff = self._broker.backoff(config.reconnect_least_s, most_s)
         wait_s = config.extend_s
         while True:
             await anyio.sleep(wait_s)
@@ -64,9 +64,19 @@ class LeaseKeeper:
                 wait_s = config.extend_s
 
     async def _extend(self) -> None:
-        leases, sent_at = self._held(), asyncio.get_running_loop().time()
+        leases = self._held()
         if not leases:
             return
+        groups = self._broker.groups(sorted({lease.queue for lease in leases}))
+        parts = [[lease for lease in leases if lease.queue in group] for group in groups]
+        # what fails for one must neither hide nor hold up what the others are told
+        ends = await asyncio.gather(*map(self._extend_part, parts), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def _extend_part(self, leases: Sequence[Lease]) -> None:
+        sent_at = asyncio.get_running_loop().time()
         lost = await self._broker.extend(leases, round(self._config.lease_s * 1000))
         self._renewed(leases, sent_at)
         for token in lost:

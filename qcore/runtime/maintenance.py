@@ -1,5 +1,6 @@
 """Timed chores of every worker, jittered so that workers do not do them together."""
 
+import contextlib
 import random
 from collections.abc import Callable, Collection
 
@@ -44,19 +45,22 @@ class Maintenance:
         while True:
             await anyio.sleep(self._config.sweep_s * random.uniform(0.8, 1.0))
             turn += 1
-            try:
-                if turn % _PRUNE_EVERY == 0:  # Redis may have lost them
+            if turn % _PRUNE_EVERY == 0:  # Redis may have lost them
+                with contextlib.suppress(BrokerError):
                     await self._broker.register(self._config.queues)
-                for queue in self._config.queues:
-                    await self._reclaim(queue)
-                    if queue not in self._claimable():
-                        # a claim promotes, too; without one, due jobs would not count as ready
-                        _, suspects = await self._broker.promote(queue)
-                        self._suspects(suspects)
-                    if turn % _PRUNE_EVERY == 0:
-                        await self._prune(queue)
-            except BrokerError:
-                continue  # the worker's turns log that Redis is away
+            for queue in self._config.queues:
+                # the node of another queue may answer; the worker's turns log what is away
+                with contextlib.suppress(BrokerError):
+                    await self._look_after(queue, turn)
+
+    async def _look_after(self, queue: str, turn: int) -> None:
+        await self._reclaim(queue)
+        if queue not in self._claimable():
+            # a claim promotes, too; without one, due jobs would not count as ready
+            _, suspects = await self._broker.promote(queue)
+            self._suspects(suspects)
+        if turn % _PRUNE_EVERY == 0:
+            await self._prune(queue)
 
     async def _reclaim(self, queue: str) -> None:
         config = self._config

@@ -133,7 +133,7 @@ class Supervisor:
                 return
 
     def _reconnecting(self) -> Backoff:
-        return Backoff(self._worker.reconnect_least_s, self._worker.reconnect_most_s)
+        return self._broker.backoff(self._worker.reconnect_least_s, self._worker.reconnect_most_s)
 
     # -- one slot -------------------------------------------------------------------------------
 
@@ -263,27 +263,32 @@ class Supervisor:
         charge = not left_well and not self._stopping.is_set()
         # one that left in good order had no claim on its way
         looks = 1 if left_well else 2
-        backoff = self._reconnecting()
+        backoff, left = self._reconnecting(), list(self._worker.queues)
         while looks:
-            try:
-                if charge and child.is_alone and not child.was_killed:
-                    await self._bury(child, code)
-                for queue in self._worker.queues:
+            missed: list[str] = []
+            for queue in left:
+                try:
+                    if charge and child.is_alone and not child.was_killed:
+                        await self._bury(child, code, queue)
                     reclaimed = await self._broker.reclaim_owner(
                         queue, child.owner, charge=charge, crash_limit=self._worker.crash_limit
                     )
+                except BrokerError:  # the node of another queue may answer
+                    missed.append(queue)
+                else:
                     log_reclaimed(queue, reclaimed)
-            except BrokerError:
+            if missed:
+                left = missed
                 await anyio.sleep(backoff.next_s())
                 continue
-            looks -= 1
+            looks, left = looks - 1, list(self._worker.queues)
             if looks:
                 await anyio.sleep(_SECOND_LOOK_S)
 
-    async def _bury(self, child: ChildProcess, code: int) -> None:
+    async def _bury(self, child: ChildProcess, code: int, queue: str) -> None:
         """Active -> dead: the job that ended the process which it had for itself."""
         lease_ms = round(self._worker.lease_s * 1000)
-        leases = await self._broker.recover(self._worker.queues, f"{child.owner}:", lease_ms)
+        leases = await self._broker.recover([queue], f"{child.owner}:", lease_ms)
         proven = [
             lease
             for lease in leases

@@ -13,7 +13,6 @@ import msgspec
 import structlog
 
 from qcore.app import App
-from qcore.broker.connection import Backoff
 from qcore.broker.wire import Turn
 from qcore.config import WorkerConfig
 from qcore.context import Lifecycle
@@ -210,12 +209,12 @@ class Worker:
 
     async def _work(self) -> None:
         """Take turns until stopped and everything is settled."""
-        config = self._config
-        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
+        config, broker = self._config, self._app.broker
+        backoff = broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
         while not self._is_over():
             self._turn.clear()
             room = self._room()
-            if not (self._exchange.is_owing or (room and self._more)):
+            if not (self._exchange.is_due or (room and self._more)):
                 if room and not config.suspects:
                     self._listening.set()
                 await self._turn.wait()
@@ -232,7 +231,7 @@ class Worker:
                 self._mark_back()
                 self._accept(turn, sent_at)
                 # what a lost claim had taken came first: the claim is yet to be made
-                self._more = self._more or (room is not None and not turn.claimed)
+                self._more = self._more or turn.postponed
 
     def _is_over(self) -> bool:
         return self._stop.is_set() and not self._running and not self._exchange.is_owing
@@ -334,7 +333,7 @@ class Worker:
     async def _note(self, lease: Lease, state: bytes) -> bool:
         """Write the record of a running job, for as long as it takes; False when it was lost."""
         config = self._config
-        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
+        backoff = self._app.broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
         while True:
             try:
                 return await self._app.broker.note(lease, state)
@@ -348,7 +347,7 @@ class Worker:
         broker, config = self._app.broker, self._config
         #: Queues whose marker came while there was no room for them: others may have it.
         refused: set[str] = set()
-        backoff = Backoff(config.reconnect_least_s, config.reconnect_most_s)
+        backoff = broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
         while True:
             await self._listening.wait()
             refused -= self._claimable()

@@ -191,8 +191,8 @@ class Fleet:
         """Wait until nothing is ready, scheduled or active in any queue."""
         broker = Broker(BrokerConfig(url=self.url, namespace=self.namespace))
         names = fleet_tasks.app.queues
-        words = [(q, kind) for q in names for kind in ("ready", "scheduled", "active")]
-        counts = {"ready": b"LLEN", "scheduled": b"ZCARD", "active": b"ZCARD"}
+        words = [(q, kind) for q in names for kind in ("ready", "suspects", "scheduled", "active")]
+        counts = {"ready": b"LLEN", "suspects": b"LLEN", "scheduled": b"ZCARD", "active": b"ZCARD"}
 
         async def is_empty() -> bool:
             try:

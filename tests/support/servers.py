@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from qcore.broker.embedded import find_server
 
@@ -57,6 +59,16 @@ class Server:
         raise AssertionError(f"no server came up: {(self.folder / 'log').read_text()[-2000:]}")
 
     def _launch(self, port: int) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [find_server().path, *self.words(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self.folder,
+        )
+
+    def words(self, port: int) -> list[str]:
+        """Return the arguments of the server program."""
         options = {
             "bind": "127.0.0.1",
             "port": str(port),
@@ -65,14 +77,7 @@ class Server:
             "logfile": str(self.folder / "log"),
             **self.options,
         }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return subprocess.Popen(
-            [find_server().path, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=self.folder,
-        )
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
 
     def _answers_at(self, port: int) -> bool:
         end = time.monotonic() + START_S
@@ -88,6 +93,14 @@ class Server:
     def ask(self, *words: str | int) -> Any:
         """Send one command over a connection of its own; return the reply."""
         return ask_at(self.port, *words)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it answers within a moment."""
+        try:
+            return bool(ask_at(self.port, "PING", timeout_s=0.3))
+        except redis.RedisError:
+            return False
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End the process; nothing happens if it has ended."""
@@ -109,8 +122,14 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def ask_at(port: int, *words: str | int) -> Any:
-    with redis.Redis(port=port, protocol=2, decode_responses=True, socket_timeout=5) as client:
+def ask_at(port: int, *words: str | int, timeout_s: float = 5) -> Any:
+    with redis.Redis(
+        port=port,
+        protocol=2,
+        decode_responses=True,
+        socket_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    ) as client:
         return client.execute_command(*words)
 
 

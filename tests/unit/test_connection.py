@@ -18,8 +18,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as LostConnection
 
-from qcore.broker.connection import Backoff, Endpoint, shown_url
+from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.scripts import error_of, unknown_script
+from qcore.broker.urls import shown_url
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError, QueueFull
 
@@ -159,7 +160,7 @@ def wrapped(text: str) -> ResponseError:
 @pytest.mark.parametrize("reply", PASSING, ids=str)
 def test_error_of_a_state_that_passes_is_unavailable_and_applied_nothing(reply):
     error = error_of(reply)
-    assert type(error) is BrokerUnavailable
+    assert isinstance(error, BrokerUnavailable)
     assert error.sent is False
     assert str(reply) in str(error)
 

@@ -197,7 +197,8 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list = []
 
-    async def enqueue(self, jobs):
+    async def enqueue(self, jobs, *, confirm=0):
+        self.confirm = confirm
         self.calls.append(list(jobs))
         return []
 

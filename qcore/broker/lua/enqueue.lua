@@ -15,8 +15,13 @@ local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
 
 local now = clock(now_ms)
 local seen = string.match(redis.call('HGET', producers, nonce) or '', '^(%d+)')
--- the repeat of a call whose reply was lost
-if seen and tonumber(seen) >= tonumber(call) then return {} end
+if seen and tonumber(seen) >= tonumber(call) then
+  -- The repeat of a call whose reply was lost. It writes, for a WAIT behind it speaks of what its
+  -- own connection wrote; at first a removal of nothing, which a full Redis does not refuse.
+  redis.call('ZREM', scheduled, '')
+  redis.call('HSET', producers, nonce, seen .. ' ' .. whole(now))
+  return {}
+end
 -- The first write may allocate, so a full Redis refuses the whole call here.
 redis.call('HSET', producers, nonce, call .. ' ' .. whole(now))
 

@@ -1,0 +1,302 @@
+"""A Cluster: which node has which slot, which nodes are away, and lines that route by key."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from qcore.broker.line import Command, Line
+from qcore.broker.places import STEP_S, Server
+from qcore.broker.scripts import Call, Moved
+from qcore.broker.urls import Address, Hosts, bad_url
+from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
+
+#: Looks for a node that is away follow each other within so long, drawn at random.
+_LOOK_MOST_S = 0.5
+#: A command may be sent on so often because its slot has moved; then its caller repeats.
+_MOVES = 2
+
+
+class Cluster:
+    """The nodes of a Cluster and their slots, for all lines of a process.
+
+    A node that failed counts as away until it answers again or has lost its slots: what is meant
+    for it fails at once, so that a node that hangs holds up the queues of the others once only.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        hosts = Hosts.parse(url, port=6379)
+        if hosts.path not in ((), ("0",)):
+            raise bad_url(url, "a Cluster has only database 0, and no service name")
+        self._hosts = hosts
+        self._timeout_s = timeout_s
+        self._servers: dict[Address, Server] = {}
+        self._seeds = hosts.addresses
+        for seed in self._seeds:
+            self.server(seed)
+        self.shown = self.server(self._seeds[0]).shown.replace("://", "+cluster://", 1)
+        #: Slot -> its master.
+        self._slots: dict[int, Address] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._away: dict[Address, asyncio.Task[None]] = {}
+
+    def server(self, address: Address) -> Server:
+        """Return the node that listens there."""
+        if address not in self._servers:
+            url = self._hosts.url(address)
+            self._servers[address] = Server(url, timeout_s=self._timeout_s)
+        return self._servers[address]
+
+    async def open(self) -> None:
+        """Do nothing: the Cluster is asked for its slots when they are needed."""
+
+    async def close(self) -> None:
+        """Stop looking for nodes."""
+        tasks = [*self._away.values(), *([self._looking] if self._looking else [])]
+        self._away.clear()
+        self._looking = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def connect(self) -> AbstractConnection:
+        """Return a new open connection to any node.
+
+        Raises:
+            BrokerUnavailable: no node can be reached.
+        """
+        nodes, failures = [*self._known()], list[str]()
+        random.shuffle(nodes)
+        for node in nodes:
+            try:
+                async with asyncio.timeout(STEP_S):
+                    return await self.server(node).connect()
+            except (RedisError, OSError) as e:
+                failures.append(str(e))
+        raise BrokerUnavailable(f"no node of {self.shown} answers: {'; '.join(failures)}")
+
+    # -- slots ----------------------------------------------------------------------------------
+
+    async def cover(self, slots: Collection[int | None]) -> None:
+        """Look, at most once, if it is not known who has all of these slots.
+
+        Raises:
+            BrokerUnavailable: no node says.
+        """
+        if not self._slots or any(s is not None and s not in self._slots for s in slots):
+            await self.look()
+
+    def node_of(self, slot: int | None) -> Address | None:
+        """Return the master of a slot, as far as is known; any master for None."""
+        if slot is not None:
+            return self._slots.get(slot)
+        masters = set(self._slots.values())
+        return min(masters - self._away.keys() or masters, default=None)
+
+    def note_move(self, moved: Moved, sender: Address) -> None:
+        """Remember where a slot has gone; others may have gone with it, so look, too."""
+        # a node that does not know its own name leaves it out
+        self._slots[moved.slot] = Address(moved.host or sender.host, moved.port)
+        self._look()
+
+    async def look(self) -> None:
+        """Ask the nodes for their slots; callers of the moment share one look.
+
+        Raises:
+            BrokerUnavailable: no node says.
+        """
+        await asyncio.shield(self._look())
+
+    def _look(self) -> "asyncio.Task[None]":
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._ask_all())
+            # nobody may wait for it
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._looking
+
+    async def _ask_all(self) -> None:
+        """Ask all nodes at once and believe the first that answers."""
+        nodes = [n for n in self._known() if n not in self._away] or [*self._known()]
+        asking = [asyncio.create_task(self._ask(node)) for node in nodes]
+        failures: list[Exception] = []
+        try:
+            for answer in asyncio.as_completed(asking):
+                try:
+                    self._slots = await answer
+                except (RedisError, OSError) as e:
+                    failures.append(e)
+                else:
+                    return
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        said = "; ".join(dict.fromkeys(str(f) or type(f).__name__ for f in failures))
+        raise BrokerUnavailable(f"no node of {self.shown} tells the slots: {said}; check the URL")
+
+    async def _ask(self, node: Address) -> dict[int, Address]:
+        slots: dict[int, Address] = {}
+        for first, last, master, *_ in await self.server(node).ask("CLUSTER", "SLOTS"):
+            # a node that does not know its own name leaves it out
+            address = Address((master[0] or b"").decode() or node.host, master[1])
+            slots.update(dict.fromkeys(range(first, last + 1), address))
+        return slots
+
+    def _known(self) -> Iterable[Address]:
+        return dict.fromkeys((*self._slots.values(), *self._seeds))
+
+    # -- nodes that are away --------------------------------------------------------------------
+
+    def is_away(self, node: Address) -> bool:
+        """Whether a node failed and has not answered since."""
+        return node in self._away
+
+    def note_failure(self, node: Address) -> None:
+        """Hold a node for away, and look for it, and for who has its slots."""
+        if node not in self._away:
+            task = asyncio.get_running_loop().create_task(self._await_back(node))
+            self._away[node] = task
+
+    async def _await_back(self, node: Address) -> None:
+        while True:
+            try:
+                # one answer tells both: that it is back, and what it has
+                self._slots = await self._ask(node)
+                break
+            except (RedisError, OSError):
+                pass
+            try:
+                await self.look()
+                if node not in self._slots.values():
+                    break
+            except BrokerError:
+                pass
+            await asyncio.sleep(random.uniform(0, _LOOK_MOST_S))
+        self._away.pop(node, None)
+
+
+class ClusterLine:
+    """Sends each command to the node of its key, over one `Line` per node.
+
+    The nodes are asked at the same time. What one of them does not answer is an error in the
+    place of its commands; the others' replies stand.
+    """
+
+    def __init__(self, cluster: Cluster, timeout_s: float) -> None:
+        self._cluster = cluster
+        self.timeout_s = timeout_s
+        self._lines: dict[Address, Line] = {}
+
+    async def send(
+        self, commands: Sequence[Call | Command], *, timeout_s: float | None = None
+    ) -> list[Any]:
+        """Send all commands, those of one node in one write, and return their replies in order.
+
+        Args:
+            commands: Scripts or plain commands; the key of a plain one is its second word. One
+                without goes where the one before it went.
+            timeout_s: For everything together; the configured call timeout by default.
+
+        Raises:
+            ConfigError: a setting of the connection is wrong. Any other failure stands in the
+                place of each command that it befell.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
+        replies: list[Any] = [None] * len(commands)
+        open_places: list[int] = [*range(len(commands))]
+        slots = _slots_of(commands)
+        for _ in range(_MOVES + 1):
+            nodes = await self._nodes_of({i: slots[i] for i in open_places}, replies, end)
+            await asyncio.gather(
+                *(self._send_to(node, at, commands, replies, end) for node, at in nodes.items())
+            )
+            open_places = [i for i in open_places if isinstance(replies[i], Moved)]
+            if not open_places:
+                break
+        return replies
+
+    async def _nodes_of(
+        self, slots: Mapping[int, int | None], replies: list[Any], end: float
+    ) -> dict[Address, list[int]]:
+        """Return the places of the commands by their nodes; an error is a reply already."""
+        why: BrokerError | None = None
+        try:
+            async with asyncio.timeout_at(end):
+                await self._cluster.cover(slots.values())
+        except BrokerError as e:
+            why = e
+        except TimeoutError:
+            why = BrokerUnavailable(f"no node of {self._cluster.shown} answers")
+        nodes: defaultdict[Address, list[int]] = defaultdict(list)
+        for place, slot in slots.items():
+            node = self._cluster.node_of(slot)
+            if node is None:
+                replies[place] = why or BrokerUnavailable(
+                    f"no node of {self._cluster.shown} has slot {slot}: repair the Cluster"
+                )
+            else:
+                nodes[node].append(place)
+        return nodes
+
+    async def _send_to(
+        self,
+        node: Address,
+        places: list[int],
+        commands: Sequence[Call | Command],
+        replies: list[Any],
+        end: float,
+    ) -> None:
+        """Put the replies of one node, or its failure, into their places."""
+        found: Sequence[Any]
+        if self._cluster.is_away(node):
+            away = BrokerUnavailable(f"the node {node} of {self._cluster.shown} is away")
+            found = [away] * len(places)
+        else:
+            left_s = end - asyncio.get_running_loop().time()
+            try:
+                found = await self._line(node).send([commands[i] for i in places], timeout_s=left_s)
+            except BrokerUnavailable as e:
+                self._cluster.note_failure(node)
+                found = [e] * len(places)
+            except ConfigError:
+                raise
+            except BrokerError as e:  # it refuses this client
+                found = [e] * len(places)
+        for i, reply in zip(places, found, strict=True):
+            replies[i] = reply
+            if isinstance(reply, Moved):
+                self._cluster.note_move(reply, node)
+
+    def _line(self, node: Address) -> Line:
+        if node not in self._lines:
+            self._lines[node] = Line(self._cluster.server(node), self.timeout_s)
+        return self._lines[node]
+
+    async def close(self) -> None:
+        """Close all connections after the calls in flight."""
+        for line in self._lines.values():
+            await line.close()
+
+
+def _slots_of(commands: Sequence[Call | Command]) -> list[int | None]:
+    """Return the slot of each command; of one without a key that of the one before it."""
+    slots: list[int | None] = []
+    slot: int | None = None
+    for command in commands:
+        if isinstance(command, Call):
+            slot = key_slot(command.keys[0])
+        elif len(command) > 1 and command[0] not in _KEYLESS:
+            key = command[1]
+            slot = key_slot(key if isinstance(key, bytes) else str(key).encode())
+        slots.append(slot)
+    return slots
+
+
+#: Commands whose second word is no key.
+_KEYLESS = frozenset((b"CLIENT", b"CONFIG", b"INFO", b"SCAN", b"SCRIPT", b"WAIT"))

@@ -1,0 +1,163 @@
+"""Line: one connection that carries one call at a time, every call with a deadline."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from qcore.broker.scripts import Call, error_of, unknown_script
+from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
+
+#: A command as it goes out: its words.
+Command = tuple[object, ...]
+
+
+class Place(Protocol):
+    """What a line leads to."""
+
+    @property
+    def shown(self) -> str:
+        """How errors name it; without a password."""
+        ...
+
+    async def connect(self) -> AbstractConnection:
+        """Return a new open connection.
+
+        Raises:
+            RedisError, OSError, BrokerError: no connection could be made.
+        """
+        ...
+
+
+class Line:
+    """One connection, one call at a time, every call with a deadline.
+
+    A call that fails or is cancelled drops the connection, so that no reply is ever taken for
+    another's; the next call opens a new one. Nothing is repeated here, except a script that the
+    server did not know, which cannot have run.
+    """
+
+    def __init__(self, place: Place, timeout_s: float) -> None:
+        self._place = place
+        self.timeout_s = timeout_s
+        self._connection: AbstractConnection | None = None
+        self._busy = asyncio.Lock()
+
+    async def send(
+        self, commands: Sequence[Call | Command], *, timeout_s: float | None = None
+    ) -> list[Any]:
+        """Send all commands in one write, and return their replies in order.
+
+        An error reply stands in its place as a BrokerError: one command's error says nothing of
+        its neighbours.
+
+        Args:
+            commands: Scripts or plain commands.
+            timeout_s: For connecting, writing and reading together; the configured call timeout
+                by default.
+
+        Raises:
+            BrokerUnavailable: no connection, or no reply in time. `sent` says whether the
+                commands may have run. Cancellation leaves that open too.
+        """
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        sent = False
+
+        async def exchange() -> list[Any]:
+            nonlocal sent
+            try:
+                connection = await self._open()
+                sent = True
+                replies = await _exchange(connection, commands)
+            except BaseException:
+                await self._drop()
+                raise
+            if any(isinstance(reply, BrokerUnavailable) for reply in replies):
+                # a master that became a replica: its address may lead to the new one by now
+                await self._drop()
+            return replies
+
+        try:
+            async with asyncio.timeout(limit_s), self._busy:
+                return await exchange()
+        except ConfigError:
+            raise
+        except TimeoutError as e:
+            raise BrokerUnavailable(
+                f"Redis at {self._place.shown} did not answer within {limit_s:g} s",
+                sent=sent,
+            ) from e
+        except Exception as e:
+            raise self._failure(e, sent=sent) from e
+
+    async def _open(self) -> AbstractConnection:
+        connection = self._connection
+        if connection is not None and connection.is_connected:
+            with contextlib.suppress(RedisError):
+                # something to read that nobody asked for: the server closed it while it was idle
+                if not await connection.can_read():
+                    return connection
+            await self._drop()
+        self._connection = await self._place.connect()
+        return self._connection
+
+    def _failure(self, error: Exception, *, sent: bool) -> BrokerError:
+        if isinstance(error, BrokerError):
+            return error
+        if isinstance(error, RedisError):
+            meant = error_of(error)
+            if type(meant) is not BrokerError:
+                return meant
+        return BrokerUnavailable(
+            f"Redis at {self._place.shown} cannot be reached: "
+            f"{error or type(error).__name__}; start it, or check the URL",
+            sent=sent,
+        )
+
+    async def run(self, command: Call | Command) -> Any:
+        """Send one command and return its reply.
+
+        Raises:
+            BrokerUnavailable: see `send`.
+            BrokerError: the error that Redis answered with.
+        """
+        (reply,) = await self.send([command])
+        if isinstance(reply, BrokerError):
+            raise reply
+        return reply
+
+    async def close(self) -> None:
+        """Close the connection after the call in flight."""
+        async with self._busy:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+async def _exchange(
+    connection: AbstractConnection, commands: Sequence[Call | Command]
+) -> list[Any]:
+    words = [c.by_digest() if isinstance(c, Call) else c for c in commands]
+    replies = await _write_and_read(connection, words)
+    for i, command in enumerate(commands):
+        if isinstance(command, Call) and unknown_script(replies[i]):
+            (replies[i],) = await _write_and_read(connection, [command.by_source()])
+    return [error_of(r) if isinstance(r, ResponseError) else r for r in replies]
+
+
+async def _write_and_read(connection: AbstractConnection, words: Sequence[Command]) -> list[Any]:
+    packed = connection.pack_commands(words)  # type: ignore[arg-type]
+    await connection.send_packed_command(packed, check_health=False)
+    replies: list[Any] = []
+    for _ in words:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as e:
+            replies.append(e)
+    return replies

@@ -1,0 +1,235 @@
+"""Where a connection may lead: one server, the embedded server, the master that Sentinels name."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+
+from qcore.broker.embedded import EmbeddedServer
+from qcore.broker.urls import Address, Hosts, bad_url, shown_url
+from qcore.errors import BrokerUnavailable, ConfigError
+
+#: A server that is asked who is master, and one that is said to be it, has so long to answer: one
+#: that hangs must not use up the time of the call that looks for the others.
+STEP_S = 1.0
+
+
+class Server:
+    """One server, by a plain URL."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self.shown = shown_url(url)
+        # A pool only for its knowledge of URLs. What its defaults would do: replay scripts up to
+        # ten times when a reply is late, and (RESP3) not replace a connection that the server
+        # closed while it was idle.
+        try:
+            self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+                url,
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_error=[],
+                socket_timeout=None,
+                socket_connect_timeout=timeout_s,
+                decode_responses=False,
+                client_name="qcore",
+            )
+            self._pool.make_connection()  # an option that nobody knows shows only here
+        except (ValueError, TypeError) as e:
+            raise bad_url(url, e) from e
+
+    async def connect(self) -> AbstractConnection:
+        """Return a new open connection."""
+        connection: AbstractConnection = self._pool.make_connection()
+        await connection.connect()
+        return connection
+
+    async def ask(self, *words: object) -> Any:
+        """Return the reply to one command, over a connection of its own, within STEP_S.
+
+        Raises:
+            RedisError, OSError, TimeoutError: there is none.
+        """
+        async with asyncio.timeout(STEP_S):
+            connection = await self.connect()
+            try:
+                return await exchange(connection, *words)
+            finally:
+                await connection.disconnect(nowait=True)
+
+    async def open(self) -> None:
+        """Do nothing: a server is connected to when it is needed."""
+
+    async def close(self) -> None:
+        """Do nothing: whoever asked for a connection closes it."""
+
+
+async def exchange(connection: AbstractConnection, *words: object) -> Any:
+    """Send one command and return its reply; an error reply raises."""
+    packed = connection.pack_command(*words)  # type: ignore[arg-type]
+    await connection.send_packed_command(packed, check_health=False)
+    return cast(Any, await connection.read_response())
+
+
+class Embedded:
+    """The server of a folder; it is started when nobody uses it yet, and again when it died."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self.shown = shown_url(url)
+        self._timeout_s = timeout_s
+        folder = url.partition("://")[2]
+        if not folder:
+            raise ConfigError("embedded:// needs a folder: embedded://PATH")
+        self._folder = Path(folder)
+        self._joining = asyncio.Lock()
+        self._joined: tuple[EmbeddedServer, Server] | None = None
+
+    async def open(self) -> None:
+        """Join the server; it is started if it does not run.
+
+        Raises:
+            ConfigError: there is no server program, or the folder cannot be used.
+            BrokerUnavailable: the server did not come up in time.
+        """
+        await self._join()
+
+    async def connect(self) -> AbstractConnection:
+        """Return a new open connection.
+
+        Raises:
+            RedisError, OSError: no connection could be made.
+            BrokerUnavailable: the server did not come up again.
+        """
+        embedded, server = await self._join()
+        try:
+            return await server.connect()
+        except (RedisError, OSError):
+            return await (await self._revive(embedded)).connect()
+
+    async def _revive(self, embedded: EmbeddedServer) -> Server:
+        """Start the server again if it died: any of its users does."""
+        try:
+            await asyncio.to_thread(embedded.ensure_running)
+        except ConfigError as e:
+            # it ran before: what is wrong now may pass, and is no mistake of the settings
+            raise BrokerUnavailable(str(e)) from e
+        return self._note(embedded)
+
+    def _note(self, embedded: EmbeddedServer) -> Server:
+        server = Server(f"unix://{embedded.socket_path}", timeout_s=self._timeout_s)
+        self._joined = embedded, server
+        return server
+
+    async def _join(self) -> tuple[EmbeddedServer, Server]:
+        async with self._joining:
+            if self._joined is not None:
+                return self._joined
+            joining = asyncio.create_task(asyncio.to_thread(EmbeddedServer.join, self._folder))
+            try:
+                embedded = await asyncio.shield(joining)
+            except asyncio.CancelledError:
+                # the thread goes on; who joins must leave
+                joining.add_done_callback(_leave_again)
+                raise
+            return embedded, self._note(embedded)
+
+    async def close(self) -> None:
+        """Leave the server; the last user out stops it."""
+        joined, self._joined = self._joined, None
+        if joined is not None:
+            await asyncio.to_thread(joined[0].leave)
+
+
+def _leave_again(joining: "asyncio.Task[EmbeddedServer]") -> None:
+    if not joining.cancelled() and joining.exception() is None:
+        joining.result().leave()
+
+
+class Sentinels:
+    """The master of a service; its Sentinels are asked who that is at each connect.
+
+    All are asked at once and the first master that says so itself is taken: a Sentinel that was
+    away may name an old one, which is a replica, dead or hanging by now.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self.shown = shown_url(url)
+        self._timeout_s = timeout_s
+        self._hosts = hosts = Hosts.parse(url, port=26379)
+        if not 1 <= len(hosts.path) <= 2 or not (hosts.path[1:] or ("0",))[0].isdecimal():
+            raise bad_url(url, "after the hosts it reads /SERVICE or /SERVICE/DB")
+        self._service, self._db = hosts.path[0], (hosts.path[1:] or ("0",))[0]
+        # A Sentinel has users of its own, and as a rule none: it gets the password if it asks.
+        self._sentinels = [
+            [Server(hosts.url(a, credentials=c), timeout_s=STEP_S) for c in (False, True)]
+            for a in hosts.addresses
+        ]
+
+    async def open(self) -> None:
+        """Do nothing: the Sentinels are asked when a connection is needed."""
+
+    async def close(self) -> None:
+        """Do nothing: whoever asked for a connection closes it."""
+
+    async def connect(self) -> AbstractConnection:
+        """Return a new open connection to the master.
+
+        Raises:
+            BrokerUnavailable: no Sentinel names a server that says that it is the master.
+            AuthenticationError: the master, or every Sentinel, refuses user or password.
+        """
+        asking = [asyncio.create_task(self._named_by(s)) for s in self._sentinels]
+        tried: set[Address] = set()
+        failures: list[Exception] = []
+        try:
+            for answer in asyncio.as_completed(asking):
+                try:
+                    address = await answer
+                    if address is not None and address not in tried:
+                        tried.add(address)
+                        return await self._master_at(address)
+                except (RedisError, OSError) as e:
+                    failures.append(e)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        raise self._nobody(failures)
+
+    def _nobody(self, failures: list[Exception]) -> Exception:
+        for failure in failures:
+            if isinstance(failure, AuthenticationError):
+                return failure
+        said = "; ".join(dict.fromkeys(str(f) or type(f).__name__ for f in failures))
+        return BrokerUnavailable(
+            f"no Sentinel of {self.shown} leads to a master of {self._service!r}: "
+            f"{said or 'they do not know this service'}; check the hosts and the service's name"
+        )
+
+    async def _named_by(self, sentinel: Sequence[Server]) -> Address | None:
+        """Ask one Sentinel for the master's address; None when it does not know the service."""
+        words = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+        open_door, locked_door = sentinel
+        try:
+            found: Any = await open_door.ask(*words)
+        except AuthenticationError:
+            found = await locked_door.ask(*words)
+        return None if found is None else Address(found[0].decode(), int(found[1]))
+
+    async def _master_at(self, address: Address) -> AbstractConnection:
+        server = Server(self._hosts.url(address, db=self._db), timeout_s=self._timeout_s)
+        async with asyncio.timeout(STEP_S):
+            connection = await server.connect()
+            try:
+                role = (await exchange(connection, "ROLE"))[0]
+                if role == b"master":
+                    return connection
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+        await connection.disconnect(nowait=True)
+        raise ConnectionError(f"{address} is no master, it is a {role.decode()}")
