@@ -42,7 +42,7 @@ if channel ~= '' and where ~= 'dead' and where ~= '' then
   local known = redis.call('HGET', waiters, id)
   if not known then
     redis.call('HSET', waiters, id, channel)
-  elseif not string.find(known, channel, 1, true) and #known < MOST_BYTES then
+  elseif not string.find(' ' .. known .. ' ', ' ' .. channel .. ' ', 1, true) and #known < MOST_BYTES then
     redis.call('HSET', waiters, id, known .. ' ' .. channel)
   end
 end
