@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from qcore.broker.coalescer import CALL_BYTES
-from qcore.broker.wire import ClaimRequest, Turn
+from qcore.broker.wire import ClaimRequest
 from qcore.model.job import Acked, Released
 from tests.support.moves import (
     LEASE_MS,
@@ -293,26 +293,3 @@ async def test_claim_promotes_in_each_queue(broker, queues):
         await put(broker, f"job-{queue}", queue=queue, when="+10")
     turn = await claim(broker, queues=queues, now_ms=NOW + 10)
     assert [lease.queue for lease in turn.leases] == queues
-
-
-@on_standalone_and_cluster
-async def test_claim_finds_others_behind_more_suspects_than_it_looks_at(broker):
-    """Held back suspects that fill the head go to the tail; with suspects alone it asks to wait."""
-    ids = [f"{n:03}" for n in range(600)]
-    for i in range(0, 600, 300):
-        await put(broker, *ids[i : i + 300])
-    await put(broker, "healthy")
-    counts = [word for id in ids for word in (id, f"2 {NOW}")]
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], *counts)
-
-    async def take(n: int) -> Turn:
-        request = ClaimRequest([QUEUE], 10, LEASE_MS, f"{OWNER}:{n}:", suspects=0)
-        return await broker.turn([], request, now_ms=NOW)
-
-    turns = [await take(n) for n in range(1, 5)]
-    assert [lease.id for turn in turns for lease in turn.leases] == ["healthy"]
-    assert turns[-1].again_ms == 100
-    (suspect,) = (
-        await broker.turn([], ClaimRequest([QUEUE], 10, LEASE_MS, f"{OWNER}:9:"), now_ms=NOW)
-    ).leases
-    assert suspect.crashes == 2

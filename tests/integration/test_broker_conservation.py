@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from qcore.broker.broker import PRODUCER_SILENT_MS, Broker
+from qcore.broker.broker import PRODUCER_SILENT_MS, TRACE_MS, Broker
 from qcore.broker.inspector import Inspector
 from qcore.model.job import Acked, Buried, Lease, Released, Retried
 from tests.support.content import keys_of, names_in
@@ -52,7 +52,11 @@ class House:
         self.seq += 1
         owner = self.draw.choice([OWNER, OTHER_OWNER])
         turn = await claim(
-            self.broker, self.draw.randrange(1, 9), prefix=f"{owner}:{self.seq}:", now_ms=self.now
+            self.broker,
+            self.draw.randrange(1, 9),
+            prefix=f"{owner}:{self.seq}:",
+            now_ms=self.now,
+            suspects=self.seq % 3 == 0,
         )
         self.leases += turn.leases
 
@@ -104,7 +108,7 @@ class House:
     async def check(self) -> None:
         found = await content(self.broker)
         places = [
-            found.get("ready", []),
+            [*found.get("ready", []), *found.get("suspects", [])],
             list(found.get("scheduled", {})),
             [token.split(":", 2)[2] for token in found.get("active", {})],
             list(found.get("dead", {})),
@@ -142,16 +146,19 @@ async def test_every_id_is_in_exactly_one_place_and_in_the_end_nowhere(broker, n
         house.now += SWEEP_MS
         await house.sweep()
         await house.claim()
-        if not house.leases and not {"ready", "scheduled", "active"} & set(await content(broker)):
+        waits = {"ready", "suspects", "scheduled", "active"}
+        if not house.leases and not waits & set(await content(broker)):
             break
         ended = [(lease, Acked()) for lease in house.leases]
         house.leases = []
         await settle(broker, *ended, now_ms=house.now)
     await Inspector(broker).purge(QUEUE, ids=list((await content(broker)).get("dead", {})))
-    await broker.prune(QUEUE, now_ms=house.now + 60 * SECOND + PRODUCER_SILENT_MS)
+    for wait_ms in (60 * SECOND + PRODUCER_SILENT_MS, TRACE_MS):
+        house.now += wait_ms
+        await broker.prune(QUEUE, now_ms=house.now)
     left = await keys_of(broker, QUEUE)
     assert left.pop("wake", {"1": 0}) == {"1": 0}
-    assert set(left.pop("meta")) == {"last_sweep", "guard_until"}
+    assert set(left.pop("meta")) == {"last_sweep", "guard_until", "fence"}
     assert left == {}
     assert await names_in(broker, namespace) <= {
         f"{{{namespace}:{QUEUE}}}:wake",

@@ -87,13 +87,13 @@ async def test_script_unknown_among_others_keeps_every_reply_in_its_place(own_se
             (b"ECHO", b"first"),
             scripts.DEPTH.call(keys, NOW),
             scripts.PROMOTE.call(keys, NOW, 1),
-            scripts.FIND.call(keys, "a"),
+            scripts.FIND.call(keys, "a", b""),
             (b"ECHO", b"last"),
         ]
     )
     assert replies[0] == b"first"
     assert replies[1][1] == 2
-    assert replies[2] == 0
+    assert replies[2] == [0, 0]
     assert replies[3][0] == b"ready"
     assert replies[4] == b"last"
 

@@ -1,6 +1,6 @@
 """prune: completed, cancelled -> -; and producers that have gone silent."""
 
-from qcore.broker.broker import PRODUCER_SILENT_MS
+from qcore.broker.broker import PRODUCER_SILENT_MS, TRACE_MS
 from qcore.model.job import Acked
 from tests.support.content import keys_of
 from tests.support.moves import MARKER, NOW, QUEUE, ask, content, leased, settle
@@ -17,18 +17,39 @@ async def produced(broker, **last: int) -> None:
         await ask(broker, b"HSET", key, nonce, f"17 {at_ms}")
 
 
-async def test_prune_forgets_outcomes_whose_time_is_over(broker):
+async def test_prune_leaves_an_empty_outcome_where_the_time_is_over(broker):
     leases = await leased(broker, "over", "edge", "kept")
     keeps = (10, 20, 21)
     await settle(broker, *((x, Acked(b"r", k)) for x, k in zip(leases, keeps, strict=True)))
     assert await broker.prune(QUEUE, now_ms=NOW + 20) == (2, 0)
-    assert await content(broker) == {"done": {"kept": "r"}, "expiry": {"kept": NOW + 21}}
+    later = NOW + 20 + TRACE_MS
+    assert await content(broker) == {
+        "done": {"over": "", "edge": "", "kept": "r"},
+        "expiry": {"over": later, "edge": later, "kept": NOW + 21},
+    }
+
+
+async def test_prune_forgets_the_empty_outcome_a_day_later(broker):
+    (a,) = await leased(broker, "a")
+    await settle(broker, (a, Acked(b"r", 0)))
+    await broker.prune(QUEUE, now_ms=NOW)
+    assert await broker.prune(QUEUE, now_ms=NOW + TRACE_MS - 1) == (0, 0)
+    assert (await content(broker))["done"] == {"a": ""}
+    assert await broker.prune(QUEUE, now_ms=NOW + TRACE_MS) == (1, 0)
+    assert await content(broker) == {}
+
+
+async def test_prune_of_an_expiry_whose_outcome_is_missing_forgets_it(broker):
+    await ask(broker, b"ZADD", broker.keys(QUEUE).names["expiry"], NOW, "a")
+    assert await broker.prune(QUEUE, now_ms=NOW) == (1, 0)
+    assert await content(broker) == {}
 
 
 async def test_prune_is_bounded(broker):
     leases = await leased(broker, *(f"{n:03}" for n in range(250)))
     await settle(broker, *((lease, Acked(b"r", 0)) for lease in leases))
-    assert [(await broker.prune(QUEUE, now_ms=NOW))[0] for _ in range(3)] == [200, 50, 0]
+    for now in (NOW, NOW + TRACE_MS):
+        assert [(await broker.prune(QUEUE, now_ms=now))[0] for _ in range(3)] == [200, 50, 0]
     assert await content(broker) == {}
 
 

@@ -183,7 +183,11 @@ async def test_reclaim_backs_off_from_the_second_crash_on_and_ends_dead(broker):
     await put(broker, "a")
     now, waits = NOW, []
     for crash in range(1, CRASH_LIMIT):
-        await claim(broker, now_ms=now, prefix=f"{OWNER}:{crash}:")
+        alone = crash > 2
+        (lease,) = (
+            await claim(broker, now_ms=now, prefix=f"{OWNER}:{crash}:", suspects=alone)
+        ).leases
+        assert lease.crashes == crash - 1
         now += LEASE_MS
         await swept(broker, now - 1)
         ((_, to),) = await reclaim(broker, now)
@@ -194,7 +198,7 @@ async def test_reclaim_backs_off_from_the_second_crash_on_and_ends_dead(broker):
         waits.append((due - now) // SECOND)
         now = due
     assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60]
-    await claim(broker, now_ms=now, prefix=f"{OWNER}:99:")
+    await claim(broker, now_ms=now, prefix=f"{OWNER}:99:", suspects=True)
     await take_marker(broker)
     now += LEASE_MS
     await swept(broker, now - 1)

@@ -39,12 +39,12 @@ async def test_reclaim_owner_charged_writes_exactly_these_keys(broker):
 async def test_reclaim_owner_uncharged_counts_no_crash(broker):
     """The process was ended for nothing that its jobs did."""
     await leased(broker, "a")
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "a", f"9 {NOW}")
+    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "a", f"1 {NOW}")
     assert await reclaim_owner(broker, NOW, charge=False) == [(token("a"), "ready")]
     assert await content(broker) == {
         "ready": ["a"],
         "jobs": {"a": stored("a")},
-        "crashes": {"a": f"9 {NOW}"},
+        "crashes": {"a": f"1 {NOW}"},
         "wake": MARKER,
     }
 

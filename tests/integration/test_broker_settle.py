@@ -2,6 +2,7 @@
 
 import random
 
+from qcore.broker.broker import TRACE_MS
 from qcore.broker.coalescer import CALL_BYTES
 from qcore.model.job import Acked, Buried, Released, Retried
 from tests.support.moves import (
@@ -241,7 +242,7 @@ async def test_settle_of_an_expired_keep_time_of_zero_can_be_pruned_at_once(brok
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Acked(b"x", 0)))
     assert await broker.prune(QUEUE, now_ms=NOW) == (1, 0)
-    assert await content(broker) == {}
+    assert await content(broker) == {"done": {"a": ""}, "expiry": {"a": NOW + TRACE_MS}}
 
 
 async def test_settle_leaves_other_leases_alone(broker):

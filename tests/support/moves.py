@@ -52,10 +52,15 @@ async def ask(broker: Broker, *words: object) -> Any:
 
 
 async def content(broker: Broker, queue: str = QUEUE) -> Content:
-    """Return the exact content of a queue, but for `producers`: how jobs came in."""
+    """Return the exact content of a queue, but for two counters.
+
+    `producers`: how jobs came in; the `fence` of `meta`: how often they were claimed.
+    """
     found = await keys_of(broker, queue)
     found.pop("producers", None)
-    return found
+    meta = found.pop("meta", {})
+    meta.pop("fence", None)
+    return found | {"meta": meta} if meta else found
 
 
 async def put(
@@ -85,8 +90,10 @@ async def claim(
     prefix: str = PREFIX,
     now_ms: int | None = NOW,
     lease_ms: int = LEASE_MS,
+    suspects: bool = False,
 ) -> Turn:
-    return await broker.turn([], ClaimRequest(queues, limit, lease_ms, prefix), now_ms=now_ms)
+    request = ClaimRequest(queues, limit, lease_ms, prefix, suspects=suspects)
+    return await broker.turn([], request, now_ms=now_ms)
 
 
 async def leased(

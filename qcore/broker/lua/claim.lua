@@ -27,16 +27,17 @@ local now_ms, limit, lease_ms, prefix, most_bytes, promote, suspects, limits = A
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
 
 local now, queues = clock(now_ms), {}
+if not string.find(prefix, '^[^:]*:[^:]*:$') then error('not a prefix: ' .. prefix) end
 for q = 1, #KEYS / per_queue do
   local k, at = {}, (q - 1) * per_queue
   k.ready, k.suspects, k.scheduled, k.active, k.running = unpack(KEYS, at + 1, at + 5)
   k.jobs, k.state, k.crashes, k.cancels, k.meta, k.wake = unpack(KEYS, at + 6, at + 11)
   k.line = suspects == '1' and k.suspects or k.ready
-  k.most = integer(ARGV[limits + q - 1])
+  k.most = bounded(ARGV[limits + q - 1])
   queues[q] = k
 end
-local left, room, deadline = integer(limit), integer(most_bytes), whole(now + integer(lease_ms))
-promote = integer(promote)
+local left, room, deadline = bounded(limit), integer(most_bytes), whole(now + integer(lease_ms))
+promote = bounded(promote)
 
 redis.call('ZREM', queues[1].active, '')
 local reply = { whole(now), '', 0 }

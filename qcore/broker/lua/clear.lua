@@ -22,7 +22,7 @@ k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
 local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 
 local gone = whole(clock(now_ms) + integer(keep_ms))
-limit = integer(limit)
+limit = bounded(limit)
 redis.call('ZREM', k.active, '')
 local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.suspects, limit) or {}
 if #ids == 0 then

@@ -13,9 +13,19 @@
 local jobs, ready, scheduled, producers, wake = unpack(KEYS, 1, 5)
 local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
 
-local now = clock(now_ms)
+-- due_of: when a job is due, as digits; false for now.
+local function due_of(when, now)
+  local sign = string.sub(when, 1, 1)
+  if sign == '' then return false end
+  local at = integer(string.sub(when, 2)) + (sign == '+' and now or 0)
+  return at > now and whole(at)
+end
+
+local now, due = clock(now_ms), {}
+if #ARGV % 3 ~= 0 or #ARGV > 6000 then error('not three words for each of 2,000 jobs') end
+for i = items, #ARGV, 3 do due[i] = due_of(ARGV[i + 1], now) end
 local seen = string.match(redis.call('HGET', producers, nonce) or '', '^(%d+)')
-if seen and tonumber(seen) >= tonumber(call) then
+if seen and tonumber(seen) >= integer(call) then
   -- The repeat of a call whose reply was lost. It writes, for a WAIT behind it speaks of what its
   -- own connection wrote; at first a removal of nothing, which a full Redis does not refuse.
   redis.call('ZREM', scheduled, '')
@@ -23,22 +33,18 @@ if seen and tonumber(seen) >= tonumber(call) then
   return {}
 end
 -- The first write may allocate, so a full Redis refuses the whole call here.
-redis.call('HSET', producers, nonce, call .. ' ' .. whole(now))
+redis.call('HSET', producers, nonce, whole(integer(call)) .. ' ' .. whole(now))
 
 local stamp, added, known, earliest = struct.pack('>I8', now), {}, {}, false
 for i = items, #ARGV, 3 do
-  local id, when = ARGV[i], ARGV[i + 1]
+  local id = ARGV[i]
   if redis.call('HSETNX', jobs, id, stamp .. ARGV[i + 2]) == 0 then
     known[#known + 1] = id
+  elseif due[i] then
+    redis.call('ZADD', scheduled, due[i], id)
+    earliest = earliest or redis.call('ZRANK', scheduled, id) == 0
   else
-    local sign, due = string.sub(when, 1, 1), tonumber(string.sub(when, 2))
-    if sign == '+' then due = now + due end
-    if sign == '' or due <= now then
-      added[#added + 1] = id
-    else
-      redis.call('ZADD', scheduled, whole(due), id)
-      earliest = earliest or redis.call('ZRANK', scheduled, id) == 0
-    end
+    added[#added + 1] = id
   end
 end
 if #added > 0 then redis.call('RPUSH', ready, unpack(added)) end

@@ -36,13 +36,13 @@ if not at then where = payload and 'ready' or '' end
 -- A ready job with a wish to cancel it will not run, though its id is still in line.
 local wish = where == 'ready' and redis.call('HGET', cancels, id)
 if wish then
-  return { 'done', string.match(wish, '^%d+ (.*)$'), false, false, false, false }
+  return { 'done', string.match(wish, '^%S+ (.*)$'), false, false, false, false }
 end
 if channel ~= '' and where ~= 'dead' and where ~= '' then
   local known = redis.call('HGET', waiters, id)
   if not known then
     redis.call('HSET', waiters, id, channel)
-  elseif not string.find(known, channel, 1, true) and #known < MOST_BYTES then
+  elseif not string.find(' ' .. known .. ' ', ' ' .. channel .. ' ', 1, true) and #known < MOST_BYTES then
     redis.call('HSET', waiters, id, known .. ' ' .. channel)
   end
 end

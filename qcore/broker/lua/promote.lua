@@ -14,7 +14,7 @@ k.active, k.scheduled, k.ready, k.suspects, k.crashes, k.wake = unpack(KEYS, 1, 
 local now_ms, limit = ARGV[1], ARGV[2]
 
 local now = clock(now_ms)
-limit = integer(limit)
+limit = bounded(limit)
 redis.call('ZREM', k.active, '')
 local promoted = promote_due(k, now, limit)
 if promoted > 0 then redis.call('ZADD', k.wake, 0, '1') end

@@ -16,7 +16,8 @@ local now_ms, limit, trace_ms, silent_ms, cursor = unpack(ARGV, 1, 5)
 
 local now = clock(now_ms)
 local later = whole(now + integer(trace_ms))
-limit, silent_ms = integer(limit), integer(silent_ms)
+limit, silent_ms = bounded(limit), integer(silent_ms)
+local page = redis.call('HSCAN', producers, cursor, 'COUNT', 1000)
 redis.call('ZREM', active, '')
 local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', whole(now), 'LIMIT', 0, limit)
 for _, id in ipairs(over) do
@@ -29,7 +30,6 @@ for _, id in ipairs(over) do
     redis.call('ZREM', expiry, id)
   end
 end
-local page = redis.call('HSCAN', producers, cursor, 'COUNT', 1000)
 for i = 1, #page[2], 2 do
   local at = string.match(page[2][i + 1], ' (%d+)$')
   if not at or now - at > silent_ms then redis.call('HDEL', producers, page[2][i]) end

@@ -16,7 +16,7 @@ k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels = unpack(KEYS, 1, 6)
 local now_ms, age_ms, limit, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local before = age_ms ~= '' and whole(clock(now_ms) - integer(age_ms))
-limit = integer(limit)
+limit = bounded(limit)
 redis.call('ZREM', k.active, '')
 local found, gone = { unpack(ARGV, ids) }, {}
 if before then found = redis.call('ZRANGEBYSCORE', k.dead, '-inf', before, 'LIMIT', 0, limit) end

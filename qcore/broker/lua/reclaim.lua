@@ -29,7 +29,7 @@ local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit = unpack(ARGV, 1,
 
 local now = clock(now_ms)
 lease_ms, stale_ms, guard_ms = integer(lease_ms), integer(stale_ms), integer(guard_ms)
-crash_limit, limit = integer(crash_limit), integer(limit)
+crash_limit, limit = integer(crash_limit), bounded(limit)
 redis.call('ZREM', k.active, '')
 local meta = redis.call('HMGET', k.meta, 'last_sweep', 'guard_until')
 local last, guard = tonumber(meta[1] or 0), tonumber(meta[2] or 0)

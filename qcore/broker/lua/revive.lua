@@ -11,6 +11,7 @@
 local active, dead, jobs, state, crashes, ready, wake = unpack(KEYS, 1, 7)
 local items = 1
 
+if #ARGV % 2 == 1 then error('an id without a record') end
 redis.call('ZREM', active, '')
 local revived = {}
 for i = items, #ARGV, 2 do

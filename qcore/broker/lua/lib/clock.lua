@@ -1,8 +1,12 @@
 -- integer: a number of the arguments; everything is read before the first write, for no script is
 -- undone when it fails.
 local function integer(text)
-  return string.find(text, '^-?%d+$') and tonumber(text) or error('not an integer: ' .. text)
+  local n = string.find(text, '^-?%d+$') and tonumber(text)
+  return n and math.abs(n) < math.huge and n or error('not an integer: ' .. text)
 end
+
+-- bounded: how many at most; Lua hands a few thousand words to one command, and no more.
+local function bounded(text) return math.max(0, math.min(integer(text), 1000)) end
 
 -- clock: unix ms on this Redis, read once per script; a test passes its own as `given`.
 local function clock(given)

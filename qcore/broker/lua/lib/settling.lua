@@ -8,7 +8,7 @@ local function read_items(now, counts, items)
   local function take(list, n, width)
     for _ = 1, n do
       i = i + 1
-      local item = { token = tokens[i], id = id_of(tokens[i]) }
+      local item = { token = tokens[i], id = id_of(tokens[i]) or '' }
       if width > 0 then item.record = ARGV[at] or error('too few items') end
       if width > 1 then item.at = whole(now + integer(ARGV[at + 1])) end
       list[#list + 1], at = item, at + width

@@ -1,0 +1,176 @@
+"""Suspects: jobs that have lost two leases wait in a line of their own."""
+
+import pytest
+
+from qcore.model.job import Released
+from tests.support.moves import (
+    LEASE_MS,
+    MARKER,
+    NOW,
+    OWNER,
+    QUEUE,
+    SECOND,
+    ask,
+    claim,
+    content,
+    leased,
+    put,
+    settle,
+    stored,
+    take_marker,
+)
+from tests.support.reclaiming import reclaim, reclaim_owner, swept
+from tests.support.servers import on_standalone_and_cluster
+
+both = on_standalone_and_cluster
+
+
+async def crashed(broker, queue: str = QUEUE, **counts: int) -> None:
+    """Let these jobs have lost so many leases."""
+    words = [word for id, count in counts.items() for word in (id, f"{count} {NOW}")]
+    await ask(broker, b"HSET", broker.keys(queue).names["crashes"], *words)
+
+
+async def suspects(broker, *ids: str, queue: str = QUEUE) -> None:
+    """Let these jobs wait as suspects."""
+    await put(broker, *ids, queue=queue, when="+1")
+    await crashed(broker, queue, **dict.fromkeys(ids, 2))
+    await broker.promote(queue, now_ms=NOW + 1)
+    await take_marker(broker, queue)
+
+
+@both
+async def test_second_loss_makes_a_job_a_suspect_after_its_wait(broker):
+    await leased(broker, "a")
+    await crashed(broker, a=1)
+    end = NOW + LEASE_MS
+    await swept(broker, end - 1)
+    await reclaim(broker, end)
+    assert (await content(broker))["scheduled"] == {"a": end + SECOND}
+    await take_marker(broker)
+    assert await broker.promote(QUEUE, now_ms=end + SECOND) == (1, 1)
+    assert await content(broker) == {
+        "suspects": ["a"],
+        "jobs": {"a": stored("a")},
+        "crashes": {"a": f"2 {end}"},
+        "meta": {"last_sweep": f"{end}"},
+        "wake": MARKER,
+    }
+
+
+@both
+async def test_promote_puts_each_job_into_its_line(broker):
+    for n, id in enumerate("abcde"):
+        await put(broker, id, when=f"+{n + 1}")
+    await crashed(broker, a=1, b=2, d=9)
+    assert await broker.promote(QUEUE, now_ms=NOW + 9) == (5, 2)
+    found = await content(broker)
+    assert (found["ready"], found["suspects"]) == (["a", "c", "e"], ["b", "d"])
+
+
+@both
+async def test_release_of_a_suspect_goes_to_the_head_of_the_suspects(broker):
+    a, b, c, d = await leased(broker, *"abcd")
+    await put(broker, "x")
+    await suspects(broker, "y")
+    await crashed(broker, b=2, d=3)
+    assert await settle(broker, *((lease, Released()) for lease in (a, b, c, d))) == set()
+    found = await content(broker)
+    assert (found["ready"], found["suspects"]) == (["a", "c", "x"], ["b", "d", "y"])
+
+
+@both
+async def test_reclaim_owner_uncharged_returns_a_suspect_to_the_suspects(broker):
+    await leased(broker, "a", "b", "c")
+    await suspects(broker, "y")
+    await crashed(broker, a=2, c=5)
+    assert {to for _, to in await reclaim_owner(broker, NOW, charge=False)} == {"ready"}
+    found = await content(broker)
+    assert (found["ready"], found["suspects"]) == (["b"], ["a", "c", "y"])
+
+
+@both
+async def test_claim_takes_no_suspects_and_tells_how_many_wait(broker):
+    await put(broker, "a", "b")
+    await suspects(broker, "x", "y")
+    turn = await claim(broker, 1)
+    assert [lease.id for lease in turn.leases] == ["a"]
+    assert turn.suspects == 2
+    turn = await claim(broker)
+    assert [lease.id for lease in turn.leases] == ["b"]
+    assert (turn.suspects, turn.again_ms) == (2, None)
+
+
+@both
+async def test_claim_of_suspects_takes_nothing_else(broker):
+    await put(broker, "a")
+    await suspects(broker, "x", "y")
+    await take_marker(broker)
+    turn = await claim(broker, 1, suspects=True)
+    (x,) = turn.leases
+    assert (x.id, x.crashes) == ("x", 2)
+    assert (turn.suspects, turn.again_ms) == (1, 0)
+    turn = await claim(broker, suspects=True, prefix=f"{OWNER}:2:")
+    assert [lease.id for lease in turn.leases] == ["y"]
+    assert (turn.suspects, turn.again_ms) == (0, None)
+    assert (await content(broker))["ready"] == ["a"]
+
+
+@both
+async def test_claim_of_suspects_promotes_and_tells_when_the_next_is_due(broker):
+    await put(broker, "x", when="+10")
+    await put(broker, "y", when="+30")
+    await crashed(broker, x=2, y=2)
+    turn = await claim(broker, suspects=True, now_ms=NOW + 10)
+    assert [lease.id for lease in turn.leases] == ["x"]
+    assert turn.again_ms == 20
+
+
+@both
+async def test_claim_that_finds_suspects_alone_sets_no_marker(broker):
+    """Else idle workers would wake each other as long as one waits."""
+    await suspects(broker, "x")
+    turn = await claim(broker)
+    assert (turn.leases, turn.suspects, turn.again_ms) == ([], 1, None)
+    assert not await take_marker(broker)
+
+
+@both
+async def test_suspects_that_do_not_fit_go_back_to_their_own_head(broker):
+    await put(broker, "a")
+    body = bytes(700_000)
+    await put(broker, "x", "y", body=body, when="+1")
+    await crashed(broker, x=2, y=2)
+    turn = await claim(broker, suspects=True, now_ms=NOW + 1)
+    assert [lease.id for lease in turn.leases] == ["x"]
+    found = await content(broker)
+    assert (found["ready"], found["suspects"]) == (["a"], ["y"])
+
+
+@both
+async def test_suspects_count_as_ready(broker, inspector):
+    await suspects(broker, "x", "y")
+    (stats,) = await inspector.queues([QUEUE])
+    assert stats.ready == 2
+    assert stats.oldest_ready_s is not None
+    assert (await inspector.job(QUEUE, "x")).status == "ready"
+    assert await inspector.clear(QUEUE) == 2
+    assert set(await content(broker)) == {"done", "expiry"}
+
+
+@both
+@pytest.mark.parametrize("count", [0, 1])
+async def test_job_that_lost_fewer_leases_is_no_suspect(broker, count):
+    (a,) = await leased(broker, "a")
+    await crashed(broker, a=count)
+    await settle(broker, (a, Released()))
+    assert [lease.id for lease in (await claim(broker, prefix=f"{OWNER}:2:")).leases] == ["a"]
+
+
+async def test_claim_counts_the_suspects_of_all_its_queues(broker):
+    await suspects(broker, "x", queue="high")
+    await suspects(broker, "y", "z", queue="low")
+    await put(broker, "a", queue="high")
+    turn = await claim(broker, 1, queues=["high", "low"])
+    assert [lease.id for lease in turn.leases] == ["a"]
+    assert turn.suspects == 3
