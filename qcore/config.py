@@ -160,6 +160,11 @@ def wants_color(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
+def server_program() -> str | None:
+    """Return the server program that `embedded://` must start, where QCORE_SERVER names one."""
+    return os.environ.get("QCORE_SERVER") or None
+
+
 def host_name() -> str:
     """Return this machine's name as it is shown in error records."""
     return socket.gethostname()
