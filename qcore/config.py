@@ -115,6 +115,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     boot_failures: int = 5
     restart_least_s: float = 0.1
     restart_most_s: float = 10.0
+    #: Work also on a server that deletes keys when memory is short.
+    allow_eviction: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""

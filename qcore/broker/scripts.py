@@ -159,6 +159,12 @@ DEPTH = Script(
     argv=("now_ms",),
     reads_only=True,
 )
+AUDIT = Script(
+    "audit",
+    keys=("ready", "scheduled", "active", "running", "jobs", "dead", "done"),
+    argv=("items",),
+    reads_only=True,
+)
 
 SCRIPTS = (
     ENQUEUE,
@@ -175,6 +181,7 @@ SCRIPTS = (
     PRUNE,
     FIND,
     DEPTH,
+    AUDIT,
 )
 
 #: The server is in a state that passes: nothing of the call was done, it may be tried again.
