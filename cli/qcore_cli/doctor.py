@@ -30,8 +30,8 @@ from qcore_cli.options import AsJson, Namespace, Url, print_json, with_broker
 from qcore_cli.worker import Lease, ShutdownTimeout, describe, worker_config
 
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
-#: Columns of the level and of the check.
-_LEVEL, _CHECK = 9, 14
+#: Columns of the level; the check is as wide as it needs, up to a limit.
+_LEVEL, _CHECK_MOST = 9, 20
 
 
 def doctor(
@@ -106,23 +106,24 @@ def _count(findings: Sequence[Finding], level: Level) -> int:
 
 
 def _print(findings: Sequence[Finding]) -> None:
+    widths = [len(f.check) + 2 for f in findings if len(f.check) + 2 <= _CHECK_MOST]
     for finding in findings:
-        _print_finding(finding)
+        _print_finding(finding, max(widths, default=0))
     faults, warnings = _count(findings, Level.FAULT), _count(findings, Level.WARNING)
     typer.echo(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}.")
-    if any(command.startswith("redis-cli") for f in findings for command in f.commands):
-        typer.echo("Give redis-cli the address of this server: -u URL, or -s SOCKET.")
+    if any(finding.commands for finding in findings):
+        typer.echo("They need the address: redis-cli -u URL or -s SOCKET, qcore --url URL.")
 
 
-def _print_finding(finding: Finding) -> None:
+def _print_finding(finding: Finding, column: int) -> None:
     width = min(shutil.get_terminal_size().columns, 100)
-    indent = " " * (_LEVEL + _CHECK)
+    indent = " " * (_LEVEL + column)
     level = f"{finding.level:<{_LEVEL}}"
     if wants_color(sys.stdout):
         level = typer.style(level, fg=_COLORS[finding.level])
     lines = textwrap.wrap(finding.said, width - len(indent))
-    if len(finding.check) < _CHECK:
-        typer.echo(f"{level}{finding.check:<{_CHECK}}{lines.pop(0)}")
+    if len(finding.check) < column:
+        typer.echo(f"{level}{finding.check:<{column}}{lines.pop(0)}")
     else:
         typer.echo(f"{level}{finding.check}")
     remedy = textwrap.wrap(finding.remedy, width - len(indent) - 3)

@@ -190,7 +190,8 @@ def check_eviction(info: Mapping[str, str]) -> Finding:
             "eviction",
             f"maxmemory-policy is {policy}: when memory is short, Redis deletes keys to make "
             "room, and with them jobs",
-            "Set maxmemory-policy to noeviction, or give qcore a server of its own.",
+            "Set maxmemory-policy to noeviction, also in the configuration file, or give qcore a "
+            "server of its own.",
             "redis-cli CONFIG SET maxmemory-policy noeviction",
         )
     return ok("eviction", f"maxmemory-policy is {policy}")
