@@ -245,18 +245,23 @@ async def _look(broker: Broker, keys: QueueKeys) -> _Seen:
 async def _scan(
     broker: Broker, command: bytes, key: bytes, count: int
 ) -> AsyncIterator[list[bytes]]:
+    """Yield pages; a structure that grows faster than it is read is left in the middle."""
+    (length,) = await broker.ask([(b"HLEN" if command == b"HSCAN" else b"ZCARD", key)])
     cursor: object = 0
-    while cursor != b"0":
+    # a table that has shrunk has more places than members
+    for _ in range(100 + 20 * length // count):
         ((cursor, page),) = await broker.ask([(command, key, cursor, b"COUNT", count)])
         yield page
+        if cursor == b"0":
+            return
 
 
 async def _list(broker: Broker, key: bytes) -> AsyncIterator[list[bytes]]:
-    start, page = 0, list[bytes]()
-    while start == 0 or page:
+    """Yield pages, as far as the list reached at the beginning."""
+    (length,) = await broker.ask([(b"LLEN", key)])
+    for start in range(0, length, _PAGE):
         (page,) = await broker.ask([(b"LRANGE", key, start, start + _PAGE - 1)])
         yield page
-        start += _PAGE
 
 
 async def _still_active(broker: Broker, keys: QueueKeys, tokens: Iterable[bytes]) -> list[bytes]:
