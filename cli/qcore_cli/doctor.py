@@ -4,6 +4,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -49,10 +50,11 @@ def doctor(
     Changes nothing. --lease and --shutdown-timeout are those of your `qcore worker`.
     """
     described = None if app is None else describe(app, url, namespace)
-    worker, refused = _settings(described, lease, shutdown_timeout)
-    config = broker_config(url, namespace) if described is None else described.broker
-    found = with_broker(config, lambda broker: _examine(broker, worker, described))
-    findings = refused + found
+    if described is None:
+        described = Description((), broker_config(url, namespace), {})
+    worker, clocks = _settings(described, lease, shutdown_timeout)
+    look = partial(_examine, worker=worker, clocks=clocks, declared=described.queues)
+    findings = with_broker(described.broker, look)
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
@@ -61,27 +63,26 @@ def doctor(
 
 
 def _settings(
-    described: Description | None, lease: float, shutdown_timeout: float
+    described: Description, lease: float, shutdown_timeout: float
 ) -> tuple[WorkerConfig, list[Finding]]:
-    """Return the settings of `qcore worker`, and why it would refuse them; then the defaults."""
-    queues = ("default",) if described is None else described.queues
+    """Return the settings of `qcore worker`, the defaults if it would refuse them; and findings."""
+    queues = described.queues or ("default",)
     try:
-        return worker_config(queues, lease=lease, shutdown_timeout=shutdown_timeout), []
+        worker = worker_config(queues, lease=lease, shutdown_timeout=shutdown_timeout)
     except ConfigError as e:
         refused = fault("timeouts", f"{e}: qcore worker will not start", "Correct that option.")
         return WorkerConfig(queues=queues), [refused]
+    return worker, check_clocks(worker, described.broker.call_timeout_s, described.timeouts)
 
 
 async def _examine(
-    broker: Broker, worker: WorkerConfig, described: Description | None
+    broker: Broker, *, worker: WorkerConfig, clocks: list[Finding], declared: Sequence[str]
 ) -> list[Finding]:
-    """Return the findings in the order in which they are best read; a later one needs Redis."""
-    timeouts = {} if described is None else described.timeouts
+    """Return all findings: of the server, of the settings, and of each queue."""
     findings: list[Finding] = []
     try:
         findings += check_server(await read_server(broker, await _info(broker)))
-        findings += check_clocks(worker, broker.config.call_timeout_s, timeouts)
-        declared = () if described is None else described.queues
+        findings += clocks
         names = sorted({*declared, *await Inspector(broker).names()})
         for reading in await read_queues(broker, names):
             findings += check_queue(reading, worker)
@@ -90,8 +91,8 @@ async def _examine(
     except BrokerError as e:
         said, _, remedy = str(e).partition("; ")
         remedy = f"{remedy or 'mend that, then run this command again'}."
-        check = "queues" if findings else "reachable"
-        return [*findings, fault(check, said, remedy[0].upper() + remedy[1:])]
+        broken = fault("queues" if findings else "reachable", said, remedy[0].upper() + remedy[1:])
+        return [*findings, broken] if findings else [broken, *clocks]
 
 
 async def _info(broker: Broker) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ from qcore.config import WorkerConfig
 #: Members of one page, and payloads: of those a hundred may be 13 MB.
 _PAGE, _PAYLOADS = 500, 100
 #: How many members of ready one call may compare.
-_COMPARED = 1_000_000
+_COMPARED = 200_000
 #: So many jobs of one kind of disorder are named, the others are counted.
 _NAMED = 5
 _TOKEN = re.compile(rb"[0-9a-f]{16}:[0-9]+:(.+)", re.DOTALL)
@@ -206,7 +206,7 @@ async def audit(broker: Broker, queue: str) -> list[Finding]:
     seen = await _look(broker, keys)
     for token in await _still_active(broker, keys, seen.strange):
         found["strange"].append(_strange(check, keys, token))
-    async for id, job in _look_again(broker, keys, sorted(seen.odd()), seen.leases):
+    async for id, job in _look_again(broker, keys, seen):
         for kind, finding in _judge(check, keys, id, job):
             found[kind].append(finding)
     findings: list[Finding] = []
@@ -271,14 +271,17 @@ async def _still_active(broker: Broker, keys: QueueKeys, tokens: Iterable[bytes]
 
 
 async def _look_again(
-    broker: Broker, keys: QueueKeys, ids: Sequence[bytes], leases: dict[bytes, set[bytes]]
+    broker: Broker, keys: QueueKeys, seen: _Seen
 ) -> AsyncIterator[tuple[bytes, _Job]]:
-    start = 0
+    start, ids = 0, sorted(seen.odd())
     while start < len(ids):
         (length,) = await broker.ask([(b"LLEN", keys.names["ready"])])
         chunk = ids[start : start + max(1, min(100, _COMPARED // (length + 1)))]
         start += len(chunk)
-        items = [word for id in chunk for word in (id, b" ".join(leases.get(id, ())))]
+        items: list[bytes] = []
+        for id in chunk:
+            in_ready = b"1" if "ready" in seen.places.get(id, ()) else b""
+            items += (id, in_ready, b" ".join(seen.leases.get(id, ())))
         (rows,) = await broker.ask([scripts.AUDIT.call(keys, *items)])
         for id, row in zip(chunk, rows, strict=True):
             yield id, msgspec.convert(row, _Job)

@@ -1,5 +1,7 @@
 """What each reading of a server means: INFO in, a finding with its remedy out."""
 
+from typing import Any
+
 import pytest
 
 from qcore.broker import examination as examined
@@ -164,8 +166,8 @@ def test_lease_that_one_late_renewal_may_lose_is_told():
 # -- queues ----------------------------------------------------------------------------------------
 
 
-def queue(**readings: int) -> QueueReading:
-    values = {
+def queue(**readings: Any) -> QueueReading:
+    values: dict[str, Any] = {
         "ready": 0,
         "scheduled": 0,
         "active": 0,
