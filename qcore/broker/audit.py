@@ -26,6 +26,10 @@ _PAGE, _PAYLOADS = 500, 100
 _COMPARED = 200_000
 #: So many jobs of one kind of disorder are named, the others are counted.
 _NAMED = 5
+#: A run that is on may end there: then it is the job's only place, and is left alone.
+_WHILE_LEASED = (
+    'return redis.call("ZSCORE", KEYS[1], ARGV[1]) and redis.call("ZREM", KEYS[2], ARGV[2])'
+)
 _TOKEN = re.compile(rb"[0-9a-f]{16}:[0-9]+:(.+)", re.DOTALL)
 
 
@@ -333,24 +337,29 @@ def _judge(check: str, keys: QueueKeys, id: bytes, job: _Job) -> Iterator[tuple[
 def _places(job: _Job) -> list[str]:
     """Return where a job lies, once for each time; the first is where it is best left.
 
-    A run that is on is not disturbed, and what is dead does not run by surprise.
+    A run that is on is not disturbed, what is dead does not run by surprise, and what was
+    promoted meanwhile is in ready twice and loses one.
     """
     return [
         *["active"] * len(job.leases),
         *["dead"] * (job.died is not None),
-        *["ready"] * job.ready,
         *["scheduled"] * (job.due is not None),
+        *["ready"] * job.ready,
     ]
 
 
 def _removals(keys: QueueKeys, id: bytes, job: _Job, places: Sequence[str]) -> Iterator[str]:
-    """Yield the commands that remove a job from `places`."""
+    """Yield the commands that remove a job from `places`, and lose none that moved meanwhile."""
     # the lease that running names is the last to go
     leases = sorted(job.leases, key=lambda token: token == job.running)
     for token in leases[: places.count("active")]:
         yield _redis_cli("ZREM", keys, "active", token)
     for name in ("dead", "scheduled"):
-        if name in places:
+        if name in places and len(leases) > places.count("active"):
+            names = [keys.names[key].decode() for key in ("active", name)]
+            words = ["redis-cli", "EVAL", _WHILE_LEASED, "2", *names, _text(leases[-1]), _text(id)]
+            yield shlex.join(words)
+        elif name in places:
             yield _redis_cli("ZREM", keys, name, id)
     if count := places.count("ready"):
         yield _redis_cli("LREM", keys, "ready", str(count).encode(), id)

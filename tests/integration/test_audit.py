@@ -7,8 +7,19 @@ import pytest
 from qcore.broker.audit import audit
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, Level
-from qcore.model.job import Acked
-from tests.support.moves import OTHER_OWNER, QUEUE, ask, content, leased, put, settle, token
+from qcore.model.job import Acked, Buried, Retried
+from tests.support.moves import (
+    NOW,
+    OTHER_OWNER,
+    QUEUE,
+    ask,
+    content,
+    failed_state,
+    leased,
+    put,
+    settle,
+    token,
+)
 from tests.support.servers import on_standalone_and_cluster
 
 pytestmark = on_standalone_and_cluster
@@ -62,7 +73,7 @@ DISORDER = [
     ("dead", [("RPUSH", "ready", "dead")], "is in dead and ready", ["dead"]),
     ("active", [("RPUSH", "ready", "active")], "is in active and ready", ["active"]),
     ("active", [("ZADD", "scheduled", 1, "active")], "in active and scheduled", ["active"]),
-    ("ready", [("ZADD", "scheduled", 1, "ready")], "is in ready and scheduled", ["ready"]),
+    ("ready", [("ZADD", "scheduled", 1, "ready")], "is in scheduled and ready", ["scheduled"]),
     ("later", [("ZADD", "dead", 1, "later")], "is in dead and scheduled", ["dead"]),
     ("active", [("ZADD", "dead", 1, "active")], "is in active and dead", ["active"]),
     (
@@ -109,6 +120,19 @@ async def test_two_leases_of_one_job_leave_the_one_that_is_known(broker):
     await hand(broker, "ZADD", "active", 1, token("a", OTHER_OWNER))
     await mend(broker, await faults(broker))
     assert list((await content(broker))["active"]) == [token("a")]
+
+
+@pytest.mark.parametrize("place", ["scheduled", "dead"])
+async def test_commands_that_come_late_lose_no_job(broker, place):
+    """The run has ended in the very structure from which its job was to be removed."""
+    (lease,) = await leased(broker, "a")
+    await hand(broker, "ZADD", place, NOW, "a")
+    found = await faults(broker)
+    end = Retried(1000, failed_state("no")) if place == "scheduled" else Buried(failed_state("no"))
+    await settle(broker, (lease, end))
+    await mend(broker, found)
+    assert await places_of(broker, "a") == [place]
+    assert await faults(broker) == []
 
 
 @pytest.mark.parametrize(
