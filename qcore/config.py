@@ -117,6 +117,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     boot_failures: int = 5
     restart_least_s: float = 0.1
     restart_most_s: float = 10.0
+    #: Work also on a server that deletes keys when memory is short.
+    allow_eviction: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -160,6 +162,11 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 def wants_color(stream: TextIO) -> bool:
     """Say whether to color what goes to `stream`: a terminal, unless NO_COLOR is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def server_program() -> str | None:
+    """Return the server program that `embedded://` must start, where QCORE_SERVER names one."""
+    return os.environ.get("QCORE_SERVER") or None
 
 
 def host_name() -> str:

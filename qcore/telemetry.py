@@ -34,6 +34,9 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker.draining": ("running", "timeout_s"),
     "worker.stopped": ("done", "unsettled"),
     # the supervisor
+    "server.unchecked": ("url", "error"),
+    "server.doubted": ("url", "why", "remedy"),
+    "server.refused": ("url", "why", "remedy"),
     "supervisor.started": ("processes", "url"),
     "supervisor.draining": ("workers",),
     "supervisor.gave_up": ("failures",),

@@ -34,6 +34,8 @@ class Description(msgspec.Struct, frozen=True):
 
     queues: tuple[str, ...]
     broker: BrokerConfig
+    #: Task -> its timeout in seconds, None where it has none.
+    timeouts: dict[str, float | None]
 
 
 def worker_command(app: str, log_format: LogFormat) -> tuple[str, ...]:
@@ -46,7 +48,8 @@ def describe(app: str) -> None:
     overrides = msgspec.json.decode(child_variable(OVERRIDES), type=Overrides)
     loaded = load_app(app)
     loaded.configure(url=overrides.url, namespace=overrides.namespace)
-    told = msgspec.json.encode(Description(loaded.queues, loaded.config))
+    timeouts = {name: task.settings.timeout_s for name, task in loaded.tasks.items()}
+    told = msgspec.json.encode(Description(loaded.queues, loaded.config, timeouts))
     sys.stdout.flush()
     sys.stdout.buffer.write(b"\0" + told)
 

@@ -10,6 +10,7 @@ from qcore import QcoreError
 from qcore.broker.embedded import run_foreground
 from qcore_cli import inspect, worker
 from qcore_cli.demo import demo
+from qcore_cli.doctor import doctor
 from qcore_cli.logs import LogFormat, configure_logging
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(worker.worker)
+app.command()(doctor)
 app.command()(inspect.queues)
 app.add_typer(inspect.jobs, name="jobs")
 app.add_typer(inspect.dead, name="dead")

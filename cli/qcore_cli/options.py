@@ -12,7 +12,7 @@ import typer
 from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
-from qcore.config import broker_config
+from qcore.config import BrokerConfig, broker_config
 from qcore_cli.logs import LogFormat, configure_logging
 
 T = TypeVar("T")
@@ -32,11 +32,16 @@ def with_inspector(
     url: str | None, namespace: str | None, use: Callable[[Inspector], Awaitable[T]]
 ) -> T:
     """Run `use` with an inspector of the Redis that the options name."""
+    return with_broker(broker_config(url, namespace), lambda broker: use(Inspector(broker)))
+
+
+def with_broker(config: BrokerConfig, use: Callable[[Broker], Awaitable[T]]) -> T:
+    """Run `use` with a broker, and close it."""
 
     async def run() -> T:
-        broker = Broker(broker_config(url, namespace))
+        broker = Broker(config)
         try:
-            return await use(Inspector(broker))
+            return await use(broker)
         finally:
             await broker.close()
 

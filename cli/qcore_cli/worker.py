@@ -17,6 +17,13 @@ from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_c
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url
 
+ShutdownTimeout = Annotated[
+    float, typer.Option(help="Seconds from the order to stop until everything is gone.")
+]
+Lease = Annotated[
+    float, typer.Option(help="Seconds without renewal until a job is given to others.")
+]
+
 
 def worker(
     app: Annotated[str, typer.Argument(help="Where the App is: MODULE:NAME, as in tasks:app.")],
@@ -27,13 +34,13 @@ def worker(
     queues: Annotated[
         str | None, typer.Option(help="Queues to serve, first one first: a,b,c; else all.")
     ] = None,
-    shutdown_timeout: Annotated[
-        float, typer.Option(help="Seconds from the order to stop until everything is gone.")
-    ] = 30.0,
-    lease: Annotated[
-        float, typer.Option(help="Seconds without renewal until a job is given to others.")
-    ] = 30.0,
+    shutdown_timeout: ShutdownTimeout = 30.0,
+    lease: Lease = 30.0,
     name: Annotated[str, typer.Option(help="Name of this supervisor in logs.")] = "",
+    allow_eviction: Annotated[
+        bool,
+        typer.Option("--allow-eviction", help="Work on a Redis that deletes jobs when it is full."),
+    ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Log lines.")] = LogFormat.CONSOLE,
     url: Url = None,
     namespace: Namespace = None,
@@ -45,17 +52,35 @@ def worker(
     """
     configure_logging(log_format)
     described = describe(app, url, namespace)
-    config = WorkerConfig(
-        queues=_served(queues, described.queues),
+    config = worker_config(
+        _served(queues, described.queues),
+        concurrency=concurrency,
+        lease=lease,
+        shutdown_timeout=shutdown_timeout,
+    )
+    supervision = SupervisorConfig(
+        processes=count_processes(processes), name=name, allow_eviction=allow_eviction
+    )
+    command = worker_command(app, log_format)
+    raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
+
+
+def worker_config(
+    queues: tuple[str, ...], *, lease: float, shutdown_timeout: float, concurrency: int = 100
+) -> WorkerConfig:
+    """Return the settings of a worker process, the other times in proportion to the lease.
+
+    Raises:
+        ConfigError: an option is out of its range.
+    """
+    return WorkerConfig(
+        queues=queues,
         concurrency=concurrency,
         lease_s=lease,
         extend_s=min(10.0, lease / 3),
         sweep_s=min(5.0, lease / 4),
         shutdown_timeout_s=shutdown_timeout,
     )
-    supervision = SupervisorConfig(processes=count_processes(processes), name=name)
-    command = worker_command(app, log_format)
-    raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
 
 
 async def _supervise(

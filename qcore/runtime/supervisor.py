@@ -15,6 +15,7 @@ from qcore.config import SupervisorConfig, WorkerConfig, host_name
 from qcore.errors import BrokerError
 from qcore.model.codec import decode_state, encode
 from qcore.model.job import AttemptError, Buried, Death, JobState, Lease
+from qcore.runtime.admission import admits
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, STOP_NOW
 from qcore.runtime.child_process import ChildProcess, WorkerView
 from qcore.runtime.maintenance import log_reclaimed
@@ -72,14 +73,16 @@ class Supervisor:
         self._suspects_wait = asyncio.Event()
         self._failures = 0
         self._stopping = asyncio.Event()
+        #: Redis was asked once, with or without an answer, or there is no need to.
+        self._asked = asyncio.Event()
         self._ordered: bytes | None = None
         self._exit_code = 0
 
     async def run(self) -> int:
         """Keep the children alive until stopped; return the exit code of the command.
 
-        0 after a drain; EXIT_CONFIG when a child could not be configured; EXIT_BOOT_LOOP when
-        children ended before they were ready `boot_failures` times in a row.
+        0 after a drain; EXIT_CONFIG when the server evicts or a child could not be configured;
+        EXIT_BOOT_LOOP when children ended before they were ready `boot_failures` times in a row.
         """
         log.info(
             "supervisor.started",
@@ -88,7 +91,8 @@ class Supervisor:
         )
         async with anyio.create_task_group() as group:
             group.start_soon(self._enforce_deadline)
-            group.start_soon(self._register)
+            group.start_soon(self._introduce)
+            await self._asked.wait()
             async with anyio.create_task_group() as takers:
                 async with anyio.create_task_group() as slots:
                     for slot in range(self._config.processes):
@@ -118,18 +122,31 @@ class Supervisor:
         self._ordered = order
         self._stopping.set()
         self._suspects_wait.set()
+        self._asked.set()
         for child in self._children.values():
             child.order(order)
 
-    async def _register(self) -> None:
-        """Make the queues known to operators, as soon as Redis is there."""
-        backoff = self._reconnecting()
+    async def _introduce(self) -> None:
+        """Check the server and make the queues known to operators, as soon as Redis is there.
+
+        No child is started before Redis was asked once; when it is away they wait for it, too.
+        """
+        backoff, admitted = self._reconnecting(), False
         while True:
             try:
+                admitted = admitted or await admits(
+                    self._broker, allow_eviction=self._config.allow_eviction
+                )
+                if not admitted:
+                    self._exit_code = EXIT_CONFIG
+                    self._order(DRAIN)
+                    return
                 await self._broker.register(self._worker.queues)
             except BrokerError:
+                self._asked.set()
                 await anyio.sleep(backoff.next_s())
             else:
+                self._asked.set()
                 return
 
     def _reconnecting(self) -> Backoff:

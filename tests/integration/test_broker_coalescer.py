@@ -12,7 +12,7 @@ from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
 from qcore.model.job import Acked, Job
 from tests.support.moves import QUEUE, ask, claim, content, settle, status_of
 from tests.support.proxy import Proxy
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server, free_port, scripts_obey_min_replicas
 from tests.support.waiting import eventually
 
 
@@ -193,6 +193,7 @@ async def test_outage_shorter_than_the_deadline_heals_unseen(proxy, proxied, dir
     assert (await content(direct))["ready"] == ["a", "b", "c"]
 
 
+@scripts_obey_min_replicas
 async def test_state_of_the_server_that_passes_heals_unseen(own_server, own_broker):
     await ask(own_broker, b"CONFIG", b"SET", b"min-replicas-to-write", 1)
     call = asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")]))

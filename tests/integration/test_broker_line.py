@@ -20,7 +20,7 @@ from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.job import Acked, Job
 from tests.support.moves import NOW, PREFIX, QUEUE, ask, claim, content, leased, put, settle
 from tests.support.proxy import Proxy
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server, free_port, scripts_obey_min_replicas
 from tests.support.waiting import eventually
 
 TIMEOUT_S = 0.3
@@ -257,7 +257,9 @@ def no_replicas(server: Server) -> None:
     server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
 
 
-@pytest.mark.parametrize("state", [read_only, master_down, no_replicas])
+@pytest.mark.parametrize(
+    "state", [read_only, master_down, pytest.param(no_replicas, marks=scripts_obey_min_replicas)]
+)
 async def test_turn_in_a_state_that_passes_is_unavailable_and_applied_nothing(
     own_server, own_broker, state
 ):
@@ -275,7 +277,7 @@ async def test_turn_in_a_state_that_passes_is_unavailable_and_applied_nothing(
 
 async def test_call_while_a_foreign_script_runs_is_unavailable(own_server, own_broker):
     await put(own_broker, "a")
-    own_server.ask("CONFIG", "SET", "busy-reply-threshold", 1)
+    own_server.ask("CONFIG", "SET", "lua-time-limit", 1)
     busy = asyncio.get_running_loop().run_in_executor(None, _busy_script, own_server)
 
     async def refused() -> BrokerError | None:

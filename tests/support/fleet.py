@@ -117,6 +117,7 @@ class Fleet:
         lease: float = LEASE_S,
         shutdown_timeout: float = 10.0,
         app: str = TASKS,
+        allow_eviction: bool = False,
         **options: object,
     ) -> Command:
         """Start one `qcore worker`; `options` are its other flags."""
@@ -130,6 +131,7 @@ class Fleet:
             **{name.replace("_", "-"): value for name, value in options.items()},
         }
         words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+        words += ["--allow-eviction"] * allow_eviction
         return self._run(["qcore_cli", "worker", app, *words])
 
     def start_with(

@@ -10,7 +10,7 @@ from qcore.broker.keys import QUEUE_KEYS
 FOLDER = Path(next(iter(qcore.broker.__path__))) / "lua"
 MOST_LINES = 80
 
-READS = {"EXISTS", "HEXISTS", "HGET", "HMGET", "HSCAN", "LINDEX", "LLEN", "TIME", "ZCARD"}
+READS = {"EXISTS", "HEXISTS", "HGET", "HMGET", "HSCAN", "LINDEX", "LLEN", "LPOS", "TIME", "ZCARD"}
 READS |= {"ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCAN", "ZSCORE"}
 WRITES = {"HDEL", "HSET", "HSETNX", "LPOP", "LPUSH", "PUBLISH", "RPUSH", "ZADD", "ZREM"}
 

@@ -28,6 +28,12 @@ on_standalone_and_cluster = pytest.mark.parametrize(
 )
 
 
+#: Redis 6.2 lets a script write to a master that has fewer replicas than it must have.
+scripts_obey_min_replicas = pytest.mark.skipif(
+    find_server().version < (7, 0, 0), reason="before Redis 7.0 scripts pass over min-replicas"
+)
+
+
 class Server:
     """One server process of this test, that can be killed and started again at its address."""
 
@@ -148,6 +154,12 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def append_only_file(folder: Path) -> Path:
+    """Return the file to which the server of a folder appends: in a folder of its own since 7.0."""
+    (path,) = [*folder.glob("*dir/*.incr.aof"), *folder.glob("*.aof")]
+    return path
 
 
 def start_cluster(folder: Path) -> Server:

@@ -1,0 +1,138 @@
+"""`qcore doctor`: one line per check of a set-up, and the remedy of each fault."""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated
+
+import msgspec
+import typer
+
+from qcore import ConfigError
+from qcore.broker.audit import audit, check_queue, read_queues
+from qcore.broker.broker import Broker
+from qcore.broker.examination import (
+    Finding,
+    Level,
+    check_clocks,
+    check_server,
+    fault,
+    ok,
+    read_info,
+    read_server,
+)
+from qcore.broker.inspector import Inspector
+from qcore.config import WorkerConfig, broker_config, wants_color
+from qcore.errors import BrokerError, BrokerRefused
+from qcore_cli.child import Description
+from qcore_cli.options import AsJson, Namespace, Url, print_json, with_broker
+from qcore_cli.worker import Lease, ShutdownTimeout, describe, worker_config
+
+_COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
+#: Columns of the level; the check is as wide as it needs, up to a limit.
+_LEVEL, _CHECK_MOST = 9, 20
+
+
+def doctor(
+    app: Annotated[
+        str | None, typer.Argument(help="MODULE:NAME: also check the timeouts of its tasks.")
+    ] = None,
+    shutdown_timeout: ShutdownTimeout = 30.0,
+    lease: Lease = 30.0,
+    as_json: AsJson = False,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Check Redis, the timeouts and every job in the queues; exit code 1 when there is a fault.
+
+    Changes nothing. --lease and --shutdown-timeout are those of your `qcore worker`.
+    """
+    described = None if app is None else describe(app, url, namespace)
+    if described is None:
+        described = Description((), broker_config(url, namespace), {})
+    worker, clocks = _settings(described, lease, shutdown_timeout)
+    look = partial(_examine, worker=worker, clocks=clocks, declared=described.queues)
+    findings = with_broker(described.broker, look)
+    if as_json:
+        print_json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        _print(findings)
+    raise typer.Exit(1 if _count(findings, Level.FAULT) else 0)
+
+
+def _settings(
+    described: Description, lease: float, shutdown_timeout: float
+) -> tuple[WorkerConfig, list[Finding]]:
+    """Return the settings of `qcore worker`, the defaults if it would refuse them; and findings."""
+    queues = described.queues or ("default",)
+    try:
+        worker = worker_config(queues, lease=lease, shutdown_timeout=shutdown_timeout)
+    except ConfigError as e:
+        refused = fault("timeouts", f"{e}: qcore worker will not start", "Correct that option.")
+        return WorkerConfig(queues=queues), [refused]
+    return worker, check_clocks(worker, described.broker.call_timeout_s, described.timeouts)
+
+
+async def _examine(
+    broker: Broker, *, worker: WorkerConfig, clocks: list[Finding], declared: Sequence[str]
+) -> list[Finding]:
+    """Return all findings: of the server, of the settings, and of each queue."""
+    findings: list[Finding] = []
+    try:
+        findings += check_server(await read_server(broker, await _info(broker)))
+        findings += clocks
+        names = sorted({*declared, *await Inspector(broker).names()})
+        for reading in await read_queues(broker, names):
+            findings += check_queue(reading, worker)
+            findings += await audit(broker, reading.name)
+        return findings if names else [*findings, ok("queues", "none has been used yet")]
+    except BrokerError as e:
+        said, _, remedy = str(e).partition("; ")
+        remedy = f"{remedy or 'mend that, then run this command again'}."
+        broken = fault("queues" if findings else "reachable", said, remedy[0].upper() + remedy[1:])
+        return [*findings, broken] if findings else [broken, *clocks]
+
+
+async def _info(broker: Broker) -> Mapping[str, str]:
+    try:
+        return await read_info(broker)
+    except BrokerRefused:
+        return {}
+
+
+def _count(findings: Sequence[Finding], level: Level) -> int:
+    return sum(finding.level is level for finding in findings)
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    widths = [len(f.check) + 2 for f in findings if len(f.check) + 2 <= _CHECK_MOST]
+    for finding in findings:
+        _print_finding(finding, max(widths, default=0))
+    faults, warnings = _count(findings, Level.FAULT), _count(findings, Level.WARNING)
+    typer.echo(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}.")
+    if any(finding.commands for finding in findings):
+        typer.echo("They need the address: redis-cli -u URL or -s SOCKET, qcore --url URL.")
+
+
+def _print_finding(finding: Finding, column: int) -> None:
+    width = min(shutil.get_terminal_size().columns, 100)
+    indent = " " * (_LEVEL + column)
+    level = f"{finding.level:<{_LEVEL}}"
+    if wants_color(sys.stdout):
+        level = typer.style(level, fg=_COLORS[finding.level])
+    lines = textwrap.wrap(finding.said, width - len(indent))
+    if len(finding.check) < column:
+        typer.echo(f"{level}{finding.check:<{column}}{lines.pop(0)}")
+    else:
+        typer.echo(f"{level}{finding.check}")
+    remedy = textwrap.wrap(finding.remedy, width - len(indent) - 3)
+    for line in (*lines, *(f"{'   ' if i else '-> '}{line}" for i, line in enumerate(remedy))):
+        typer.echo(indent + line)
+    for command in finding.commands:  # in one piece, to be copied
+        typer.echo(f"{' ' * _LEVEL}$ {command}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"

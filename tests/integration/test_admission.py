@@ -1,0 +1,106 @@
+"""A supervisor looks at the server before it works: what deletes jobs is refused."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, own_server: Server) -> Iterator[Fleet]:
+    with fleet_on(tmp_path, own_server.url, "admitted") as fleet:
+        yield fleet
+
+
+async def test_server_that_evicts_is_refused_before_a_worker_starts(
+    own_server: Server, fleet: Fleet
+):
+    # without any maxmemory: the policy alone decides
+    own_server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    command = fleet.start(processes=1)
+    assert await command.ended(20) == 78
+    (refused,) = command.events("server.refused")
+    assert "maxmemory-policy is allkeys-lru" in refused["why"]
+    assert "noeviction" in refused["remedy"]
+    assert "--allow-eviction" in refused["remedy"]
+    assert command.events("worker.spawned") == []
+
+
+async def test_server_that_evicts_is_worked_on_when_that_is_allowed(
+    own_server: Server, fleet: Fleet
+):
+    own_server.ask("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    command = fleet.start(processes=1, allow_eviction=True)
+    async with fleet.producer() as producer:
+        await producer.send("work")
+        await eventually(lambda: fleet.done(), 20)
+    doubted = [event["why"] for event in command.events("server.doubted")]
+    assert any("volatile-lru" in why for why in doubted)
+    assert command.events("server.refused") == []
+    command.signal()
+    assert await command.ended(10) == 0
+
+
+async def test_server_that_comes_late_and_evicts_ends_the_supervisor(
+    own_server: Server, fleet: Fleet
+):
+    own_server.kill()
+    command = fleet.start(processes=1)
+    await command.ready(1)
+    own_server.options["maxmemory-policy"] = "allkeys-lfu"
+    own_server.start()
+    assert await command.ended(30) == 78
+    assert len(command.events("server.refused")) == 1
+    assert [event["exit_code"] for event in command.events("worker.exited")] == [0]
+
+
+async def test_server_that_writes_nothing_to_disk_is_told_once(own_server: Server, fleet: Fleet):
+    command = fleet.start(processes=1)
+    await command.ready(1)
+    (doubted,) = command.events("server.doubted")
+    assert "no append-only file" in doubted["why"]
+    assert doubted["url"] == own_server.url
+    command.signal()
+    assert await command.ended(10) == 0
+
+
+async def test_embedded_server_is_not_doubted(tmp_path: Path):
+    with fleet_on(tmp_path, f"embedded://{tmp_path / 'data'}", "admitted") as fleet:
+        command = fleet.start(processes=1)
+        await command.ready(1)
+        assert command.events("server.doubted") == []
+        command.signal()
+        assert await command.ended(10) == 0
+
+
+async def test_server_that_may_not_be_asked_is_worked_on(tmp_path: Path, own_server: Server):
+    own_server.ask("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-@dangerous")
+    url = own_server.url.replace("://", "://app:pw@")
+    with fleet_on(tmp_path, url, "admitted") as fleet:
+        command = fleet.start(processes=1)
+        async with fleet.producer() as producer:
+            await producer.send("work")
+            await eventually(lambda: fleet.done(), 20)
+        assert len(command.events("server.unchecked")) == 1
+        command.signal()
+        assert await command.ended(10) == 0
+
+
+async def test_supervisor_that_is_stopped_while_it_asks_ends_in_time(
+    own_server: Server, fleet: Fleet
+):
+    """A server that hangs: the question has 5 s, the stop has one."""
+    own_server.signal(signal.SIGSTOP)
+    command = fleet.start(processes=1, shutdown_timeout=1.0)
+    await eventually(lambda: command.events("supervisor.started"), 20)
+    command.signal()
+    try:
+        assert await command.ended(4) == 0
+    finally:
+        own_server.signal(signal.SIGCONT)
+    assert command.events("worker.spawned") == []
