@@ -75,7 +75,7 @@ class Inspector:
 
     async def job(self, queue: str, id: str) -> JobRecord | None:
         """Return what is known about one job, or None when there is no trace of it."""
-        (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id)])
+        (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id, b"")])
         return _record(queue, id, reply)
 
     async def dead(self, queue: str, *, limit: int = 100, skip: int = 0) -> list[JobRecord]:

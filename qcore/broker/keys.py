@@ -19,6 +19,7 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "done": ("hash", "job id -> kept outcome"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
     "producers": ("hash", "nonce -> `call ms`, its last call"),
+    "waiters": ("hash", "job id -> channel to publish its end to"),
     "wake": ("zset", 'the marker "come and claim"'),
     "meta": ("hash", "last_sweep, guard_until, clock_back"),
 }

@@ -114,6 +114,7 @@ SETTLE = Script(
         "done",
         "expiry",
         "wake",
+        "waiters",
     ),
     argv=("now_ms", "acks", "keeps", "retries", "buries", "releases", "items"),
 )
@@ -149,9 +150,8 @@ PRUNE = Script(
 )
 FIND = Script(
     "find",
-    keys=("active", "running", "jobs", "state", "crashes", "scheduled", "dead", "done"),
-    argv=("id",),
-    reads_only=True,
+    keys=("active", "running", "jobs", "state", "crashes", "scheduled", "dead", "done", "waiters"),
+    argv=("id", "channel"),
 )
 DEPTH = Script(
     "depth",

@@ -74,12 +74,12 @@ SETTLE_BAD = [
     ("--       retries    int", "--       retry      int", "header has ARGV"),
     ("--       releases   int\n", "", "header has ARGV"),
     ("active, running, jobs, state", "active, jobs, running, state", "variables for KEYS"),
-    ("unpack(KEYS, 9, 11)", "unpack(KEYS, 8, 10)", "variables for KEYS"),
+    ("unpack(KEYS, 9, 12)", "unpack(KEYS, 8, 11)", "variables for KEYS"),
     ("ARGV[4], ARGV[5], ARGV[6], 7", "ARGV[5], ARGV[4], ARGV[6], 7", "variables for ARGV"),
     ("ARGV[6], 7", "ARGV[6], 6", "variables for ARGV"),
     ("-- reply the tokens", "-- answer the tokens", "no reply"),
-    ("@include clock tokens forget", "@include clock tokens", "uses forget"),
-    ("@include clock tokens forget", "@include clock tokens forget give_back", "does not use"),
+    ("@include clock tokens forget tell", "@include clock tokens tell", "uses forget"),
+    ("@include clock tokens forget tell", "@include clock tokens forget tell give_back", "does not use"),
     ("@include clock", "@include watch clock", "watch, which is not there"),
     ("redis.call('ZREM', active, '')\n", "", "removal of nothing"),
     ("redis.call('ZREM', active, '')", "redis.call('ZREM', dead, '')", "removal of nothing"),
@@ -114,8 +114,8 @@ def test_reader_finds_what_is_wrong_in_a_changed_settle(old, new, complaint):
 
 
 def test_reader_finds_a_write_in_a_script_that_reads_only():
-    source = source_of(scripts.FIND) + "redis.call('HDEL', jobs, id)\n"
-    assert mistakes_in(scripts.FIND, source) == ["HDEL in a script that reads only"]
+    source = source_of(scripts.DEPTH) + "redis.call('HDEL', jobs, id)\n"
+    assert mistakes_in(scripts.DEPTH, source) == ["HDEL in a script that reads only"]
 
 
 def test_reader_finds_a_write_in_an_included_file():

@@ -10,6 +10,7 @@
 --       done       hash  job id -> kept outcome
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       wake       zset  the marker "come and claim"
+--       waiters    hash  job id -> channel to publish its end to
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       acks       int   how many of the items are acks without an outcome
 --       keeps      int   acks with an outcome to keep
@@ -19,9 +20,9 @@
 --       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: delay_ms,
 --                  record; per bury: record
 -- reply the tokens that were lost: nothing was written for them
--- @include clock tokens forget
+-- @include clock tokens forget tell
 local active, running, jobs, state, crashes, ready, scheduled, dead = unpack(KEYS, 1, 8)
-local done, expiry, wake = unpack(KEYS, 9, 11)
+local done, expiry, wake, waiters = unpack(KEYS, 9, 12)
 local now_ms, acks, keeps, retries, buries, releases, items = ARGV[1], ARGV[2], ARGV[3],
   ARGV[4], ARGV[5], ARGV[6], 7
 
@@ -48,7 +49,7 @@ local function each(n, width, act)
   end
 end
 
-local over, back = {}, {}
+local over, buried, back = {}, {}, {}
 each(acks, 0, function(id) over[#over + 1] = id end)
 each(keeps, 2, function(id, outcome, keep_ms)
   over[#over + 1] = id
@@ -65,8 +66,11 @@ end)
 each(buries, 1, function(id, record)
   redis.call('HSET', state, id, record)
   redis.call('ZADD', dead, whole(now), id)
+  buried[#buried + 1] = id
 end)
 each(releases, 0, function(id) back[#back + 1] = id end)
 for i = #back, 1, -1 do redis.call('LPUSH', ready, back[i]) end
 if #back > 0 then redis.call('ZADD', wake, 0, '1') end
+tell(waiters, over, 'completed')
+tell(waiters, buried, 'dead')
 return lost
