@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from qcore import blocking
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector, JobRecord
 from qcore.config import Seconds, seconds
@@ -57,6 +58,10 @@ class JobHandle(Generic[R]):
         record = await self._look()
         return JobStatus.COMPLETED if record is None else record.status
 
+    def status_sync(self) -> JobStatus:
+        """Do the same as `status`, for a caller that blocks; see `Task.enqueue_sync`."""
+        return blocking.call(self.status, instead="await status()")
+
     async def result(self, timeout: Seconds | None = None) -> R:
         """Wait until the job has ended and return what the task returned.
 
@@ -87,6 +92,13 @@ class JobHandle(Generic[R]):
                     wait_s = min(wait_s * 1.5, _LAST_LOOK_S)
         except TimeoutError:
             raise TimeoutError(f"job {self.ref} has not ended within {timeout} s") from None
+
+    def result_sync(self, timeout: Seconds | None = None) -> R:
+        """Do the same as `result`, for a caller that blocks; see `Task.enqueue_sync`.
+
+        Ctrl-C ends the wait; the job goes on.
+        """
+        return blocking.call(self.result, timeout, instead="await result(...)")
 
     async def _look(self) -> JobRecord | None:
         record = await Inspector(self._broker()).job(self.queue, self.id)

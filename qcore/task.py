@@ -4,10 +4,11 @@ import inspect
 import math
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
+from qcore import blocking
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_id
@@ -23,6 +24,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RunIn = Literal["loop", "thread", "process"]
+
+
+class Home(Protocol):
+    """What a task needs of its app."""
+
+    queues: tuple[str, ...]
+
+    @property
+    def broker(self) -> Broker:
+        """The broker for the running event loop."""
+        ...
+
+    def configure(self, *, url: str | None = None, namespace: str | None = None) -> None:
+        """Override URL and namespace."""
+        ...
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +84,22 @@ class Dispatch(Generic[P, R]):
 
         Redis: one script, shared with all callers of the moment.
         """
+        return await self._accept(self._job(args, kwargs))
+
+    def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Do the same as `enqueue`, for a caller that blocks: a script, a view, a shell.
+
+        The app need not be open. Threads that call at the same time share round trips.
+
+        Raises:
+            ConfigError: an event loop runs here: use `await enqueue(...)`; or there is no URL.
+            ArgumentError, PayloadTooLarge, QueueFull, BrokerUnavailable: as `enqueue`.
+        """
         job = self._job(args, kwargs)
-        await self._task.broker().enqueue([job])
+        return blocking.call(self._accept, job, instead="await enqueue(...)")
+
+    async def _accept(self, job: Job) -> JobHandle[R]:
+        await self._task.app.broker.enqueue([job])
         return self._task.handle(job.queue, job.id, accepted=True)
 
     async def enqueue_many(
@@ -99,12 +129,12 @@ class Dispatch(Generic[P, R]):
             async for call in _each(calls):
                 job = self._job_of_item(accepted + len(waiting), call)
                 if waiting and (len(waiting) == chunk or size + len(job.envelope) > CALL_BYTES):
-                    await self._task.broker().enqueue(waiting)
+                    await self._task.app.broker.enqueue(waiting)
                     accepted, waiting, size = accepted + len(waiting), [], 0
                 waiting.append(job)
                 size += len(job.envelope)
             if waiting:
-                await self._task.broker().enqueue(waiting)
+                await self._task.app.broker.enqueue(waiting)
                 accepted += len(waiting)
         except QcoreError as e:
             e.add_note(f"{accepted} jobs were enqueued before")
@@ -146,15 +176,13 @@ class Task(Dispatch[P, R]):
         function: Callable[..., Any],
         settings: Settings,
         *,
-        broker: Callable[[], Broker],
-        queues: tuple[str, ...],
+        app: Home,
     ) -> None:
         super().__init__(self, Options())
         self.function = function
         self.settings = settings
-        self.broker = broker
+        self.app = app
         self.arguments = Arguments(settings.name, function, Context)
-        self._queues = queues
         self._check_queue(settings.queue)
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
@@ -205,7 +233,7 @@ class Task(Dispatch[P, R]):
     def handle(self, queue: str, id: str, *, accepted: bool = False) -> JobHandle[R]:
         """Return a handle of a job of this task."""
         decode = self.arguments.decode_result
-        return JobHandle(self.broker, queue, id, decode=decode, accepted=accepted)
+        return JobHandle(lambda: self.app.broker, queue, id, decode=decode, accepted=accepted)
 
     def keep_ms(self, asked: int, result: object) -> int:
         """Return how long to keep `result`, in ms: what the job asked, else what the task says."""
@@ -231,10 +259,10 @@ class Task(Dispatch[P, R]):
         return self.function(**self.with_context(bound, context))
 
     def _check_queue(self, queue: str) -> None:
-        if queue not in self._queues:
+        if queue not in self.app.queues:
             raise UnknownQueue(
                 f"task {self.settings.name}: queue {queue!r} is not declared; the app has "
-                f"{', '.join(self._queues)}: add it to App(queues=[...])"
+                f"{', '.join(self.app.queues)}: add it to App(queues=[...])"
             )
 
     def _ms(self, option: str, value: Seconds) -> int:

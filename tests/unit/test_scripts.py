@@ -79,7 +79,11 @@ SETTLE_BAD = [
     ("ARGV[6], 7", "ARGV[6], 6", "variables for ARGV"),
     ("-- reply the tokens", "-- answer the tokens", "no reply"),
     ("@include clock tokens forget tell", "@include clock tokens tell", "uses forget"),
-    ("@include clock tokens forget tell", "@include clock tokens forget tell give_back", "does not use"),
+    (
+        "@include clock tokens forget tell",
+        "@include clock tokens forget tell give_back",
+        "does not use",
+    ),
     ("@include clock", "@include watch clock", "watch, which is not there"),
     ("redis.call('ZREM', active, '')\n", "", "removal of nothing"),
     ("redis.call('ZREM', active, '')", "redis.call('ZREM', dead, '')", "removal of nothing"),
