@@ -140,10 +140,7 @@ class Endpoint:
         """Leave the embedded server, if one was joined; the last user out stops it."""
         server, self._server = self._server, None
         if server is not None:
-            try:
-                await asyncio.to_thread(server.leave)
-            except RuntimeError:  # the interpreter is ending, and starts no thread any more
-                server.leave()
+            await asyncio.to_thread(server.leave)
 
 
 def _leave_again(joining: "asyncio.Task[EmbeddedServer]") -> None:

@@ -37,6 +37,8 @@ class Brokers:
         self._held: dict[asyncio.AbstractEventLoop, _Held] = {}
         self._opened: set[object] = set()
         _all.add(self)
+        # it holds what is open, so that connections are closed, not collected in another thread
+        weakref.finalize(self, _close_all, self._held).atexit = False
 
     def get(self) -> Broker:
         """Return the broker of the running loop.
@@ -95,8 +97,8 @@ class Brokers:
         """Begin anew in a forked child."""
         # Kept for ever: to close a connection would take it out of the poll set that the child
         # shares with its parent, and end a TLS session that the parent is using.
-        _inherited.append(self._held)
-        self._held = {}
+        _inherited.append(dict(self._held))
+        self._held.clear()
 
 
 async def _guard(broker: Broker) -> AsyncGenerator[None, None]:
@@ -104,6 +106,17 @@ async def _guard(broker: Broker) -> AsyncGenerator[None, None]:
         yield
     finally:
         await broker.close()
+
+
+def _close_all(held: dict[asyncio.AbstractEventLoop, _Held]) -> None:
+    """Close the brokers of an app that is no more, each in its own loop."""
+    for loop, one in held.items():
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_close_soon, loop, one)
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, one: _Held) -> None:
+    loop.create_task(one.guard.aclose())
 
 
 _all: "weakref.WeakSet[Brokers]" = weakref.WeakSet()
