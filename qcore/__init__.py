@@ -19,6 +19,7 @@ from qcore.errors import (
     ProcessDied,
     QcoreError,
     QueueFull,
+    ResultExpired,
     UnknownQueue,
 )
 from qcore.handle import JobHandle
@@ -49,6 +50,7 @@ __all__ = [
     "ProcessDied",
     "QcoreError",
     "QueueFull",
+    "ResultExpired",
     "Retry",
     "RetryLater",
     "Task",

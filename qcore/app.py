@@ -271,7 +271,7 @@ class App:
         queue, slash, id = ref.partition("/")
         if not (queue and slash and id):
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
-        return JobHandle(lambda: self.broker, queue, id, decode=_untyped, accepted=False)
+        return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
 
 
 def _module_of(function: Callable[..., Any]) -> str:

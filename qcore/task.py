@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
@@ -15,7 +16,7 @@ from qcore.broker.identity import new_id
 from qcore.config import KEEP_S, Seconds, seconds
 from qcore.context import Context, detached
 from qcore.errors import ArgumentError, ConfigError, QcoreError, UnknownQueue
-from qcore.handle import JobHandle
+from qcore.handle import Accepted, JobHandle
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
@@ -100,7 +101,16 @@ class Dispatch(Generic[P, R]):
 
     async def _accept(self, job: Job) -> JobHandle[R]:
         await self._task.app.broker.enqueue([job])
-        return self._task.handle(job.queue, job.id, accepted=True)
+        return self._task.handle(job.queue, job.id, accepted=self._accepted(job))
+
+    def _accepted(self, job: Job) -> Accepted:
+        keep_s = self._options.keep_ms / 1000
+        if keep_s < 0:
+            keep_s = KEEP_S if self._task.settings.keep_s is None else self._task.settings.keep_s
+        wait_s = (job.delay_ms or 0) / 1000
+        if job.eta_ms is not None:
+            wait_s = max(0, job.eta_ms / 1000 - datetime.now(UTC).timestamp())
+        return Accepted(keep_s, time.monotonic() + wait_s + keep_s)
 
     async def enqueue_many(
         self,
@@ -230,7 +240,7 @@ class Task(Dispatch[P, R]):
             ),
         )
 
-    def handle(self, queue: str, id: str, *, accepted: bool = False) -> JobHandle[R]:
+    def handle(self, queue: str, id: str, *, accepted: Accepted | None = None) -> JobHandle[R]:
         """Return a handle of a job of this task."""
         decode = self.arguments.decode_result
         return JobHandle(lambda: self.app.broker, queue, id, decode=decode, accepted=accepted)

@@ -22,6 +22,7 @@ from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
 from qcore.broker.connection import Endpoint, Line
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.scripts import Call
+from qcore.broker.waiting import Ending, Waiting
 from qcore.broker.wire import (
     ClaimRequest,
     Reclaimed,
@@ -45,9 +46,10 @@ PRODUCER_SILENT_MS = 3600 * 1000
 class Broker:
     """Every transition of every job of one namespace.
 
-    A process holds at most five connections, each opened when first needed: one for the worker's
-    turns, one that blocks for the marker, one to renew leases, one for upkeep and questions, one
-    for enqueues. Every
+    It holds at most six connections, each opened when first needed: one for the worker's turns,
+    one that blocks for the marker, one to renew leases, one for upkeep and questions, one for
+    enqueues, and one to hear of the ends of jobs that are awaited. It belongs to one process and
+    event loop (`Brokers`). Every
     method raises BrokerUnavailable when Redis cannot be reached or is late, and repeats nothing
     by itself, except enqueue.
     """
@@ -64,6 +66,12 @@ class Broker:
             self._producing,
             names=queues_key(config.namespace),
             timeout_s=config.enqueue_timeout_s,
+        )
+        self._waiting = Waiting(
+            self._endpoint,
+            self._upkeep,
+            namespace=config.namespace,
+            patience_s=config.enqueue_timeout_s,
         )
         self._keys: dict[str, QueueKeys] = {}
 
@@ -102,6 +110,7 @@ class Broker:
 
     async def close(self) -> None:
         """Deliver what waits in the coalescer, close connections, leave the embedded server."""
+        await self._waiting.close()
         await self._coalescer.close()
         for line in (self._turns, self._bell, self._renewing, self._upkeep, self._producing):
             await line.close()
@@ -134,6 +143,10 @@ class Broker:
                     f"bytes, the limit is {limit}: store the data elsewhere and pass its name"
                 )
         return await self._coalescer.add(self.keys(queue), jobs)
+
+    async def ended(self, queue: str, id: str) -> Ending:
+        """Wait until a job has ended; see `Waiting.ended`."""
+        return await self._waiting.ended(self.keys(queue), id)
 
     # -- workers --------------------------------------------------------------------------------
 
