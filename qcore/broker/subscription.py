@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
@@ -29,7 +29,7 @@ class Subscription:
         """
         with _told(self._endpoint):
             # the layout of RESP2: ["message", channel, text], ["pong", ""]
-            reply: Any = await self._connection.read_response(timeout=timeout_s)
+            reply = cast(Any, await self._connection.read_response(timeout=timeout_s))
             return None if reply is None else reply[-1]
 
     async def ping(self) -> None:
