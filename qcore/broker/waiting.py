@@ -208,7 +208,7 @@ class Waiting:
     def _lost(self, error: BrokerUnavailable) -> None:
         if self._away_since is None and self._waits:
             self._away_since = asyncio.get_running_loop().time()
-            log.warning("broker.lost", url=self._endpoint.shown, error=str(error))
+            log.error("broker.lost", url=self._endpoint.shown, error=str(error))
 
     def _regained(self) -> None:
         if self._away_since is not None:
