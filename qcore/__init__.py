@@ -20,6 +20,7 @@ from qcore.errors import (
     ProcessDied,
     QcoreError,
     QueueFull,
+    ResultExpired,
     UnknownQueue,
 )
 from qcore.handle import JobHandle
@@ -51,6 +52,7 @@ __all__ = [
     "ProcessDied",
     "QcoreError",
     "QueueFull",
+    "ResultExpired",
     "Retry",
     "RetryLater",
     "Task",

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
+from qcore.broker.per_loop import Brokers
 from qcore.config import BrokerConfig, Seconds, broker_config, check_name, seconds
 from qcore.context import Context
 from qcore.errors import ArgumentError, ConfigError
@@ -78,7 +79,7 @@ class App:
         self._url = url
         self._namespace = namespace
         self._lifespan: Lifespan | None = None
-        self._broker: Broker | None = None
+        self._brokers = Brokers(lambda: self.config)
 
     # -- tasks ----------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class App:
             type[Task[Any, Any]],
             AsyncTask if inspect.iscoroutinefunction(function) else SyncTask,
         )
-        task = kind(function, settings, broker=lambda: self.broker, queues=self.queues)
+        task = kind(function, settings, app=self)
         self.tasks[settings.name] = task
         return task
 
@@ -236,22 +237,21 @@ class App:
     async def open(self) -> None:
         """Make the app ready to enqueue; may be called again.
 
+        Every event loop gets connections of its own, and so does a forked process. Loops that
+        do not open an app that is open elsewhere may use it as well: their connections are
+        closed when they end.
+
         Joins the embedded server where the URL names one, and connects to nothing otherwise.
 
         Raises:
             ConfigError: no URL, one that is none, or no embedded server to start.
             BrokerUnavailable: the embedded server did not come up in time.
         """
-        if self._broker is None:
-            broker = Broker(self.config)
-            await broker.open()
-            self._broker = broker
+        await self._brokers.open()
 
     async def close(self) -> None:
-        """Deliver what is on its way, and close every connection."""
-        broker, self._broker = self._broker, None
-        if broker is not None:
-            await broker.close()
+        """Deliver what is on its way, and close every connection of this event loop."""
+        await self._brokers.close()
 
     async def __aenter__(self) -> "App":
         await self.open()
@@ -267,14 +267,12 @@ class App:
 
     @property
     def broker(self) -> Broker:
-        """The broker of an open app.
+        """The broker of an open app, for the running event loop.
 
         Raises:
-            ConfigError: the app is not open.
+            ConfigError: the app is not open, or no event loop runs here.
         """
-        if self._broker is None:
-            raise ConfigError("the app is not open: use `async with app:`, or `await app.open()`")
-        return self._broker
+        return self._brokers.get()
 
     @property
     def inspector(self) -> Inspector:
@@ -290,7 +288,7 @@ class App:
         queue, slash, id = ref.partition("/")
         if not (queue and slash and id):
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
-        return JobHandle(lambda: self.broker, queue, id, decode=_untyped, accepted=False)
+        return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
 
 
 def _check_once(settings: Settings) -> None:

@@ -9,6 +9,7 @@
     ├── CodecError             bytes that are no qcore envelope
     │   └── NewerVersion       bytes that a newer qcore wrote
     ├── JobNotFound            no trace of the job
+    ├── ResultExpired          the job has ended, and its result is no longer kept
     ├── JobFailed              the job is dead
     ├── JobCancelled           the job was cancelled before it ended
     ├── JobTimedOut            the task ran longer than its timeout
@@ -58,6 +59,10 @@ class NewerVersion(CodecError):
 
 class JobNotFound(QcoreError):
     """Redis holds no trace of the job: it never existed, or everything about it was forgotten."""
+
+
+class ResultExpired(QcoreError):
+    """The job has ended, and what it returned was not kept, or no longer is."""
 
 
 class JobFailed(QcoreError):

@@ -1,21 +1,29 @@
 """JobHandle: follow one job from outside."""
 
 import asyncio
+import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from qcore import blocking
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector, JobRecord
 from qcore.config import Seconds, seconds
-from qcore.errors import JobCancelled, JobFailed, JobNotFound
+from qcore.errors import JobCancelled, JobFailed, JobNotFound, ResultExpired
 from qcore.model.job import JobStatus
 
 R = TypeVar("R")
 
-#: `result` asks again after this long, growing by half each time up to the second number.
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.5
+
+class Accepted(NamedTuple):
+    """What the producer of a job knows when it is asked for a result that is nowhere."""
+
+    #: How long a result is kept, in seconds; 0: none is.
+    keep_s: float
+    #: Until then no result can have expired; `time.monotonic`.
+    until: float
 
 
 class JobHandle(Generic[R]):
@@ -28,7 +36,7 @@ class JobHandle(Generic[R]):
         id: str,
         *,
         decode: Callable[[msgspec.Raw], Any],
-        accepted: bool,
+        accepted: Accepted | None = None,
     ) -> None:
         self.queue = queue
         self.id = id
@@ -54,8 +62,15 @@ class JobHandle(Generic[R]):
 
         Redis: one script, one round trip.
         """
-        record = await self._look()
-        return JobStatus.COMPLETED if record is None else record.status
+        record = await Inspector(self._broker()).job(self.queue, self.id)
+        if record is not None:
+            return record.status
+        self._check_accepted()
+        return JobStatus.COMPLETED
+
+    def status_sync(self) -> JobStatus:
+        """Do the same as `status`, for a caller that blocks; see `Task.enqueue_sync`."""
+        return blocking.call(self.status, instead="await status()")
 
     async def cancel(self) -> bool:
         """Ask that the job does not run, or that its run ends.
@@ -74,15 +89,20 @@ class JobHandle(Generic[R]):
         Redis: one script, one round trip.
         """
         (place,) = await Inspector(self._broker()).cancel(self.queue, [self.id])
-        if place == "" and not self._accepted:
-            raise self._no_trace()
+        if place == "":
+            self._check_accepted()
         return place not in ("ended", "")
+
+    def cancel_sync(self) -> bool:
+        """Do the same as `cancel`, for a caller that blocks; see `Task.enqueue_sync`."""
+        return blocking.call(self.cancel, instead="await cancel()")
 
     async def result(self, timeout: Seconds | None = None) -> R:
         """Wait until the job has ended and return what the task returned.
 
         A result that is not None is kept for 24 h by default (task option `keep`); without one
-        the answer is None. Looks every 10 ms at first, every 0.5 s later.
+        the answer is None. The end of the job is published to this process; a Redis that goes
+        away meanwhile is waited for.
 
         Args:
             timeout: Seconds or timedelta to wait at most; None for ever.
@@ -91,40 +111,58 @@ class JobHandle(Generic[R]):
             TimeoutError: it has not ended in time; it goes on all the same.
             JobFailed: it is dead; the message is the reason and the trace of its last error.
             JobCancelled: it was cancelled, or it expired; the message says why.
+            ResultExpired: it has completed, and its result was not kept or no longer is.
             JobNotFound: there is no trace of it, and this handle did not enqueue it.
+            BrokerUnavailable: Redis could not be asked at first, for as long as an enqueue tries.
             CodecError: the kept result does not fit the task's annotation.
+
+        Redis: two scripts, each in one round trip with those of all others who wait.
         """
-        wait_s = _FIRST_LOOK_S
         try:
             async with asyncio.timeout(None if timeout is None else seconds(timeout)):
-                while True:
-                    record = await self._look()
-                    if record is None:
-                        return None  # type: ignore[return-value]  # the task returned None
-                    if record.status is JobStatus.COMPLETED:
-                        return self._decode(record.result or msgspec.Raw(b"\xc0"))
-                    self._raise_if_over(record)
-                    await asyncio.sleep(wait_s)
-                    wait_s = min(wait_s * 1.5, _LAST_LOOK_S)
+                record = await Inspector(self._broker()).ended(self.queue, self.id)
         except TimeoutError:
             raise TimeoutError(f"job {self.ref} has not ended within {timeout} s") from None
+        if record is None:
+            self._check_accepted()
+        return self._result_of(record)
 
-    async def _look(self) -> JobRecord | None:
-        record = await Inspector(self._broker()).job(self.queue, self.id)
-        if record is None and not self._accepted:
-            raise self._no_trace()
-        return record
+    def result_sync(self, timeout: Seconds | None = None) -> R:
+        """Do the same as `result`, for a caller that blocks; see `Task.enqueue_sync`.
 
-    def _no_trace(self) -> JobNotFound:
-        return JobNotFound(
-            f"there is no job {self.ref}: the id or the queue is wrong, or it ended and its "
-            "outcome is no longer kept"
-        )
+        Ctrl-C ends the wait; the job goes on.
+        """
+        return blocking.call(self.result, timeout, instead="await result(...)")
 
-    def _raise_if_over(self, record: JobRecord) -> None:
-        if record.status is JobStatus.DEAD:
+    def _check_accepted(self) -> None:
+        if self._accepted is None:
+            raise JobNotFound(
+                f"there is no job {self.ref}: the id or the queue is wrong, or it ended and its "
+                "outcome is no longer kept"
+            )
+
+    def _result_of(self, record: JobRecord | None) -> Any:
+        if record is not None and record.status is JobStatus.DEAD:
             trace = record.errors[-1].text if record.errors else ""
             more = f"\n{trace}" if "\n" in trace else ""
             raise JobFailed(f"job {self.ref} is dead: {record.reason}{more}")
-        if record.status is JobStatus.CANCELLED:
+        if record is not None and record.status is JobStatus.CANCELLED:
             raise JobCancelled(f"job {self.ref} was cancelled: {record.reason}")
+        if record is not None and record.result is not None:
+            return self._decode(record.result)
+        self._check_not_expired(record)
+        return None  # nothing is kept of a None
+
+    def _check_not_expired(self, record: JobRecord | None) -> None:
+        accepted = self._accepted
+        if accepted is not None and accepted.keep_s == 0:
+            raise ResultExpired(
+                f"job {self.ref} completed and kept no result, as keep=0 asked: give keep= a time"
+            )
+        forgotten = record is None and accepted is not None and time.monotonic() > accepted.until
+        if forgotten or (record is not None and record.expired):
+            kept = "its time" if accepted is None else f"{accepted.keep_s:g} s"
+            raise ResultExpired(
+                f"job {self.ref} completed, its result was kept for {kept} and is gone: give "
+                "keep= a longer time"
+            )

@@ -2,19 +2,21 @@
 
 import inspect
 import math
+import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
+from qcore import blocking
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_id
 from qcore.config import KEEP_S, Seconds, seconds
 from qcore.context import Context, detached
 from qcore.errors import ArgumentError, ConfigError, QcoreError, UnknownQueue
-from qcore.handle import JobHandle
+from qcore.handle import Accepted, JobHandle
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
@@ -23,6 +25,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RunIn = Literal["loop", "thread", "process"]
+
+
+class Home(Protocol):
+    """What a task needs of its app."""
+
+    queues: tuple[str, ...]
+
+    @property
+    def broker(self) -> Broker:
+        """The broker for the running event loop."""
+        ...
+
+    def configure(self, *, url: str | None = None, namespace: str | None = None) -> None:
+        """Override URL and namespace."""
+        ...
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,9 +95,32 @@ class Dispatch(Generic[P, R]):
 
         Redis: one script, shared with all callers of the moment.
         """
+        return await self._accept(self._job(args, kwargs))
+
+    def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Do the same as `enqueue`, for a caller that blocks: a script, a view, a shell.
+
+        The app need not be open. Threads that call at the same time share round trips.
+
+        Raises:
+            ConfigError: an event loop runs here: use `await enqueue(...)`; or there is no URL.
+            ArgumentError, PayloadTooLarge, QueueFull, BrokerUnavailable: as `enqueue`.
+        """
         job = self._job(args, kwargs)
+        return blocking.call(self._accept, job, instead="await enqueue(...)")
+
+    async def _accept(self, job: Job) -> JobHandle[R]:
         await self._enqueue([job])
-        return self._task.handle(job.queue, job.id, accepted=True)
+        return self._task.handle(job.queue, job.id, accepted=self._accepted(job))
+
+    def _accepted(self, job: Job) -> Accepted:
+        keep_s = self._options.keep_ms / 1000
+        if keep_s < 0:
+            keep_s = KEEP_S if self._task.settings.keep_s is None else self._task.settings.keep_s
+        wait_s = (job.delay_ms or 0) / 1000
+        if job.eta_ms is not None:
+            wait_s = max(0, job.eta_ms / 1000 - datetime.now(UTC).timestamp())
+        return Accepted(keep_s, time.monotonic() + wait_s + keep_s)
 
     async def enqueue_many(
         self,
@@ -122,7 +162,7 @@ class Dispatch(Generic[P, R]):
         return accepted
 
     async def _enqueue(self, jobs: list[Job]) -> None:
-        await self._task.broker().enqueue(jobs, confirm=self._options.confirm)
+        await self._task.app.broker.enqueue(jobs, confirm=self._options.confirm)
 
     def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         settings, options = self._task.settings, self._options
@@ -165,15 +205,13 @@ class Task(Dispatch[P, R]):
         function: Callable[..., Any],
         settings: Settings,
         *,
-        broker: Callable[[], Broker],
-        queues: tuple[str, ...],
+        app: Home,
     ) -> None:
         super().__init__(self, Options())
         self.function = function
         self.settings = settings
-        self.broker = broker
+        self.app = app
         self.arguments = Arguments(settings.name, function, Context)
-        self._queues = queues
         self._check_queue(settings.queue)
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
@@ -236,10 +274,10 @@ class Task(Dispatch[P, R]):
             ),
         )
 
-    def handle(self, queue: str, id: str, *, accepted: bool = False) -> JobHandle[R]:
+    def handle(self, queue: str, id: str, *, accepted: Accepted | None = None) -> JobHandle[R]:
         """Return a handle of a job of this task."""
         decode = self.arguments.decode_result
-        return JobHandle(self.broker, queue, id, decode=decode, accepted=accepted)
+        return JobHandle(lambda: self.app.broker, queue, id, decode=decode, accepted=accepted)
 
     def keep_ms(self, asked: int, result: object) -> int:
         """Return how long to keep `result`, in ms: what the job asked, else what the task says."""
@@ -265,10 +303,10 @@ class Task(Dispatch[P, R]):
         return self.function(**self.with_context(bound, context))
 
     def _check_queue(self, queue: str) -> None:
-        if queue not in self._queues:
+        if queue not in self.app.queues:
             raise UnknownQueue(
                 f"task {self.settings.name}: queue {queue!r} is not declared; the app has "
-                f"{', '.join(self._queues)}: add it to App(queues=[...])"
+                f"{', '.join(self.app.queues)}: add it to App(queues=[...])"
             )
 
     def _ms(self, option: str, value: Seconds) -> int:

@@ -27,6 +27,7 @@ from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.line import Line
 from qcore.broker.scripts import Call
+from qcore.broker.waiting import Ending, Waiting
 from qcore.broker.wire import (
     ClaimRequest,
     Reclaimed,
@@ -52,11 +53,12 @@ PRODUCER_SILENT_MS = 3600 * 1000
 class Broker:
     """Every transition of every job of one namespace.
 
-    A process holds at most six connections, each opened when first needed: one for the worker's
-    turns, one that blocks for the marker, one to renew leases, one for upkeep and questions, one
-    for enqueues and one for confirmed enqueues. In a Cluster it is so many per node, and one that
-    blocks per queue. Every method raises BrokerUnavailable when Redis cannot be reached or is
-    late, and repeats nothing by itself, except enqueue.
+    It belongs to one process and event loop (`Brokers`). It holds at most seven connections, each
+    opened when first needed: one for the worker's turns, one that blocks for the marker, one to
+    renew leases, one for upkeep and questions, one for enqueues, one for confirmed enqueues, and
+    one to hear of the ends of jobs that are awaited. In a Cluster it is so many per node, one that
+    blocks per queue, and one that hears. Every method raises BrokerUnavailable when Redis cannot
+    be reached or is late, and repeats nothing by itself, except enqueue.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -76,6 +78,7 @@ class Broker:
         )
         #: By what may fail alone, and by whether the jobs are confirmed.
         self._coalescers: dict[tuple[str, bool], Coalescer] = {}
+        self._waiting = Waiting(self._endpoint, self._upkeep, config)
         self._keys: dict[str, QueueKeys] = {}
 
     @property
@@ -121,6 +124,7 @@ class Broker:
 
     async def close(self) -> None:
         """Deliver what waits in the coalescer, close connections, leave the embedded server."""
+        await self._waiting.close()
         for coalescer in self._coalescers.values():
             await coalescer.close()
         await self._bells.close()
@@ -169,6 +173,10 @@ class Broker:
                 timeout_s=self.config.enqueue_timeout_s,
             )
         return self._coalescers[place]
+
+    async def ended(self, queue: str, id: str) -> Ending:
+        """Wait until a job has ended; see `Waiting.ended`."""
+        return await self._waiting.ended(self.keys(queue), id)
 
     # -- workers --------------------------------------------------------------------------------
 

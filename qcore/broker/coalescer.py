@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import os
 from collections import defaultdict, deque
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from qcore.broker.identity import new_owner
 from qcore.broker.keys import QueueKeys
 from qcore.broker.line import Line
 from qcore.broker.scripts import ENQUEUE, Call
-from qcore.errors import BrokerError, BrokerUnavailable, ConfigError, NotConfirmed
+from qcore.errors import BrokerError, BrokerUnavailable, NotConfirmed
 from qcore.model.job import Job
 
 #: Jobs and payload bytes in one call: what Redis does without others noticing.
@@ -54,7 +53,6 @@ class Coalescer:
         self._named: set[str] = set()
         self._timeout_s = timeout_s
         self._nonce = new_owner()
-        self._pid = os.getpid()
         self._number = 0
         self._waiting: deque[_Parcel] = deque()
         self._flusher: asyncio.Task[None] | None = None
@@ -74,14 +72,7 @@ class Coalescer:
             QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: the deadline passed; `sent` says whether they may be enqueued.
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
-            ConfigError: this process is a fork of the one that opened the app.
         """
-        if os.getpid() != self._pid:
-            # it would use its parent's connection, and its calls would pass for its parent's
-            raise ConfigError(
-                "this process was forked after the app was opened: open the app in the process "
-                "that uses it"
-            )
         loop = asyncio.get_running_loop()
         parcel = _Parcel(
             keys,

@@ -50,6 +50,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes | None = None
     #: The encoded result, when completed and kept.
     result: msgspec.Raw | None = None
+    #: It was kept, and its time is over.
+    expired: bool = False
 
 
 class Inspector:
@@ -79,6 +81,20 @@ class Inspector:
         """Return what is known about one job, or None when there is no trace of it."""
         (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id, b"")])
         return _record(queue, id, reply)
+
+    async def ended(self, queue: str, id: str) -> JobRecord | None:
+        """Wait until a job has ended; return the same as `job` does then.
+
+        A job that was seen alive and has left no trace is completed.
+
+        Raises:
+            BrokerUnavailable: it could not be looked at, for as long as an enqueue is tried.
+        """
+        ending = await self._broker.ended(queue, id)
+        record = _record(queue, id, ending.reply)
+        if record is None and ending.seen:
+            return JobRecord(id=id, queue=queue, status=JobStatus.COMPLETED)
+        return record
 
     async def dead(self, queue: str, *, limit: int = 100, skip: int = 0) -> list[JobRecord]:
         """Return dead jobs of one queue, the latest death first.
@@ -214,6 +230,8 @@ def _stats(name: str, reply: list[Any]) -> QueueStats:
 
 def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
     where, payload, raw_state, raw_crashes, at, token = reply
+    if where == b"done" and payload == b"":
+        return JobRecord(id=id, queue=queue, status=JobStatus.COMPLETED, expired=True)
     if where == b"done":
         outcome = decode_outcome(payload)
         return JobRecord(

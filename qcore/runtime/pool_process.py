@@ -11,11 +11,12 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from qcore.config import BrokerConfig, child_variable
 from qcore.context import Context, Lifecycle
 from qcore.model.codec import encode
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.execution import error_text
-from qcore.runtime.processes import Reply, Request, frame
+from qcore.runtime.processes import POOL_BROKER, Reply, Request, frame
 from qcore.task import Task
 
 _request = msgspec.msgpack.Decoder(Request)
@@ -26,6 +27,7 @@ def main() -> None:
     # The worker decides when this process ends; a signal to the whole group must not.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    broker = msgspec.json.decode(child_variable(POOL_BROKER), type=BrokerConfig)
     replies = os.fdopen(os.dup(1), "wb")
     # what a task forks must not hold the pipe open when this process is gone
     os.register_at_fork(after_in_child=lambda: os.close(replies.fileno()))
@@ -33,7 +35,7 @@ def main() -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     while True:
-        reply = _serve(_request.decode(requests.get()))
+        reply = _serve(_request.decode(requests.get()), broker)
         replies.write(frame(encode(reply)))
         replies.flush()
 
@@ -51,9 +53,10 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _serve(request: Request) -> Reply:
+def _serve(request: Request, broker: BrokerConfig) -> Reply:
     try:
         task = _find(request.module, request.qualname)
+        task.app.configure(url=broker.url, namespace=broker.namespace)  # for `enqueue_sync`
         named = task.with_context(
             task.arguments.decode(request.args), Context(request.facts, Lifecycle())
         )

@@ -11,13 +11,15 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from qcore.config import child_environment
+from qcore.config import BrokerConfig, child_environment
 from qcore.context import Facts
 from qcore.errors import ProcessDied
 from qcore.model.retry import GiveUp, RetryLater
 
 #: What starts a process of the pool when the command gives nothing else.
 DEFAULT_COMMAND = (sys.executable, "-m", "qcore.runtime.pool_process")
+#: The environment variable in which a process of the pool finds its worker's BrokerConfig.
+POOL_BROKER = "QCORE_POOL"
 _LENGTH_BYTES = 4
 
 
@@ -130,10 +132,14 @@ def _unpack(reply: Reply) -> bytes:
 class ProcessPool:
     """At most `size` processes, started when needed and used again.
 
-    They leave when their worker is gone: they see the end of the pipe.
+    They leave when their worker is gone: they see the end of the pipe. Their tasks enqueue where
+    the worker works, whatever its flags said.
     """
 
-    def __init__(self, size: int, command: Sequence[str] = DEFAULT_COMMAND) -> None:
+    def __init__(
+        self, size: int, broker: BrokerConfig, command: Sequence[str] = DEFAULT_COMMAND
+    ) -> None:
+        self._broker = broker
         self._slots = asyncio.Semaphore(size)
         self._command = command
         self._idle: deque[PoolProcess] = deque()
@@ -161,7 +167,12 @@ class ProcessPool:
             *self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=child_environment({"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}),
+            env=child_environment(
+                {
+                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                    POOL_BROKER: msgspec.json.encode(self._broker).decode(),
+                }
+            ),
         )
         member = PoolProcess(process)
         self._all.add(member)

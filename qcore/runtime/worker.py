@@ -86,7 +86,7 @@ class Worker:
         self._config = config
         self._owner = owner
         self._lifecycle = Lifecycle()
-        self._pool = ProcessPool(config.pool_size, pool_command)
+        self._pool = ProcessPool(config.pool_size, app.config, pool_command)
         self._executor = Executor(
             app.tasks,
             self._lifecycle,

@@ -14,6 +14,12 @@ import pytest
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks, name_of
 
 PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+#: Pages with a `tasks.py` and programs that use it.
+WITH_PROGRAMS = [
+    ROOT / "README.md",
+    DOCS / "tutorial/first-job.md",
+    DOCS / "how-to/sync-producers.md",
+]
 RUNNABLE = [block for block in PYTHON if block.runnable]
 #: A log event of a program that has not configured structlog.
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[")
@@ -99,7 +105,7 @@ async def test_runnable_block_prints_what_the_page_says(
     assert lines == outputs[0].text.splitlines()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial/first-job.md"], ids=name_of)
+@pytest.mark.parametrize("page", WITH_PROGRAMS, ids=name_of)
 async def test_programs_of_a_page_print_what_it_says(
     page: Path, redis_url: str, namespace: str, tmp_path: Path
 ):

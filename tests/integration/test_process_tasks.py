@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qcore import App, JobStatus
+from qcore import App, JobStatus, ResultExpired
 from tests.support import process_tasks as tasks
 from tests.support.fleet import fleet_on
 from tests.support.process_tasks import Page
@@ -40,7 +40,9 @@ async def test_process_task_keeps_what_other_tasks_keep(app: App):
     async with working(app) as worker:
         jobs = [await task.enqueue() for task in (tasks.nothing, tasks.not_kept, tasks.pid)]
         await eventually(lambda: worker.beat().done == 3, 20)
-        assert [await job.result(timeout=10) for job in jobs[:2]] == [None, None]
+        assert await jobs[0].result(timeout=10) is None
+        with pytest.raises(ResultExpired, match="keep=0"):
+            await jobs[1].result(timeout=10)
         assert await jobs[2].result(timeout=10)
     (kept,) = await app.broker.ask([(b"HLEN", app.broker.keys("default").names["done"])])
     assert kept == 1

@@ -90,18 +90,6 @@ def test_signal_without_a_name_is_named_by_its_number():
     assert signal_name(40) == "signal 40"
 
 
-async def test_enqueue_in_a_fork_of_the_process_that_opened_the_app_is_refused(
-    app: App, monkeypatch: pytest.MonkeyPatch
-):
-    """Its calls would carry its parent's numbers, and pass for repeats: accepted, and lost."""
-    task = app.task(_nothing)
-    await task.enqueue()
-    pid = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-    with pytest.raises(ConfigError, match="forked"):
-        await task.enqueue()
-
-
 async def test_close_that_is_cancelled_leaves_the_enqueues_of_others_alone(app: App):
     task = app.task(_nothing)
     enqueuing = asyncio.create_task(task.enqueue())

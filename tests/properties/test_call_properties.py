@@ -169,8 +169,8 @@ class CheckingBroker:
 @settings(max_examples=20)  # each encodes megabytes
 @given(st.lists(SIZES, max_size=8), st.integers(1, CALL_JOBS), st.integers(1, 90))
 def test_enqueue_many_cuts_chunks_by_number_and_bytes(sizes, chunk, times):
-    app, broker = App("redis://nowhere"), CheckingBroker()
-    app._broker = broker  # type: ignore[assignment]
+    broker = CheckingBroker()
+    app = type("AppOfThisBroker", (App,), {"broker": broker})("redis://nowhere")
 
     def keep(body: bytes) -> None: ...
 

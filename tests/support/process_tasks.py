@@ -95,3 +95,8 @@ def chatty() -> str:
 @app.task(run_in="process", retry=ONCE)
 def large(size: int) -> bytes:
     return bytes(size)
+
+
+@app.task(run_in="process")
+def enqueue_another() -> str:
+    return number_of.enqueue_sync(Page(1, ["from a process"])).ref

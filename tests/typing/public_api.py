@@ -72,6 +72,17 @@ async def enqueues() -> None:
     assert_type(await sync_with_context.enqueue(order=1), JobHandle[int])
 
 
+def blocks() -> None:
+    job = pay.enqueue_sync(1, amount=2.5)
+    assert_type(job, JobHandle[str])
+    assert_type(job.result_sync(timeout=5), str)
+    assert_type(job.status_sync(), JobStatus)
+    assert_type(shrink.options(delay=5).enqueue_sync("a"), JobHandle[bytes])
+    assert_type(with_context.enqueue_sync(1), JobHandle[None])
+    pay.enqueue_sync("one")  # pyright: ignore[reportArgumentType]
+    pay.options(delay=5).enqueue_sync()  # pyright: ignore[reportCallIssue]
+
+
 async def calls() -> None:
     call: Coroutine[Any, Any, str] = pay(1)
     assert_type(await call, str)

@@ -208,9 +208,9 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(app, monkeypatch) -> Recorder:
+def recorder(monkeypatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(app, "_broker", recorder)
+    monkeypatch.setattr(App, "broker", recorder)
     return recorder
 
 

@@ -11,8 +11,8 @@
 --       waiters    hash  job id -> channels that hear of its end
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
--- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), outcome or payload, record,
---       crashes, when (time of death, deadline or due time, unix ms), token }
+-- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), outcome or payload (none
+--       with a channel), record, crashes, when (time of death, deadline or due time, unix ms), token }
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
 local cancels, waiters = unpack(KEYS, 9, 10)
 local id, channel = ARGV[1], ARGV[2]
@@ -30,8 +30,9 @@ end
 if not at then
   where, at = 'scheduled', redis.call('ZSCORE', scheduled, id)
 end
-local payload = redis.call('HGET', jobs, id)
-if not at then where = payload and 'ready' or '' end
+-- who only waits for the end needs no payload
+local payload = channel == '' and redis.call('HGET', jobs, id)
+if not at then where = redis.call('HEXISTS', jobs, id) == 1 and 'ready' or '' end
 
 -- A ready job with a wish to cancel it will not run, though its id is still in line.
 local wish = where == 'ready' and redis.call('HGET', cancels, id)
@@ -42,7 +43,7 @@ if channel ~= '' and where ~= 'dead' and where ~= '' then
   local known = redis.call('HGET', waiters, id)
   if not known then
     redis.call('HSET', waiters, id, channel)
-  elseif not string.find(' ' .. known .. ' ', ' ' .. channel .. ' ', 1, true) and #known < MOST_BYTES then
+  elseif #known < MOST_BYTES and not string.find(known, channel, 1, true) then
     redis.call('HSET', waiters, id, known .. ' ' .. channel)
   end
 end

@@ -1,0 +1,234 @@
+"""Waiting for jobs to end: one subscription for all who wait in a process and event loop.
+
+A look (`find.lua`) tells whether a job has ended, and leaves the channel of this process where
+every script that ends a job finds it. What comes over the channel means "look now" and no more, so
+a message that is lost costs time only: whenever the connection was lost every job is looked at
+again, and every few seconds even so.
+"""
+
+import asyncio
+import copy
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import structlog
+
+from qcore.broker import scripts
+from qcore.broker.cluster import ClusterLine
+from qcore.broker.connection import Backoff, Endpoint
+from qcore.broker.identity import new_owner
+from qcore.broker.keys import QueueKeys
+from qcore.broker.line import Line
+from qcore.broker.subscription import Subscription, subscribed
+from qcore.config import BrokerConfig
+from qcore.errors import BrokerUnavailable, ConfigError
+
+#: Looks in one write: a kept result may be as large as the limit of a payload.
+LOOKS = 100
+#: Who hears nothing looks again after this long.
+LOOK_S = 5.0
+#: The connection is closed when nobody has waited for so long.
+IDLE_S = 30.0
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Ending(NamedTuple):
+    """What a look found of a job that has ended."""
+
+    #: The reply of find.lua.
+    reply: list[Any]
+    #: It was seen before it ended: if there is no trace of it now, it has kept nothing.
+    seen: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """One caller who waits for one job."""
+
+    keys: QueueKeys
+    id: str
+    end: "asyncio.Future[Ending]"
+    #: When a caller whose job no look has found yet hears that Redis is away.
+    patience: float
+    seen: bool = False
+
+
+class Waiting:
+    """Those who wait, and the task that serves them while there are any."""
+
+    def __init__(self, endpoint: Endpoint, line: Line | ClusterLine, config: BrokerConfig) -> None:
+        self._endpoint = endpoint
+        self._line = line
+        self._channel = f"{config.namespace}:results:{new_owner()}".encode()
+        self._patience_s = config.enqueue_timeout_s
+        self._waits: dict[str, set[_Wait]] = {}
+        #: Those to look at next, in order.
+        self._due: dict[_Wait, None] = {}
+        self._rung = asyncio.Event()
+        self._server: asyncio.Task[None] | None = None
+        #: When the last one went.
+        self._idle_since = 0.0
+        #: Since when Redis is away.
+        self._away_since: float | None = None
+
+    async def ended(self, keys: QueueKeys, id: str) -> Ending:
+        """Wait until a job has ended, however long Redis is away meanwhile.
+
+        Cancelling leaves an entry in `waiters` that the end of the job removes.
+
+        Raises:
+            BrokerUnavailable: the first look could not be done in time.
+            BrokerRefused: this client may not look, or not listen.
+            ConfigError: the app was closed.
+
+        Redis: two looks, each in one round trip with those of all others; one more every 5 s.
+        """
+        loop = asyncio.get_running_loop()
+        wait = _Wait(keys, id, loop.create_future(), loop.time() + self._patience_s)
+        self._waits.setdefault(id, set()).add(wait)
+        self._look_soon([wait])
+        if self._server is None or self._server.done():
+            self._server = loop.create_task(self._serve())
+        try:
+            return await wait.end
+        finally:
+            self._forget(wait)
+
+    async def close(self) -> None:
+        """End all waits with an error, and close the connection."""
+        self._fail(ConfigError("the app was closed while results were awaited"))
+        if self._server is not None:
+            self._server.cancel()
+            await asyncio.wait([self._server])
+
+    # -- those who wait -------------------------------------------------------------------------
+
+    def _all(self) -> Iterable[_Wait]:
+        return [wait for same in self._waits.values() for wait in same]
+
+    def _look_soon(self, waits: Iterable[_Wait]) -> None:
+        self._due |= dict.fromkeys(waits)
+        self._rung.set()
+
+    def _forget(self, wait: _Wait) -> None:
+        same = self._waits.get(wait.id, set())
+        same.discard(wait)
+        if not same:
+            self._waits.pop(wait.id, None)
+        self._idle_since = asyncio.get_running_loop().time()
+
+    def _conclude(self, wait: _Wait, end: Ending | Exception) -> None:
+        self._forget(wait)
+        if wait.end.done():  # its caller has gone
+            return
+        if isinstance(end, Ending):
+            wait.end.set_result(end)
+        else:
+            wait.end.set_exception(end)
+
+    def _fail(self, error: Exception, *, late_at: float | None = None) -> None:
+        """End all waits, or with `late_at` those that no look has found until then."""
+        for wait in self._all():
+            if late_at is None or (not wait.seen and wait.patience <= late_at):
+                self._conclude(wait, copy.copy(error))
+
+    # -- serving them ---------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Hold a session while anybody waits; begin another when one is lost."""
+        backoff = Backoff(0.05, 1.0)
+        while True:
+            try:
+                await self._session(backoff)
+            except BrokerUnavailable as e:
+                self._lost(e)
+                self._fail(e, late_at=asyncio.get_running_loop().time())
+                await asyncio.sleep(backoff.next_s() if self._waits else 0)
+            except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+                self._fail(e)
+            if not self._waits:  # with no await before the end: nobody can come in between
+                return
+
+    async def _session(self, backoff: Backoff) -> None:
+        """Listen first, then look at all: what ends in between is heard."""
+        async with subscribed(self._endpoint, self._channel, self._line.timeout_s) as channel:
+            self._due.clear()
+            self._look_soon(self._all())
+            backoff.reset()
+            self._regained()
+            await _until_one_ends(self._listen(channel), self._look())
+
+    async def _listen(self, channel: Subscription) -> None:
+        """Have those looked at whose job is named; return when nobody has waited for long."""
+        loop = asyncio.get_running_loop()
+        heard, tick = True, loop.time() + LOOK_S
+        while True:
+            message = await channel.next(max(0.001, tick - loop.time()))
+            heard = heard or message is not None
+            if message:
+                id = message.partition(b" ")[0].decode()
+                self._look_soon(self._waits.get(id, ()))
+            now = loop.time()
+            if now < tick:
+                continue
+            if not heard:
+                raise BrokerUnavailable(f"a connection to {self._endpoint.shown} fell silent")
+            if not self._waits and now - self._idle_since >= IDLE_S:
+                return
+            self._look_soon(self._all())
+            await channel.ping()
+            heard, tick = False, now + LOOK_S
+
+    async def _look(self) -> None:
+        """Look at those whose turn it is, many in one write."""
+        while True:
+            await self._rung.wait()
+            self._rung.clear()
+            while self._due:
+                batch = list(islice(self._due, LOOKS))
+                for wait in batch:
+                    del self._due[wait]
+                await self._look_at([wait for wait in batch if not wait.end.done()])
+
+    async def _look_at(self, waits: list[_Wait]) -> None:
+        calls = [scripts.FIND.call(wait.keys, wait.id, self._channel) for wait in waits]
+        replies = await self._line.send(calls) if calls else []
+        failures = [reply for reply in replies if isinstance(reply, BrokerUnavailable)]
+        for wait, reply in zip(waits, replies, strict=True):
+            if isinstance(reply, BrokerUnavailable):
+                continue  # the node of another queue may have answered
+            if isinstance(reply, Exception):
+                self._conclude(wait, reply)
+            elif reply[0] in (b"done", b"dead", b""):
+                self._conclude(wait, Ending(reply, wait.seen))
+            else:
+                wait.seen = True
+        if failures:
+            raise failures[0]
+
+    def _lost(self, error: BrokerUnavailable) -> None:
+        if self._away_since is None and self._waits:
+            self._away_since = asyncio.get_running_loop().time()
+            log.error("broker.lost", url=self._endpoint.shown, error=str(error))
+
+    def _regained(self) -> None:
+        if self._away_since is not None:
+            away_s = round(asyncio.get_running_loop().time() - self._away_since, 3)
+            self._away_since = None
+            log.warning("broker.regained", url=self._endpoint.shown, away_s=away_s)
+
+
+async def _until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all parts until one returns or raises, which this does too."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
