@@ -52,7 +52,7 @@ class Exchange:
         self._lost_claims: list[_LostClaim] = []
         #: Leases of lost claims, not handed out yet.
         self._found: list[Lease] = []
-        #: Outcomes that Redis has confirmed.
+        #: Outcomes that Redis has accepted.
         self.settled = 0
 
     def add(self, lease: Lease, outcome: Outcome) -> None:
@@ -126,7 +126,7 @@ class Exchange:
                 log.warning("lease.lost", job=lease.id, queue=lease.queue)
         if self._unconfirmed:
             self._unconfirmed.difference_update(lease.token for lease, _ in self._sending)
-        self.settled += len(self._sending)
+        self.settled += len(self._sending) - len(turn.lost - again)
         self._sending = []
 
     def _due_claims(self) -> list[_LostClaim]:
