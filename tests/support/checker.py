@@ -1,9 +1,12 @@
 """The judge of a fault test: what producers were told, against what handlers wrote down."""
 
 from collections import defaultdict
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+#: From the end of a run until Redis knows it, on a loaded machine.
+SETTLE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,19 @@ class Run:
     pid: int
     started_at: float
     ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What was done to a fleet, and when; times as in Run."""
+
+    kind: str
+    began_at: float
+    #: When workers were certainly back, their late replies and reconnecting included.
+    over_at: float
+    #: The workers that may have lost their leases by it. None of them: Redis was away, and what
+    #: ended meanwhile was settled late.
+    pids: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -55,31 +71,69 @@ class Findings:
     duplicated: set[int]
     #: The producer was told nothing, and it was done.
     recovered: set[int]
+    #: Runs that a fault may have ended, or kept from being settled.
+    orphaned: int
     done: int
     runs: int
 
 
-def read_runs(journal: Path) -> dict[int, list[Run]]:
-    """Return the runs of each number, in the order of their starts."""
-    starts: dict[str, Run] = {}
-    ends: dict[str, float] = {}
-    lines = journal.read_text().splitlines() if journal.exists() else []
-    for line in lines:
-        n, run, attempt, pid, what, at = line.split()
-        if what == "start":
-            starts[run] = Run(int(n), int(attempt), int(pid), float(at), None)
-        else:
-            ends[run] = float(at)
-    runs: defaultdict[int, list[Run]] = defaultdict(list)
-    for run, found in starts.items():
-        runs[found.n].append(
-            Run(found.n, found.attempt, found.pid, found.started_at, ends.get(run))
-        )
-    return dict(runs)
+class Journal:
+    """The file in which handlers write, read as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_bytes = 0
+        self._runs: dict[str, Run] = {}
+
+    def _take(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read_bytes)
+            lines = file.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        for line in whole.decode().splitlines():
+            n, run, attempt, pid, what, at = line.split()
+            if what == "start":
+                self._runs[run] = Run(int(n), int(attempt), int(pid), float(at), None)
+            else:
+                self._runs[run] = replace(self._runs[run], ended_at=float(at))
+
+    def runs(self) -> dict[int, list[Run]]:
+        """Return the runs of each number, in the order of their starts."""
+        self._take()
+        runs: defaultdict[int, list[Run]] = defaultdict(list)
+        for found in self._runs.values():
+            runs[found.n].append(found)
+        return dict(runs)
+
+    def done(self) -> set[int]:
+        """Return the numbers of the jobs of which a run has ended."""
+        self._take()
+        return {run.n for run in self._runs.values() if run.ended_at is not None}
+
+
+def is_orphaned(run: Run, faults: Collection[Fault]) -> bool:
+    """Say whether a fault came upon a run before Redis knew of its end."""
+    if run.ended_at is None:
+        until = float("inf")
+    else:
+        until = run.ended_at + SETTLE_S
+        # settled when Redis was back
+        away = [f.over_at for f in faults if f.began_at <= until and f.over_at > run.ended_at]
+        until = max(until, *away) if away else until
+    return any(
+        run.pid in f.pids and f.began_at <= until and run.started_at <= f.over_at for f in faults
+    )
 
 
 def check(
-    history: History, runs: dict[int, list[Run]], *, killed: Collection[int] = ()
+    history: History,
+    runs: dict[int, list[Run]],
+    *,
+    killed: Collection[int] = (),
+    faults: Iterable[Fault] = (),
 ) -> Findings:
     """Compare both sides.
 
@@ -87,29 +141,44 @@ def check(
         history: What the producers saw.
         runs: What the handlers wrote.
         killed: The pids of workers that a fault ended: each of their runs may cause one more.
+        faults: What else was done: each run that one came upon may cause one more.
     """
+    faults = list(faults)
     done = {n for n, found in runs.items() if any(run.ended_at is not None for run in found)}
     unknown = history.having("unknown")
+    orphaned = {
+        n: sum(r.pid in killed or is_orphaned(r, faults) for r in found)
+        for n, found in runs.items()
+    }
     return Findings(
         lost=history.having("ok") - done,
         unexpected=set(runs) - history.having("ok") - unknown,
-        unexplained={
-            n for n, found in runs.items() if len(found) > 1 + sum(r.pid in killed for r in found)
-        },
+        unexplained={n for n, found in runs.items() if len(found) > 1 + orphaned[n]},
         duplicated={n for n, r in runs.items() if sum(x.ended_at is not None for x in r) > 1},
         recovered=unknown & done,
+        orphaned=sum(orphaned.values()),
         done=len(done),
         runs=sum(map(len, runs.values())),
     )
 
 
 def assert_sound(
-    history: History, runs: dict[int, list[Run]], *, killed: Collection[int] = ()
+    history: History,
+    runs: dict[int, list[Run]],
+    *,
+    killed: Collection[int] = (),
+    faults: Iterable[Fault] = (),
 ) -> Findings:
     """Check, and fail unless nothing is lost, unexpected or run without a cause."""
-    findings = check(history, runs, killed=killed)
+    findings = check(history, runs, killed=killed, faults=faults)
     for what in ("lost", "unexpected", "unexplained"):
         numbers: set[int] = getattr(findings, what)
         shown = {n: runs.get(n) for n in sorted(numbers)[:5]}
-        assert not numbers, f"{len(numbers)} {what}, the first: {shown}; {findings}"
+        assert not numbers, f"{len(numbers)} {what}, the first: {shown}; {brief(findings)}"
     return findings
+
+
+def brief(findings: Findings) -> dict[str, int]:
+    """Return how many of each."""
+    values = {name: getattr(findings, name) for name in Findings.__slots__}
+    return {name: v if isinstance(v, int) else len(v) for name, v in values.items()}

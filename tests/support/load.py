@@ -1,0 +1,63 @@
+"""Producers that keep a fleet busy while something is done to it."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tests.support.fleet import Fleet, Producer
+
+#: Every place in which a task can run; few in a process, for each worker has one.
+MIXED = ("work",) * 15 + ("work_in_thread",) * 4 + ("work_in_process",)
+IN_PROCESS_S = 0.02
+
+
+async def _produce(
+    producer: Producer,
+    dice: random.Random,
+    until: asyncio.Event,
+    tasks: Sequence[str],
+    seconds: Sequence[float],
+    pause_s: float,
+) -> None:
+    while not until.is_set():
+        task = dice.choice(tasks)
+        await producer.send(task, IN_PROCESS_S if "process" in task else dice.choice(seconds))
+        await asyncio.sleep(pause_s)
+
+
+@asynccontextmanager
+async def load_on(
+    fleet: Fleet,
+    dice: random.Random,
+    *,
+    producers: int = 2,
+    streams: int = 1,
+    tasks: Sequence[str] = MIXED,
+    seconds: Sequence[float] = (0.0, 0.02, 0.1),
+    pause_s: float = 0.005,
+    url: str | None = None,
+) -> AsyncIterator[None]:
+    """Enqueue jobs until the end of the block; an enqueue on its way is waited for.
+
+    Args:
+        fleet: Whose jobs.
+        dice: Chooses the jobs; each stream gets its own.
+        producers: Apps, each with its own connection.
+        streams: Tasks of each app that enqueue one job after the other.
+        tasks: Chosen from by chance, as are the `seconds` that a job takes.
+        seconds: See `tasks`.
+        pause_s: Between two enqueues of a stream.
+        url: Another way to the server than the fleet's.
+    """
+    enough = asyncio.Event()
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for _ in range(producers):
+            producer = await stack.enter_async_context(fleet.producer(url))
+            for _ in range(streams):
+                own = random.Random(dice.random())
+                group.create_task(_produce(producer, own, enough, tasks, seconds, pause_s))
+        try:
+            yield
+        finally:
+            enough.set()
