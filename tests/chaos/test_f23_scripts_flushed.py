@@ -16,12 +16,11 @@ async def test_scripts_flushed_every_20_ms_cost_no_run(
     command = fleet.start(processes=2, concurrency=20, lease=10)
     await command.ready(2)
     async with load_on(fleet, dice, producers=3, streams=3):
-        await nemesis.flush_scripts(0.02, 6.0)
+        await nemesis.flush_scripts(0.02, 150)
     await fleet.emptied(30)
     command.signal()
     assert await command.ended(15) == 0
     findings = assert_sound(fleet.history, fleet.runs())
-    assert findings.runs == findings.done >= 500
+    assert findings.runs == findings.done >= 200
     assert not fleet.history.errors
     assert not command.events("broker.lost")
-    assert nemesis.counts["scripts flushed"] >= 100

@@ -84,6 +84,7 @@ class Journal:
         self.path = path
         self._read_bytes = 0
         self._runs: dict[str, Run] = {}
+        self._done: set[int] = set()
 
     def _take(self) -> None:
         if not self.path.exists():
@@ -99,6 +100,7 @@ class Journal:
                 self._runs[run] = Run(int(n), int(attempt), int(pid), float(at), None)
             else:
                 self._runs[run] = replace(self._runs[run], ended_at=float(at))
+                self._done.add(int(n))
 
     def runs(self) -> dict[int, list[Run]]:
         """Return the runs of each number, in the order of their starts."""
@@ -111,7 +113,12 @@ class Journal:
     def done(self) -> set[int]:
         """Return the numbers of the jobs of which a run has ended."""
         self._take()
-        return {run.n for run in self._runs.values() if run.ended_at is not None}
+        return set(self._done)
+
+    def done_count(self) -> int:
+        """Return how many jobs have a run that has ended."""
+        self._take()
+        return len(self._done)
 
 
 def is_orphaned(run: Run, faults: Collection[Fault]) -> bool:

@@ -13,14 +13,19 @@ IN_PROCESS_S = 0.02
 
 
 async def _produce(
+    fleet: Fleet,
     producer: Producer,
     dice: random.Random,
     until: asyncio.Event,
     tasks: Sequence[str],
     seconds: Sequence[float],
     pause_s: float,
+    most_open: int,
 ) -> None:
     while not until.is_set():
+        if len(fleet.history.outcomes) - fleet.journal.done_count() > most_open:
+            await asyncio.sleep(0.05)
+            continue
         task = dice.choice(tasks)
         await producer.send(task, IN_PROCESS_S if "process" in task else dice.choice(seconds))
         await asyncio.sleep(pause_s)
@@ -36,6 +41,7 @@ async def load_on(
     tasks: Sequence[str] = MIXED,
     seconds: Sequence[float] = (0.0, 0.02, 0.1),
     pause_s: float = 0.005,
+    most_open: int = 400,
     url: str | None = None,
 ) -> AsyncIterator[None]:
     """Enqueue jobs until the end of the block; an enqueue on its way is waited for.
@@ -48,6 +54,7 @@ async def load_on(
         tasks: Chosen from by chance, as are the `seconds` that a job takes.
         seconds: See `tasks`.
         pause_s: Between two enqueues of a stream.
+        most_open: Jobs that are not done while more are enqueued: a slow machine gets fewer.
         url: Another way to the server than the fleet's.
     """
     enough = asyncio.Event()
@@ -56,7 +63,9 @@ async def load_on(
             producer = await stack.enter_async_context(fleet.producer(url))
             for _ in range(streams):
                 own = random.Random(dice.random())
-                group.create_task(_produce(producer, own, enough, tasks, seconds, pause_s))
+                group.create_task(
+                    _produce(fleet, producer, own, enough, tasks, seconds, pause_s, most_open)
+                )
         try:
             yield
         finally:

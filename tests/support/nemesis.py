@@ -120,18 +120,18 @@ class Nemesis:
         await asyncio.sleep(for_s)
         self._note("server paused", began_at, RECONNECT_S)
 
-    async def kill_connections(self, every_s: float, for_s: float) -> None:
+    async def kill_connections(self, every_s: float, times: int) -> None:
         """Close every connection of a client, again and again."""
-        await self._repeat("connections killed", every_s, for_s, "CLIENT", "KILL", "TYPE", "normal")
+        await self._repeat("connections killed", every_s, times, "CLIENT", "KILL", "TYPE", "normal")
 
-    async def flush_scripts(self, every_s: float, for_s: float) -> None:
-        await self._repeat("scripts flushed", every_s, for_s, "SCRIPT", "FLUSH")
+    async def flush_scripts(self, every_s: float, times: int) -> None:
+        await self._repeat("scripts flushed", every_s, times, "SCRIPT", "FLUSH")
 
-    async def _repeat(self, kind: str, every_s: float, for_s: float, *words: str) -> None:
-        end = time.monotonic() + for_s
-        while (now := time.monotonic()) < end:
+    async def _repeat(self, kind: str, every_s: float, times: int, *words: str) -> None:
+        for _ in range(times):
+            began_at = time.monotonic()
             await self._ask(*words)
-            self._note(kind, now)
+            self._note(kind, began_at)
             await asyncio.sleep(every_s)
 
     async def _ask(self, *words: str | int) -> None:
