@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -39,14 +38,12 @@ class Nemesis:
         self.fleet = fleet
         self.server = server
         self.dice = dice
-        self.counts: Counter[str] = Counter()
 
     def _note(
         self, kind: str, began_at: float, after_s: float = 0.0, pids: Sequence[int] = ()
     ) -> None:
         over_at = time.monotonic() + after_s
         self.fleet.faults.append(Fault(kind, began_at, over_at, frozenset(pids)))
-        self.counts[kind] += 1
 
     async def at_random(
         self,
@@ -81,6 +78,10 @@ class Nemesis:
         command.signal(signal.SIGKILL)
         command.process.wait(5)
         self._note("supervisor killed", time.monotonic())
+
+    def note_drain(self, began_at: float, unsettled: Sequence[int]) -> None:
+        """Write down a drain, with the workers that left without telling Redis everything."""
+        self._note("drained", began_at, pids=unsettled)
 
     async def stop_worker(self, command: Command, for_s: float) -> int | None:
         """SIGSTOP for one worker, and SIGCONT; return its pid."""
