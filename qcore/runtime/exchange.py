@@ -65,6 +65,11 @@ class Exchange:
         return bool(self._ended or self._found or self._due_claims())
 
     @property
+    def is_clear(self) -> bool:
+        """Whether nothing is owed, now or at the second look for a lost claim."""
+        return not (self._ended or self._found or self._lost_claims)
+
+    @property
     def owed(self) -> int:
         """How many outcomes Redis has not confirmed."""
         return len(self._ended) + len(self._sending)

@@ -210,7 +210,7 @@ class Worker:
                 self._more = self._more or (room is not None and not turn.claimed)
 
     def _is_over(self) -> bool:
-        return self._stop.is_set() and not self._running and not self._exchange.is_owing
+        return self._stop.is_set() and not self._running and self._exchange.is_clear
 
     def _room(self) -> Room | None:
         """Return what may be claimed now."""
