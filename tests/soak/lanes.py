@@ -99,18 +99,19 @@ def lane_of_hosts(lane: Lane) -> list[Fault]:
 
     async def kill_supervisor() -> None:
         host = hosts.pick(dice)
-        orphans = host.command.living()
+        orphans, began_at = host.command.living(), time.monotonic()
         nemesis.kill_supervisor(host.command)
         hosts.start_again(host)
-        await _noted_drain(lane, host.commands[-2], orphans)
+        await _noted_drain(lane, host.commands[-2], orphans, began_at)
 
     async def deploy() -> None:
         host = hosts.pick(dice)
         workers = host.command.living()
+        began_at = time.monotonic()
         host.command.signal()
         await host.command.ended(SHUTDOWN_S + 15)
         hosts.start_again(host)
-        await _noted_drain(lane, host.commands[-2], workers)
+        await _noted_drain(lane, host.commands[-2], workers, began_at)
 
     async def stop_worker() -> None:
         await nemesis.stop_worker(hosts.pick(dice).command, lane.shortly())
@@ -118,14 +119,14 @@ def lane_of_hosts(lane: Lane) -> list[Fault]:
     return [kill_worker, kill_worker, kill_host, kill_supervisor, deploy, stop_worker]
 
 
-async def _noted_drain(lane: Lane, command: Command, workers: list[int]) -> None:
+async def _noted_drain(lane: Lane, command: Command, workers: list[int], began_at: float) -> None:
     """Note a drain that left jobs to their leases: Redis or the way to it was away."""
-    began_at, fleet = time.monotonic(), lane.nemesis.fleet
+    fleet = lane.nemesis.fleet
     with suppress(AssertionError):  # one is stopped, or slower than its deadline
         await eventually(lambda: not set(workers) & set(fleet.left_behind()), SHUTDOWN_S + 5)
     told = [e["unsettled"] for e in command.events("worker.stopped")]
     in_good_order = len(told) >= len(workers) and not any(told)
-    lane.nemesis.note_drain(began_at - SHUTDOWN_S - 15, [] if in_good_order else workers)
+    lane.nemesis.note_drain(began_at, [] if in_good_order else workers)
 
 
 def lane_of_server(lane: Lane) -> list[Fault]:

@@ -26,10 +26,12 @@ class Fault:
 
     kind: str
     began_at: float
-    #: When workers were certainly back, their late replies and reconnecting included.
+    #: The last moment at which a run could begin, or go on, under a lease that it cost.
     over_at: float
-    #: The workers that may have lost their leases by it. None of them: Redis was away, and what
-    #: ended meanwhile was settled late.
+    #: When the workers had certainly found back to Redis, and settled what ended meanwhile.
+    back_at: float
+    #: The workers whose leases it may have cost; none of them when Redis itself was away, for
+    #: then nobody takes a lease from another.
     pids: frozenset[int] = frozenset()
 
 
@@ -123,13 +125,13 @@ class Journal:
 
 def is_orphaned(run: Run, faults: Collection[Fault]) -> bool:
     """Say whether a fault came upon a run before Redis knew of its end."""
-    if run.ended_at is None:
-        until = float("inf")
-    else:
+    until = float("inf")
+    if run.ended_at is not None:
         until = run.ended_at + SETTLE_S
-        # settled when Redis was back
-        away = [f.over_at for f in faults if f.began_at <= until and f.over_at > run.ended_at]
-        until = max(until, *away) if away else until
+        for f in faults:  # it was settled when its worker had found back
+            concerned = not f.pids or run.pid in f.pids
+            if concerned and f.began_at <= run.ended_at + SETTLE_S and f.back_at > until:
+                until = f.back_at
     return any(
         run.pid in f.pids and f.began_at <= until and run.started_at <= f.over_at for f in faults
     )

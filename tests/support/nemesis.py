@@ -40,10 +40,11 @@ class Nemesis:
         self.dice = dice
 
     def _note(
-        self, kind: str, began_at: float, after_s: float = 0.0, pids: Sequence[int] = ()
+        self, kind: str, began_at: float, back_s: float = 0.0, pids: Sequence[int] = ()
     ) -> None:
-        over_at = time.monotonic() + after_s
-        self.fleet.faults.append(Fault(kind, began_at, over_at, frozenset(pids)))
+        now = time.monotonic()
+        over_at = now + min(back_s, ANSWER_S)
+        self.fleet.faults.append(Fault(kind, began_at, over_at, now + back_s, frozenset(pids)))
 
     async def at_random(
         self,
@@ -132,7 +133,7 @@ class Nemesis:
         for _ in range(times):
             began_at = time.monotonic()
             await self._ask(*words)
-            self._note(kind, began_at)
+            self._note(kind, began_at, ANSWER_S)
             await asyncio.sleep(every_s)
 
     async def _ask(self, *words: str | int) -> None:
@@ -155,7 +156,7 @@ class Nemesis:
                     proxy.lose_reply(script.sha, 0)
                     return lost
                 await asyncio.sleep(0.005)
-            self._note(f"{script.name} reply lost", began_at)
+            self._note(f"{script.name} reply lost", began_at, ANSWER_S)
         return times
 
     async def blackhole(
@@ -184,7 +185,7 @@ class Nemesis:
 
     def reset(self, proxy: Proxy) -> None:
         proxy.cut(reset=True)
-        self._note("connections reset", time.monotonic())
+        self._note("connections reset", time.monotonic(), ANSWER_S)
 
 
 def _signal_group(pid: int, number: signal.Signals, *, alone: bool = False) -> None:
