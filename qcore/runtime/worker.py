@@ -36,6 +36,8 @@ _CLEANUP_SHARE, _CLEANUP_MOST_S = 0.2, 4.0
 _PASS_ON_S = 0.5
 #: Pause between the last tries of a stopping worker to reach Redis.
 _LAST_TRIES_S = 0.2
+#: A queue whose marker was refused is listened to again after this.
+_REFUSED_S = 2.0
 #: Idle workers spread out over this when a scheduled job becomes due.
 _SPREAD_S = (0.02, 0.05)
 
@@ -289,8 +291,10 @@ class Worker:
             refused -= self._claimable()
             queue = None
             if queues := [name for name in config.queues if name not in refused]:
+                # a job may come to a refused queue while there is room again
+                block_s = min(config.block_s, _REFUSED_S) if refused else config.block_s
                 try:
-                    queue = await broker.wait_for_jobs(queues, config.block_s)
+                    queue = await broker.wait_for_jobs(queues, block_s)
                     if queue is not None and queue not in self._claimable():
                         refused.add(queue)
                         await broker.wake([queue])
