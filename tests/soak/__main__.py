@@ -147,7 +147,7 @@ async def main() -> int:
         runs = fleet.runs()
         findings = check(fleet.history, runs, faults=fleet.faults)
         good, line = verdict(soak, findings, given.seed, emptied=emptied)
-    print(line, flush=True)
+        print(line, flush=True)
     if good:
         shutil.rmtree(folder)
         return 0

@@ -123,18 +123,28 @@ class Journal:
         return len(self._done)
 
 
-def is_orphaned(run: Run, faults: Collection[Fault]) -> bool:
-    """Say whether a fault came upon a run before Redis knew of its end."""
-    until = float("inf")
-    if run.ended_at is not None:
+class Orphaned:
+    """Says whether a fault came upon a run before Redis knew of its end."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self._of_all: list[Fault] = []
+        self._of: defaultdict[int, list[Fault]] = defaultdict(list)
+        for fault in faults:
+            for pid in fault.pids:
+                self._of[pid].append(fault)
+            if not fault.pids:
+                self._of_all.append(fault)
+
+    def __contains__(self, run: Run) -> bool:
+        own = self._of.get(run.pid, [])
+        upon = [f.began_at for f in own if run.started_at <= f.over_at]
+        if run.ended_at is None or not upon:
+            return bool(upon)
         until = run.ended_at + SETTLE_S
-        for f in faults:  # it was settled when its worker had found back
-            concerned = not f.pids or run.pid in f.pids
-            if concerned and f.began_at <= run.ended_at + SETTLE_S and f.back_at > until:
-                until = f.back_at
-    return any(
-        run.pid in f.pids and f.began_at <= until and run.started_at <= f.over_at for f in faults
-    )
+        if min(upon) > until:  # it was settled when its worker had found back
+            back = [f.back_at for f in (*self._of_all, *own) if f.began_at <= until]
+            until = max(until, *back) if back else until
+        return min(upon) <= until
 
 
 def check(
@@ -152,12 +162,11 @@ def check(
         killed: The pids of workers that a fault ended: each of their runs may cause one more.
         faults: What else was done: each run that one came upon may cause one more.
     """
-    faults = list(faults)
+    by_faults = Orphaned(faults)
     done = {n for n, found in runs.items() if any(run.ended_at is not None for run in found)}
     unknown = history.having("unknown")
     orphaned = {
-        n: sum(r.pid in killed or is_orphaned(r, faults) for r in found)
-        for n, found in runs.items()
+        n: sum(r.pid in killed or r in by_faults for r in found) for n, found in runs.items()
     }
     return Findings(
         lost=history.having("ok") - done,

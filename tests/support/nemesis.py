@@ -130,11 +130,11 @@ class Nemesis:
         await self._repeat("scripts flushed", every_s, times, "SCRIPT", "FLUSH")
 
     async def _repeat(self, kind: str, every_s: float, times: int, *words: str) -> None:
+        began_at = time.monotonic()
         for _ in range(times):
-            began_at = time.monotonic()
             await self._ask(*words)
-            self._note(kind, began_at, ANSWER_S)
             await asyncio.sleep(every_s)
+        self._note(kind, began_at, ANSWER_S)
 
     async def _ask(self, *words: str | int) -> None:
         # another fault may have taken the server away

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.checker import Fault, History, Run, assert_sound, check, is_orphaned
+from tests.support.checker import Fault, History, Orphaned, Run, assert_sound, check
 
 WORKER, OTHER = 11, 12
 
@@ -61,14 +61,14 @@ def test_checker_explains_one_more_run_for_each_run_of_a_killed_worker():
 )
 def test_fault_orphans_the_runs_that_it_came_upon(found: Run, orphaned: bool):
     fault = Fault("worker stopped", 100, 112, 112, frozenset({WORKER}))
-    assert is_orphaned(found, [fault]) is orphaned
+    assert (found in Orphaned([fault])) is orphaned
 
 
 def test_fault_orphans_a_run_that_could_not_be_settled_before_it():
     away = Fault("server killed", 80, 84, 93)
     killed = Fault("worker killed", 92, 92, 92, frozenset({WORKER}))
-    assert is_orphaned(run(1, 81), [away, killed])
-    assert not is_orphaned(run(1, 81), [killed])
-    assert not is_orphaned(run(1, 81), [away])
-    assert not is_orphaned(run(1, 70), [away, killed])
-    assert is_orphaned(run(1), [killed])
+    assert run(1, 81) in Orphaned([away, killed])
+    assert run(1, 81) not in Orphaned([killed])
+    assert run(1, 81) not in Orphaned([away])
+    assert run(1, 70) not in Orphaned([away, killed])
+    assert run(1) in Orphaned([killed])
