@@ -45,3 +45,29 @@ async def test_workers_cut_off_for_two_leases_lose_jobs_to_others_and_come_back(
 def has_run(fleet: Fleet, pid: int, since: int) -> bool:
     """Say whether a worker runs jobs that were enqueued after number `since`."""
     return any(r.pid == pid for n, found in fleet.runs().items() if n > since for r in found)
+
+
+async def test_worker_cut_off_for_two_leases_drops_the_jobs_that_it_lost(
+    fleet: Fleet, durable_server: Server, dice: random.Random
+):
+    nemesis = Nemesis(fleet, durable_server, dice)
+    async with Proxy(durable_server.port) as proxy, fleet.producer() as producer:
+        near = fleet.start(processes=1)
+        far = fleet.start(processes=1, url=proxy.url)
+        await near.ready(1)
+        (far_pid,) = await far.ready(1)
+        for _ in range(60):
+            await producer.send("work", 9.0)  # it would end long after the hole
+        await eventually(lambda: len(fleet.runs()) == 60, 10)
+        there = [n for n, (run,) in fleet.runs().items() if run.pid == far_pid]
+        assert there
+        await nemesis.blackhole(proxy, [far], "open", 2 * LEASE_S)
+        await fleet.emptied(40)
+        for command in (near, far):
+            command.signal()
+            assert await command.ended(15) == 0
+    runs = fleet.runs()
+    assert_sound(fleet.history, runs, faults=fleet.faults)
+    assert {n for n, found in runs.items() if len(found) > 1} == set(there)
+    assert not [n for n in there if runs[n][0].ended_at is not None]
+    assert len(far.events("lease.lost")) == len(there)
