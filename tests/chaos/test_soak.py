@@ -33,6 +33,6 @@ async def test_soak_of_seconds_finds_nothing_lost(dice: random.Random):
     assert said["enqueued"] >= 50
     assert said["lost"] == said["unexpected"] == said["unexplained"] == 0
     assert said["duplicates"] <= said["runs_orphaned_by_faults"]
-    assert sum(said["faults"].values()) >= 5
+    assert sum(said["faults"].values()) >= 3
     assert f"seed {seed}" in told
     assert "min: enqueued" in told
