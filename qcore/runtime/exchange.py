@@ -71,7 +71,7 @@ class Exchange:
         #: Leases of lost claims, not handed out yet.
         self._found: list[Lease] = []
         self._away: dict[str, _Away] = {}
-        #: Outcomes that Redis has confirmed.
+        #: Outcomes that Redis has accepted.
         self.settled = 0
 
     def add(self, lease: Lease, outcome: Outcome) -> None:
@@ -91,6 +91,11 @@ class Exchange:
             return self.is_owing
         waiting = any(lease.queue not in resting for lease, _ in self._ended)
         return bool(waiting or self._found or self._due_claims(resting))
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing is owed, now or at the second look for a lost claim."""
+        return not (self._ended or self._found or self._lost_claims)
 
     @property
     def owed(self) -> int:
@@ -189,7 +194,7 @@ class Exchange:
                 log.warning("lease.lost", job=lease.id, queue=lease.queue)
         if self._unconfirmed:
             self._unconfirmed.difference_update(lease.token for lease, _ in self._sending)
-        self.settled += len(self._sending)
+        self.settled += len(self._sending) - len(turn.lost - again)
         self._sending = []
 
     # -- queues whose node is away --------------------------------------------------------------

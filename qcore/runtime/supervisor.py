@@ -29,7 +29,7 @@ EXIT_BOOT_LOOP = 70
 #: A child that lived so long after it was ready resets the restart backoff.
 _STABLE_S = 10.0
 #: What a supervisor keeps of the shutdown timeout for itself: its share, and at most so long.
-_OWN_SHARE, _OWN_MOST_S = 0.1, 2.0
+_OWN_SHARE, _OWN_MOST_S = 0.2, 2.0
 #: A process of its own that was ended by SIGKILL may have been ended by anybody. With the loss that
 #: makes so many leases, three of them in processes of its own, the job is taken for the cause.
 _KILLS_PROVE = 5
@@ -75,6 +75,10 @@ class Supervisor:
         self._stopping = asyncio.Event()
         #: Redis was asked once, with or without an answer, or there is no need to.
         self._asked = asyncio.Event()
+        #: Loop time by which the supervisor must be gone.
+        self._leave_at = 0.0
+        #: The jobs of the dead are taken back in here; set when there are no children any more.
+        self._last_takers: anyio.CancelScope | None = None
         self._ordered: bytes | None = None
         self._exit_code = 0
 
@@ -99,7 +103,8 @@ class Supervisor:
                         slots.start_soon(self._keep, slot, takers)
                         slots.start_soon(self._keep_for_suspects, slot, takers)
                 # every child is gone; jobs of the dead may still wait for Redis
-                takers.cancel_scope.deadline = anyio.current_time() + self._own_s
+                self._last_takers = takers.cancel_scope
+                self._limit_taking()
             group.cancel_scope.cancel()
         log.info("supervisor.stopped", exit_code=self._exit_code)
         return self._exit_code
@@ -119,12 +124,22 @@ class Supervisor:
     def _order(self, order: bytes) -> None:
         if not self._stopping.is_set():
             log.info("supervisor.draining", workers=len(self._children))
+            self._leave_at = anyio.current_time() + self._kill_after_s + self._own_s
         self._ordered = order
         self._stopping.set()
         self._suspects_wait.set()
         self._asked.set()
         for child in self._children.values():
             child.order(order)
+        self._limit_taking()
+
+    def _limit_taking(self) -> None:
+        """Give what is left of the shutdown timeout to a Redis that does not answer just now."""
+        if self._last_takers is not None:
+            now = anyio.current_time()
+            limit_at = self._leave_at if self._ordered == DRAIN else now + 2 * self._own_s
+            # late as it may be: without a moment nothing could be taken back at all
+            self._last_takers.deadline = max(limit_at, now + self._own_s)
 
     async def _introduce(self) -> None:
         """Check the server and make the queues known to operators, as soon as Redis is there.

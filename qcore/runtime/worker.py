@@ -37,6 +37,8 @@ _CLEANUP_SHARE, _CLEANUP_MOST_S = 0.2, 4.0
 _PASS_ON_S = 0.5
 #: Pause between the last tries of a stopping worker to reach Redis.
 _LAST_TRIES_S = 0.2
+#: A queue whose marker was refused is listened to again after this.
+_REFUSED_S = 2.0
 #: Idle workers spread out over this when a scheduled job becomes due.
 _SPREAD_S = (0.02, 0.05)
 #: An exclusive job trusts its lease for this share of it; the rest is for its cleanup.
@@ -234,7 +236,7 @@ class Worker:
                 self._more = self._more or turn.postponed
 
     def _is_over(self) -> bool:
-        return self._stop.is_set() and not self._running and not self._exchange.is_owing
+        return self._stop.is_set() and not self._running and self._exchange.is_clear
 
     def _room(self) -> Room | None:
         """Return what may be claimed now."""
@@ -353,8 +355,10 @@ class Worker:
             refused -= self._claimable()
             queue = None
             if queues := [name for name in config.queues if name not in refused]:
+                # a job may come to a refused queue while there is room again
+                block_s = min(config.block_s, _REFUSED_S) if refused else config.block_s
                 try:
-                    queue = await broker.wait_for_jobs(queues, config.block_s)
+                    queue = await broker.wait_for_jobs(queues, block_s)
                     if queue is not None and queue not in self._claimable():
                         refused.add(queue)
                         await broker.wake([queue])
@@ -375,7 +379,10 @@ class Worker:
 
     async def _pass_on(self) -> None:
         """Set the markers again: this process may just have taken one that it cannot follow."""
-        with anyio.move_on_after(_PASS_ON_S), contextlib.suppress(BrokerError):
+        # a Redis that has let the time run out has no more of it: the supervisor is waiting
+        left_s = self._stop_at - asyncio.get_running_loop().time()
+        limit_s = _PASS_ON_S if left_s > 0 else _PASS_ON_S / 10
+        with anyio.move_on_after(limit_s), contextlib.suppress(BrokerError):
             await self._app.broker.pass_on(self._config.queues)
 
     # -- the end --------------------------------------------------------------------------------

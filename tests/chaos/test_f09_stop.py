@@ -62,6 +62,25 @@ async def test_term_with_jobs_over_the_deadline_releases_them_uncharged(fleet: F
         await assert_released(producer, len(MIXED))
 
 
+async def test_term_while_redis_stalls_releases_what_killed_workers_held(
+    fleet: Fleet, durable_server: Server
+):
+    command = fleet.start(processes=2, concurrency=4, lease=30, shutdown_timeout=8)
+    workers = await command.ready(2)
+    async with fleet.producer() as producer:
+        await start_running(fleet, producer, MIXED, LONG_S)
+        durable_server.signal(signal.SIGSTOP)
+        command.signal()
+        await eventually(lambda: len(command.events("worker.draining")) == 2)
+        for pid in workers:
+            fleet.kill_worker(pid)
+        await eventually(lambda: len(command.events("worker.exited")) == 2)
+        await asyncio.sleep(2 * GRACE_S)  # a disk that stalls; they have 8 s
+        durable_server.signal(signal.SIGCONT)
+        assert await command.ended(15) == 0
+        await assert_released(producer, len(MIXED))
+
+
 async def test_term_lets_jobs_within_the_deadline_finish(fleet: Fleet):
     command = fleet.start(processes=2, shutdown_timeout=10)
     async with fleet.producer() as producer:

@@ -204,9 +204,10 @@ async def test_line_whose_connection_breaks_in_a_call_may_have_sent(new_line, ow
 
 
 async def test_wait_for_jobs_may_block_longer_than_a_call(own_server):
-    config = BrokerConfig(url=own_server.url, call_timeout_s=0.4)
+    # the limit is for what a loaded machine adds, too: connecting and answering
+    config = BrokerConfig(url=own_server.url, call_timeout_s=2.0)
     broker = Broker(config)
-    assert await broker.wait_for_jobs([QUEUE], 0.8) is None
+    assert await broker.wait_for_jobs([QUEUE], 2.5) is None
     await broker.close()
 
 

@@ -87,6 +87,21 @@ async def test_workers_share_a_queue_of_process_tasks_by_what_their_pools_can_ru
             assert second.started_at < first.ended_at, "one worker had both, the other none"
 
 
+async def test_worker_that_refused_a_queue_hears_of_its_next_job_soon(
+    tmp_path: Path, redis_url: str, namespace: str
+):
+    with fleet_on(tmp_path, redis_url, namespace) as fleet:
+        command = fleet.start_with(processes=1, block_s=60.0)
+        await command.ready(1)
+        async with fleet.producer() as producer:
+            for _ in range(2):  # the marker of the second comes while the pool is full
+                await producer.send("work_in_process_only", 0.5)
+                await eventually(lambda: fleet.runs(), 10)
+            await fleet.emptied(10)
+            await producer.send("work_in_process_only")
+            await fleet.emptied(20)
+
+
 async def test_process_that_runs_too_long_is_killed(app: App, tmp_path: Path):
     async with working(app):
         await (await tasks.pid.enqueue()).result(timeout=20)  # the process is there

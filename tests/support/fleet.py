@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -20,9 +21,9 @@ import qcore
 from qcore import App, BrokerUnavailable, QcoreError
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.task import Dispatch
+from qcore.task import Dispatch, Task
 from tests.support import fleet_tasks, supervise
-from tests.support.checker import History, Run, read_runs
+from tests.support.checker import Fault, History, Journal, Run
 from tests.support.waiting import eventually
 
 ROOT = Path(qcore.__file__).parents[1]
@@ -38,6 +39,8 @@ class Command:
 
     def __init__(self, words: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
+        self._read_bytes = 0
+        self._events: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *words],
@@ -52,18 +55,31 @@ class Command:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the log lines of one event, of the supervisor and of its workers."""
-        found: list[dict[str, Any]] = []
-        for line in self.log.read_text().splitlines():
+        with self.log.open("rb") as file:
+            file.seek(self._read_bytes)
+            lines = file.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        for line in whole.splitlines():
             with suppress(ValueError):
                 event = json.loads(line)
-                if isinstance(event, dict) and event.get("event") == name:
-                    found.append(event)
-        return found
+                if isinstance(event, dict) and "event" in event:
+                    self._events[event["event"]].append(event)
+        return list(self._events[name])
 
     def workers(self) -> list[int]:
         """Return the pids of the workers that are ready and not known to be gone."""
         gone = {event["pid"] for event in self.events("worker.exited")}
         return [e["pid"] for e in self.events("worker.ready") if e["pid"] not in gone]
+
+    def living(self) -> list[int]:
+        """Return the pids of the workers that are not known to be gone, ready or not."""
+        gone = {event["pid"] for event in self.events("worker.exited")}
+        return sorted(self.spawned() - gone)
+
+    def spawned(self) -> frozenset[int]:
+        """Return the pids of all workers that there ever were."""
+        return frozenset(event["pid"] for event in self.events("worker.spawned"))
 
     async def ready(self, count: int) -> list[int]:
         """Wait until so many workers are ready; return their pids."""
@@ -97,16 +113,17 @@ class Fleet:
         self.folder = folder
         self.url = url
         self.namespace = namespace
-        self.journal = folder / "journal"
+        self.journal = Journal(folder / "journal")
         self.history = History()
-        #: The pids of workers that this test killed.
+        #: The pids of workers that this test killed, and what else it did to them.
         self.killed: set[int] = set()
+        self.faults: list[Fault] = []
         self.mark = uuid.uuid4().hex
         self.env = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))),
             MARK: self.mark,
-            fleet_tasks.JOURNAL: str(self.journal),
+            fleet_tasks.JOURNAL: str(self.journal.path),
         }
         self.commands: list[Command] = []
 
@@ -169,11 +186,10 @@ class Fleet:
         return self.commands[-1]
 
     def runs(self) -> dict[int, list[Run]]:
-        return read_runs(self.journal)
+        return self.journal.runs()
 
     def done(self) -> set[int]:
-        """Return the numbers of the jobs of which a run has ended."""
-        return {n for n, found in self.runs().items() if any(r.ended_at is not None for r in found)}
+        return self.journal.done()
 
     def kill_worker(self, pid: int) -> float:
         """Kill one worker process; return when, on the monotonic clock."""
@@ -183,9 +199,9 @@ class Fleet:
         return time.monotonic()
 
     @asynccontextmanager
-    async def producer(self) -> AsyncIterator["Producer"]:
+    async def producer(self, url: str | None = None) -> AsyncIterator["Producer"]:
         """Open an app with the tasks of the fleet: connections and call numbers of its own."""
-        app = App(self.url, queues=fleet_tasks.app.queues, namespace=self.namespace)
+        app = App(url or self.url, queues=fleet_tasks.app.queues, namespace=self.namespace)
         async with app:
             yield Producer(app, self.history)
 
@@ -246,7 +262,7 @@ class Producer:
         self.app = app
         self._history = history
 
-    def task(self, name: str) -> Dispatch[Any, Any]:
+    def task(self, name: str) -> Task[Any, Any]:
         """Return a task of the fleet, enqueued through this producer's own connection."""
         full = f"{fleet_tasks.__name__}.{name}"
         if full not in self.app.tasks:

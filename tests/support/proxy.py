@@ -1,8 +1,12 @@
-"""A TCP proxy in front of a server, which loses what a test wants lost."""
+"""A TCP proxy in front of a server, which delays, holds or loses what a test wants."""
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 from typing import Self
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
@@ -11,15 +15,21 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
-        self._pipes: set[asyncio.Task[None]] = set()
+        #: Each open connection, with the client's end of it.
+        self._pipes: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._lost_word: bytes | None = None
         self._lost_times = 0
         self.port = 0
         #: Connections that were accepted so far.
         self.accepted = 0
-        #: Set while bytes pass; cleared they wait, in both directions.
-        self.open = asyncio.Event()
-        self.open.set()
+        #: Set while bytes pass: in both directions, to the server, to the client.
+        self.open, self.asks, self.answers = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        for way in (self.open, self.asks, self.answers):
+            way.set()
+        #: Each piece waits for so long before it is passed on.
+        self.delay_s = 0.0
+        #: Bytes pass in pieces of at most this size; 0 for no limit.
+        self.slice_bytes = 0
 
     @property
     def url(self) -> str:
@@ -31,7 +41,11 @@ class Proxy:
         return len(self._pipes)
 
     def lose_reply(self, word: bytes, times: int = 1) -> None:
-        """Cut the connection instead of the next replies to a request that contains `word`."""
+        """Cut the connection instead of the next replies to a request that contains `word`.
+
+        The digest of a script is a word that no other request contains. Requests of the same write
+        lose their replies too.
+        """
         self._lost_word, self._lost_times = word, times
 
     @property
@@ -51,16 +65,20 @@ class Proxy:
         self.cut()
         await self._server.wait_closed()
 
-    def cut(self) -> None:
-        """Cut all connections; new ones are accepted."""
-        for pipe in self._pipes:
+    def cut(self, *, reset: bool = False) -> None:
+        """Cut all connections, with an RST if wanted; new ones are accepted."""
+        for pipe, writer in self._pipes.items():
+            if reset:
+                end: socket.socket = writer.get_extra_info("socket")
+                with suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             pipe.cancel()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         task = asyncio.current_task()
         assert task is not None
-        self._pipes.add(task)
+        self._pipes[task] = writer
         far_writer = None
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -76,7 +94,7 @@ class Proxy:
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            self._pipes.discard(task)
+            del self._pipes[task]
             for end in (writer, far_writer):
                 if end is not None:
                     end.transport.abort()
@@ -86,21 +104,31 @@ class Proxy:
     ) -> None:
         while data := await reader.read(1 << 20):
             await self.open.wait()
+            await self.asks.wait()
             if self._lost_times and self._lost_word is not None and self._lost_word in data:
                 self._lost_times -= 1
                 losing.set()
-            writer.write(data)
-            await writer.drain()
+            await self._pass(data, writer)
 
     async def _reply(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
     ) -> None:
         while data := await reader.read(1 << 20):
             await self.open.wait()
+            await self.answers.wait()
             if losing.is_set():
                 return
-            writer.write(data)
+            await self._pass(data, writer)
+
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        step = self.slice_bytes or len(data)
+        for at in range(0, len(data), step):
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            writer.write(data[at : at + step])
             await writer.drain()
+            if self.slice_bytes:
+                await asyncio.sleep(0)  # or the kernel would be given it all at once
 
     async def __aenter__(self) -> Self:
         await self.listen()
