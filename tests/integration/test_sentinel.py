@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qcore import App, BrokerUnavailable, NotConfirmed
+from qcore import App, ArgumentError, BrokerUnavailable, NotConfirmed
 from qcore.broker import scripts
 from qcore.model.job import Job
 from tests.support.servers import Server, free_port
@@ -159,3 +159,5 @@ async def test_confirm_on_a_server_without_replicas_says_so(own_server: Server, 
             await nothing.options(confirm=1).enqueue_many([()] * 3)
         assert "3 jobs enqueued" in str(e.value)
         assert [s.ready for s in await app.inspector.queues(["default"])] == [4]
+        with pytest.raises(ArgumentError, match="confirm is -1, allowed is 0 and more"):
+            nothing.options(confirm=-1)

@@ -20,7 +20,7 @@ import qcore
 from qcore import App, BrokerUnavailable, NotConfirmed, QcoreError
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.task import Dispatch
+from qcore.task import Dispatch, Task
 from tests.support import fleet_tasks, supervise
 from tests.support.checker import History, Run, read_runs
 from tests.support.waiting import eventually
@@ -244,7 +244,7 @@ class Producer:
         self.app = app
         self._history = history
 
-    def task(self, name: str) -> Dispatch[Any, Any]:
+    def task(self, name: str) -> Task[Any, Any]:
         """Return a task of the fleet, enqueued through this producer's own connection."""
         full = f"{fleet_tasks.__name__}.{name}"
         if full not in self.app.tasks:
