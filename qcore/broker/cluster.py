@@ -324,4 +324,4 @@ def _slots_of(commands: Sequence[Call | Command]) -> list[int | None]:
 
 
 #: Commands whose second word is no key.
-_KEYLESS = frozenset((b"CLIENT", b"CONFIG", b"INFO", b"SCAN", b"SCRIPT", b"WAIT"))
+_KEYLESS = frozenset((b"WAIT", b"CLIENT", b"CONFIG", b"INFO", b"SCAN", b"SCRIPT"))
