@@ -32,7 +32,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Cluster of one node: it refuses a script whose keys are not of one slot."""
     server = start_cluster(tmp_path_factory.mktemp("cluster"))
-    yield server.url
+    yield f"redis+cluster://127.0.0.1:{server.port}"
     server.kill()
 
 

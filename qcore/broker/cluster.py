@@ -13,13 +13,32 @@ from redis.exceptions import RedisError
 from qcore.broker.line import Command, Line
 from qcore.broker.places import STEP_S, Server
 from qcore.broker.scripts import Call, Moved
-from qcore.broker.urls import Address, Hosts, bad_url
+from qcore.broker.urls import Address, Hosts, bad_url, shown_url
 from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 
 #: Looks for a node that is away follow each other within so long, drawn at random.
 _LOOK_MOST_S = 0.5
 #: A command may be sent on so often because its slot has moved; then its caller repeats.
 _MOVES = 2
+
+
+class Node(Server):
+    """One node; another may take over its slots."""
+
+    fails_over = True
+
+    def __init__(self, cluster: "Cluster", address: Address, url: str, *, timeout_s: float) -> None:
+        super().__init__(url, timeout_s=timeout_s)
+        self._cluster = cluster
+        self._address = address
+
+    async def has_successor(self, connection: AbstractConnection) -> bool:
+        """Say whether it has no slot any more."""
+        try:
+            await self._cluster.look()
+        except BrokerError:
+            return False
+        return not self._cluster.has_slots(self._address)
 
 
 class Cluster:
@@ -29,27 +48,29 @@ class Cluster:
     for it fails at once, so that a node that hangs holds up the queues of the others once only.
     """
 
+    fails_over = True
+
     def __init__(self, url: str, *, timeout_s: float) -> None:
         hosts = Hosts.parse(url, port=6379)
         if hosts.path not in ((), ("0",)):
             raise bad_url(url, "a Cluster has only database 0, and no service name")
+        self.shown = shown_url(url)
         self._hosts = hosts
         self._timeout_s = timeout_s
-        self._servers: dict[Address, Server] = {}
+        self._servers: dict[Address, Node] = {}
         self._seeds = hosts.addresses
         for seed in self._seeds:
             self.server(seed)
-        self.shown = self.server(self._seeds[0]).shown.replace("://", "+cluster://", 1)
         #: Slot -> its master.
         self._slots: dict[int, Address] = {}
         self._looking: asyncio.Task[None] | None = None
         self._away: dict[Address, asyncio.Task[None]] = {}
 
-    def server(self, address: Address) -> Server:
+    def server(self, address: Address) -> Node:
         """Return the node that listens there."""
         if address not in self._servers:
             url = self._hosts.url(address)
-            self._servers[address] = Server(url, timeout_s=self._timeout_s)
+            self._servers[address] = Node(self, address, url, timeout_s=self._timeout_s)
         return self._servers[address]
 
     async def open(self) -> None:
@@ -80,6 +101,10 @@ class Cluster:
                 failures.append(str(e))
         raise BrokerUnavailable(f"no node of {self.shown} answers: {'; '.join(failures)}")
 
+    async def has_successor(self, connection: AbstractConnection) -> bool:
+        """Say no: any node will do."""
+        return False
+
     # -- slots ----------------------------------------------------------------------------------
 
     async def cover(self, slots: Collection[int | None]) -> None:
@@ -97,6 +122,10 @@ class Cluster:
             return self._slots.get(slot)
         masters = set(self._slots.values())
         return min(masters - self._away.keys() or masters, default=None)
+
+    def has_slots(self, node: Address) -> bool:
+        """Whether a node is master of any slot, as far as is known."""
+        return node in self._slots.values()
 
     def note_move(self, moved: Moved, sender: Address) -> None:
         """Remember where a slot has gone; others may have gone with it, so look, too."""
@@ -165,18 +194,14 @@ class Cluster:
     async def _await_back(self, node: Address) -> None:
         while True:
             try:
-                # one answer tells both: that it is back, and what it has
+                await self.look()
+                if not self.has_slots(node):
+                    break
+                # what it says of itself is the surest sign that it is back
                 self._slots = await self._ask(node)
                 break
-            except (RedisError, OSError):
-                pass
-            try:
-                await self.look()
-                if node not in self._slots.values():
-                    break
-            except BrokerError:
-                pass
-            await asyncio.sleep(random.uniform(0, _LOOK_MOST_S))
+            except (RedisError, OSError, BrokerError):
+                await asyncio.sleep(random.uniform(0, _LOOK_MOST_S))
         self._away.pop(node, None)
 
 
@@ -299,4 +324,4 @@ def _slots_of(commands: Sequence[Call | Command]) -> list[int | None]:
 
 
 #: Commands whose second word is no key.
-_KEYLESS = frozenset((b"CLIENT", b"CONFIG", b"INFO", b"SCAN", b"SCRIPT", b"WAIT"))
+_KEYLESS = frozenset((b"WAIT", b"CLIENT", b"CONFIG", b"INFO", b"SCAN", b"SCRIPT"))

@@ -190,11 +190,15 @@ def _end_of(parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Excepti
     if isinstance(replicas, BrokerUnavailable):
         # it is done, but nobody knows whether it will last: the repeat asks again
         return BrokerUnavailable(str(replicas), sent=True)
-    had = f"no more than {replicas}" if isinstance(replicas, int) else f"nobody knows ({replicas})"
+    had = (
+        f"{replicas} of {parcel.confirm} replicas had it in time"
+        if isinstance(replicas, int)
+        else f"nobody knows whether replicas have it ({replicas})"
+    )
     return NotConfirmed(
-        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but of {parcel.confirm} replicas "
-        f"{had} had it in time: it is lost if the master fails before one has it; look at "
-        "the replicas (INFO replication), and do not enqueue it again while it is there"
+        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {had}: it is lost if the "
+        "master fails before one has it; look at the replicas (INFO replication), and do not "
+        "enqueue it again while it is there"
     )
 
 

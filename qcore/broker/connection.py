@@ -60,10 +60,11 @@ class Endpoint:
         self.shown = shown_url(config.url)
         #: Each queue lies on a node of its own, which may fail alone.
         self.is_cluster = isinstance(self._place, Cluster)
-        self._fails_over = isinstance(self._place, Cluster | Sentinels)
         #: How late the reply to a blocking call may be. A server that hangs may have a successor
         #: by then, so that a listener must not hang for long.
-        self.margin_s = min(config.call_timeout_s, _FAILOVER_MOST_S if self._fails_over else 300)
+        self.margin_s = min(
+            config.call_timeout_s, _FAILOVER_MOST_S if self._place.fails_over else 300
+        )
 
     def line(self) -> Line | ClusterLine:
         """Return a new line; it connects when it is first used."""
@@ -73,7 +74,7 @@ class Endpoint:
 
     def backoff(self, least_s: float, most_s: float) -> Backoff:
         """Return the delays between tries to reach Redis again."""
-        if self._fails_over:
+        if self._place.fails_over:
             most_s = min(most_s, max(least_s, _FAILOVER_MOST_S))
         return Backoff(least_s, most_s)
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
@@ -15,13 +16,17 @@ from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 Command = tuple[object, ...]
 
 
+#: A call that takes longer looks whether another server has taken over from one that hangs.
+LOOK_S = 1.0
+
+
 class Place(Protocol):
     """What a line leads to."""
 
-    @property
-    def shown(self) -> str:
-        """How errors name it; without a password."""
-        ...
+    #: How errors name it; without a password.
+    shown: str
+    #: Another server takes over when this one fails.
+    fails_over: bool
 
     async def connect(self) -> AbstractConnection:
         """Return a new open connection.
@@ -29,6 +34,10 @@ class Place(Protocol):
         Raises:
             RedisError, OSError, BrokerError: no connection could be made.
         """
+        ...
+
+    async def has_successor(self, connection: AbstractConnection) -> bool:
+        """Say whether another server is certainly master instead of the one connected to."""
         ...
 
 
@@ -81,8 +90,10 @@ class Line:
             return replies
 
         try:
-            async with asyncio.timeout(limit_s), self._busy:
-                return await exchange()
+            async with asyncio.timeout(limit_s) as limit, self._busy:
+                # one that blocks on purpose has a longer limit, and looks no further
+                with self._watching(limit) if limit_s <= self.timeout_s else nullcontext():
+                    return await exchange()
         except ConfigError:
             raise
         except TimeoutError as e:
@@ -92,6 +103,35 @@ class Line:
             ) from e
         except Exception as e:
             raise self._failure(e, sent=sent) from e
+
+    @contextmanager
+    def _watching(self, limit: asyncio.Timeout) -> Generator[None]:
+        """End the call early if it hangs at a server that has been replaced meanwhile."""
+        if not self._place.fails_over:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        watch: asyncio.Task[None] | None = None
+
+        def start() -> None:
+            nonlocal watch
+            watch = loop.create_task(self._watch(limit))
+
+        timer = loop.call_later(LOOK_S, start)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if watch is not None:
+                watch.cancel()
+
+    async def _watch(self, limit: asyncio.Timeout) -> None:
+        while True:
+            connection = self._connection
+            if connection is not None and await self._place.has_successor(connection):
+                limit.reschedule(asyncio.get_running_loop().time())
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _open(self) -> AbstractConnection:
         connection = self._connection

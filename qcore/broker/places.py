@@ -22,6 +22,8 @@ STEP_S = 1.0
 class Server:
     """One server, by a plain URL."""
 
+    fails_over = False
+
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self.shown = shown_url(url)
         # A pool only for its knowledge of URLs. What its defaults would do: replay scripts up to
@@ -47,6 +49,10 @@ class Server:
         connection: AbstractConnection = self._pool.make_connection()
         await connection.connect()
         return connection
+
+    async def has_successor(self, connection: AbstractConnection) -> bool:
+        """Say no: there is only this one."""
+        return False
 
     async def ask(self, *words: object) -> Any:
         """Return the reply to one command, over a connection of its own, within STEP_S.
@@ -77,6 +83,8 @@ async def exchange(connection: AbstractConnection, *words: object) -> Any:
 
 class Embedded:
     """The server of a folder; it is started when nobody uses it yet, and again when it died."""
+
+    fails_over = False
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self.shown = shown_url(url)
@@ -109,6 +117,10 @@ class Embedded:
             return await server.connect()
         except (RedisError, OSError):
             return await (await self._revive(embedded)).connect()
+
+    async def has_successor(self, connection: AbstractConnection) -> bool:
+        """Say no: there is only this one."""
+        return False
 
     async def _revive(self, embedded: EmbeddedServer) -> Server:
         """Start the server again if it died: any of its users does."""
@@ -156,6 +168,8 @@ class Sentinels:
     away may name an old one, which is a replica, dead or hanging by now.
     """
 
+    fails_over = True
+
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self.shown = shown_url(url)
         self._timeout_s = timeout_s
@@ -199,6 +213,15 @@ class Sentinels:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
         raise self._nobody(failures)
+
+    async def has_successor(self, connection: AbstractConnection) -> bool:
+        """Say whether most Sentinels name another master than the one connected to."""
+        answers = await asyncio.gather(
+            *map(self._named_by, self._sentinels), return_exceptions=True
+        )
+        here = Address(getattr(connection, "host", ""), getattr(connection, "port", 0))
+        others = [a for a in answers if isinstance(a, Address) and a != here]
+        return 2 * len(others) > len(self._sentinels)
 
     def _nobody(self, failures: list[Exception]) -> Exception:
         for failure in failures:

@@ -31,8 +31,9 @@ async def new_line() -> AsyncIterator[Callable[..., Line]]:
     lines: list[Line] = []
 
     def make(url: str, timeout_s: float = 5.0) -> Line:
-        endpoint = Endpoint(BrokerConfig(url=url, call_timeout_s=timeout_s))
-        lines.append(Line(endpoint, timeout_s))
+        line = Endpoint(BrokerConfig(url=url, call_timeout_s=timeout_s)).line()
+        assert isinstance(line, Line)
+        lines.append(line)
         return lines[-1]
 
     yield make

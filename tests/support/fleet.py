@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 import qcore
-from qcore import App, BrokerUnavailable, QcoreError
+from qcore import App, BrokerUnavailable, NotConfirmed, QcoreError
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.task import Dispatch, Task
@@ -281,7 +281,7 @@ class Producer:
         dispatch = self.task(task) if isinstance(task, str) else task
         try:
             await dispatch.enqueue(n, *args, **named)
-        except BrokerUnavailable as e:
+        except (BrokerUnavailable, NotConfirmed) as e:
             self._history.errors.append(e)
             self._history.outcomes[n] = "unknown" if e.sent else "fail"
         except QcoreError as e:

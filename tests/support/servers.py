@@ -37,9 +37,18 @@ scripts_obey_min_replicas = pytest.mark.skipif(
 class Server:
     """One server process of this test, that can be killed and started again at its address."""
 
-    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, str] | None = None,
+        *,
+        password: str | None = None,
+        program: Path | None = None,
+    ) -> None:
         self.folder = folder
+        self._program = program or find_server().path
         self.options = dict(options or {})
+        self._password = password
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +75,7 @@ class Server:
 
     def _launch(self, port: int) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [find_server().path, *self.words(port)],
+            [self._program, *self.words(port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -90,7 +99,7 @@ class Server:
         assert self._process is not None
         while time.monotonic() < end and self._process.poll() is None:
             try:
-                if ask_at(port, "PING") and self._process.poll() is None:
+                if ask_at(port, "PING", password=self._password) and self._process.poll() is None:
                     return True
             except redis.RedisError:
                 time.sleep(0.01)
@@ -98,7 +107,7 @@ class Server:
 
     def ask(self, *words: str | int) -> Any:
         """Send one command over a connection of its own; return the reply."""
-        return ask_at(self.port, *words)
+        return ask_at(self.port, *words, password=self._password)
 
     @property
     def answers(self) -> bool:
@@ -128,9 +137,10 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def ask_at(port: int, *words: str | int, timeout_s: float = 5) -> Any:
+def ask_at(port: int, *words: str | int, timeout_s: float = 5, password: str | None = None) -> Any:
     with redis.Redis(
         port=port,
+        password=password,
         protocol=2,
         decode_responses=True,
         socket_timeout=timeout_s,
@@ -162,9 +172,11 @@ def append_only_file(folder: Path) -> Path:
     return path
 
 
-def start_cluster(folder: Path) -> Server:
+def start_cluster(
+    folder: Path, options: Mapping[str, str] | None = None, *, program: Path | None = None
+) -> Server:
     """Start a Cluster of one node that owns every slot; it answers when this returns."""
-    server = Server(folder, {"cluster-enabled": "yes"}).start()
+    server = Server(folder, {"cluster-enabled": "yes", **(options or {})}, program=program).start()
     # One by one and not as a range, which Redis 6.2 does not know.
     server.ask("CLUSTER", "ADDSLOTS", *range(16384))
     end = time.monotonic() + START_S

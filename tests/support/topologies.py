@@ -1,7 +1,7 @@
 """Real Sentinels and Clusters for tests: on loopback, in a folder of the test, ended by pid."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,9 +128,15 @@ class SentinelSet:
 
 
 class Nodes:
-    """A Cluster of three masters with a replica each."""
+    """A Cluster of three masters, each with one or more replicas."""
 
-    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, str] | None = None,
+        *,
+        replicas: Sequence[int] = (1, 1, 1),
+    ) -> None:
         own = {
             **DATA,
             "cluster-enabled": "yes",
@@ -140,7 +146,12 @@ class Nodes:
             "cluster-require-full-coverage": "no",
             "cluster-replica-validity-factor": "0",
         }
-        self.servers = [Server(folder / f"node{i}", own | {**(options or {})}) for i in range(6)]
+        #: The number of its master, for each replica.
+        self._masters = [i for i, count in enumerate(replicas) for _ in range(count)]
+        self.servers = [
+            Server(folder / f"node{i}", own | {**(options or {})})
+            for i in range(3 + len(self._masters))
+        ]
 
     @property
     def url(self) -> str:
@@ -162,15 +173,21 @@ class Nodes:
         for other in others:
             first.ask("CLUSTER", "MEET", "127.0.0.1", other.port)
         for server in self.servers:
-            until("nodes that know each other", lambda s=server: len(self._lines(s)) == 6)
-        for master, replica in zip(self.servers[:3], self.servers[3:], strict=True):
-            id = master.ask("CLUSTER", "MYID")
+            until("nodes that know each other", lambda s=server: self._knows_all(s))
+        for number, replica in zip(self._masters, self.servers[3:], strict=True):
+            id = self.servers[number].ask("CLUSTER", "MYID")
             until("a replica", lambda r=replica, id=id: r.ask("CLUSTER", "REPLICATE", id))
         for server in self.servers:
-            until("three replicas", lambda s=server: sum(map(_is_replica, self._lines(s))) == 3)
+            until("all replicas", lambda s=server: self._knows_replicas(s))
             until("a working state", lambda s=server: "state:ok" in s.ask("CLUSTER", "INFO"))
         for replica in self.servers[3:]:
             until("a replica in sync", lambda r=replica: is_replica_in_sync(r))
+
+    def _knows_all(self, server: Server) -> bool:
+        return len(self._lines(server)) == len(self.servers)
+
+    def _knows_replicas(self, server: Server) -> bool:
+        return sum("slave" in line[2] for line in self._lines(server)) == len(self._masters)
 
     def _lines(self, server: Server) -> list[list[str]]:
         """Return what a server knows of each node, handshakes left out."""
@@ -218,10 +235,25 @@ class Nodes:
         ranges = [part.partition("-") for part in line[8:] if not part.startswith("[")]
         return any(int(low) <= slot <= int(high or low) for low, _, high in ranges)
 
-    def replica_of(self, master: Server) -> Server:
+    def replicas_of(self, master: Server) -> list[Server]:
         id = master.ask("CLUSTER", "MYID")
-        line = next(line for line in self._lines(master) if line[3] == id)
-        return self._at(int(line[1].partition("@")[0].rpartition(":")[2]))
+        places = [line[1].partition("@")[0] for line in self._lines(master) if line[3] == id]
+        return [self._at(int(place.rpartition(":")[2])) for place in places]
+
+    def migrate(self, slot: int, target: Server) -> int:
+        """Move a slot with its keys, as an operator does while it is in use; return how many."""
+        source = self.master_of(slot)
+        source_id, target_id = source.ask("CLUSTER", "MYID"), target.ask("CLUSTER", "MYID")
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        moved = 0
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 2):
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            moved += len(keys)
+        masters = [s for s in self.servers if s.ask("ROLE")[0] == "master"]
+        for server in (target, source, *(s for s in masters if s not in (source, target))):
+            server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        return moved
 
     def _at(self, port: int) -> Server:
         return next(s for s in self.servers if s.port == port)
@@ -229,10 +261,6 @@ class Nodes:
     def __exit__(self, *_exc: object) -> None:
         for server in self.servers:
             server.kill()
-
-
-def _is_replica(line: list[str]) -> bool:
-    return "slave" in line[2]
 
 
 def slot_of(namespace: str, queue: str) -> int:

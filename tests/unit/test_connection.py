@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as LostConnection
 
 from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.scripts import error_of, unknown_script
-from qcore.broker.urls import shown_url
+from qcore.broker.urls import Hosts, shown_url
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError, QueueFull
 
@@ -35,6 +35,9 @@ from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigEr
         ("rediss://:p%40hunter2@host", "rediss://:***@host"),
         ("unix://user:hunter2@/run/redis.sock", "unix://user:***@/run/redis.sock"),
         ("embedded://.qcore", "embedded://.qcore"),
+        ("redis+sentinel://h1:1,h2:2/svc/0", "redis+sentinel://h1:1,h2:2/svc/0"),
+        ("redis+sentinel://u:hunter2@h1:1,h2:2/svc/0", "redis+sentinel://u:***@h1:1,h2:2/svc/0"),
+        ("rediss+cluster://:hunter2@h1:1,h2:2", "rediss+cluster://:***@h1:1,h2:2"),
         ("embedded:///var/lib/x", "embedded:///var/lib/x"),
     ],
 )
@@ -52,6 +55,8 @@ def test_shown_url_hides_the_password_and_nothing_else(url, shown):
         "redis://:pa?hunter2@host:6379/0",
         "redis://host:6379/0?password=hunter2",
         "redis://[hunter2",
+        "redis+cluster://u:hunter2@h1:7000,u:hunter2@h2:7000",
+        "redis+sentinel://u:hunter2@h1,u:a@h2/svc?password=hunter2",
     ],
 )
 def test_shown_url_never_shows_a_password(url):
@@ -72,6 +77,52 @@ def test_endpoint_refuses_a_url_without_showing_its_password(url):
 def test_endpoint_refuses_what_is_no_url_and_says_what_is(url):
     with pytest.raises(ConfigError, match="redis://host:6379/0"):
         Endpoint(BrokerConfig(url=url))
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis+sentinel://h1:26379", "/SERVICE or /SERVICE/DB"),
+        ("redis+sentinel://h1:26379/", "/SERVICE or /SERVICE/DB"),
+        ("redis+sentinel://h1/svc/x", "/SERVICE or /SERVICE/DB"),
+        ("redis+sentinel://h1/svc/0/1", "/SERVICE or /SERVICE/DB"),
+        ("redis+sentinel:///svc", "'' is no host:port"),
+        ("redis+sentinel://h1,,h2/svc", "'' is no host:port"),
+        ("redis+cluster://h1:port", "'h1:port' is no host:port"),
+        ("redis+cluster://h1:99999", "'h1:99999' is no host:port"),
+        ("redis+cluster://h1:7000/1", "only database 0"),
+        ("redis+cluster://u:p@h1:7000,u:p@h2:7000", "stand once"),
+        ("redis+cluster://h1?no_such_option=1", "no_such_option"),
+        ("rediss+sentinel://h1/svc?socket_timeout=soon", "socket_timeout"),
+        ("redis://h1?no_such_option=1", "no_such_option"),
+        ("redis+unix://h1", "unknown scheme"),
+    ],
+)
+def test_endpoint_says_what_is_wrong_with_a_url(url, why):
+    with pytest.raises(ConfigError, match="is no Redis URL") as e:
+        Endpoint(BrokerConfig(url=url))
+    assert why in str(e.value)
+
+
+def test_hosts_of_a_url_become_plain_urls_of_one_server_each():
+    hosts = Hosts.parse("rediss+sentinel://u:p%40@h1:1,[::1]:2,h3/svc/4?a=b", port=26379)
+    assert hosts.addresses == (("h1", 1), ("::1", 2), ("h3", 26379))
+    assert hosts.path == ("svc", "4")
+    urls = [hosts.url(address, db="4") for address in hosts.addresses]
+    assert urls[0] == "rediss://u:p%40@h1:1/4?a=b"
+    assert urls[1] == "rediss://u:p%40@[::1]:2/4?a=b"
+    assert hosts.url(hosts.addresses[2], credentials=False) == "rediss://h3:26379/0?a=b"
+
+
+def test_backoff_is_short_where_another_server_takes_over():
+    for url, most_s in (
+        ("redis://h", 10.0),
+        ("redis+sentinel://h/svc", 1),
+        ("redis+cluster://h", 1),
+    ):
+        backoff = Endpoint(BrokerConfig(url=url)).backoff(0.1, 10.0)
+        waits = [backoff.next_s() for _ in range(300)]
+        assert most_s * 0.5 < max(waits) <= most_s
 
 
 def test_endpoint_of_an_embedded_server_needs_a_folder():

@@ -198,7 +198,6 @@ class Recorder:
         self.calls: list = []
 
     async def enqueue(self, jobs, *, confirm=0):
-        self.confirm = confirm
         self.calls.append(list(jobs))
         return []
 

@@ -1,0 +1,239 @@
+"""A real Cluster: jobs of queues that lie on different nodes, and what one node's failure means."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from qcore import App, BrokerUnavailable, JobStatus, NotConfirmed, Retry
+from qcore.broker.cluster import Cluster
+from qcore.broker.wire import ClaimRequest
+from qcore.config import WorkerConfig
+from qcore.model.job import Acked, Job
+from qcore.runtime.exchange import Exchange
+from qcore.runtime.slots import Room
+from tests.support.topologies import Nodes, names_on_different_nodes, slot_of
+from tests.support.waiting import eventually
+from tests.support.workers import dead, reached, working
+
+OWNER = "0123456789abcdef"
+LEASE_MS = 30_000
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with Nodes(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def own_nodes(tmp_path: Path) -> Iterator[Nodes]:
+    """A Cluster of a test that breaks it; its masters have no replicas."""
+    with Nodes(tmp_path / "cluster", replicas=(0, 0, 0)) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+async def app(nodes: Nodes) -> AsyncIterator[App]:
+    async with app_on(nodes) as app:
+        yield app
+
+
+def app_on(nodes: Nodes) -> App:
+    namespace = f"t{uuid.uuid4().hex[:12]}"
+    queues = names_on_different_nodes(nodes, namespace)
+    return App(nodes.url, queues=queues, namespace=namespace)
+
+
+async def put(app: App, queue: str, *ids: str) -> None:
+    await app.broker.enqueue([Job(id, queue, b"x") for id in ids])
+
+
+def request(app: App, limit: int, number: int = 1) -> ClaimRequest:
+    return ClaimRequest(app.queues, limit, LEASE_MS, f"{OWNER}:{number}:")
+
+
+async def is_marked(app: App, queue: str) -> bool:
+    (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wake"])])
+    return bool(count)
+
+
+async def test_jobs_of_queues_on_different_nodes_live_their_whole_life(app: App):
+    @app.task
+    async def double(n: int) -> int:
+        return 2 * n
+
+    @app.task(retry=Retry(max_attempts=2, backoff=0.05))
+    async def fail(n: int) -> None:
+        raise ValueError("no")
+
+    async with working(app) as worker:
+        for queue in app.queues:
+            assert await double.options(queue=queue).enqueue_many((n,) for n in range(100)) == 100
+        jobs = [await double.options(queue=q, delay=0.1).enqueue(21) for q in app.queues]
+        assert [await job.result(timeout=10) for job in jobs] == [42] * 3
+        failed = [await fail.options(queue=q).enqueue(1) for q in app.queues]
+        for job in failed:
+            await dead(app, job)
+        assert await app.inspector.revive_all(failed[0].queue) == [failed[0].id]
+        await dead(app, failed[0])
+        await eventually(lambda: worker.beat().done == 300 + 3 + 3 * 2 + 2)
+    stats = {s.name: s for s in await app.inspector.queues()}
+    assert {name: s.dead for name, s in stats.items()} == dict.fromkeys(app.queues, 1)
+    assert await app.inspector.purge(failed[0].queue, ids=[failed[0].id]) == 1
+    waiting = await double.options(queue=app.queues[1]).enqueue(1)
+    assert await app.inspector.clear(app.queues[1]) == 1
+    await reached(app, waiting, JobStatus.CANCELLED)
+
+
+async def test_claim_keeps_the_order_of_the_queues_and_the_limit(app: App):
+    first, second, third = app.queues
+    await put(app, third, "c1", "c2")
+    await put(app, second, "b1", "b2")
+    await put(app, first, "a1")
+    turn = await app.broker.turn([], request(app, 4))
+    assert [lease.id for lease in turn.leases] == ["a1", "b1", "b2", "c1"]
+    turn = await app.broker.turn([(lease, Acked()) for lease in turn.leases], request(app, 4, 2))
+    assert [lease.id for lease in turn.leases] == ["c2"]
+    assert not turn.lost
+    assert turn.again_ms is None
+
+
+async def test_claim_that_is_full_before_the_last_queue_looks_again(app: App):
+    await put(app, app.queues[0], "a")
+    turn = await app.broker.turn([], request(app, 1))
+    assert (len(turn.leases), turn.again_ms) == (1, 0)
+
+
+async def test_claim_takes_of_each_queue_what_its_limit_allows(app: App):
+    for queue in app.queues:
+        await put(app, queue, *(f"{queue}-{i}" for i in range(3)))
+    asked = ClaimRequest(app.queues, 10, LEASE_MS, f"{OWNER}:1:", (1, 3, 2))
+    turn = await app.broker.turn([], asked)
+    assert [sum(x.queue == q for x in turn.leases) for q in app.queues] == [1, 3, 2]
+
+
+async def test_wait_for_jobs_hears_the_marker_of_any_queue_and_takes_it(app: App):
+    for queue in app.queues:
+        waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
+        await asyncio.sleep(0)
+        await put(app, queue, "a")
+        assert await waiting == queue
+        assert not await is_marked(app, queue)
+    assert await app.broker.wait_for_jobs(app.queues, 0.1) is None
+
+
+async def test_wait_for_jobs_hands_back_a_marker_that_comes_while_nobody_listens(app: App):
+    first, second, third = app.queues
+    waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
+    await put(app, first, "a")
+    assert await waiting == first
+    # the waits for the other two are still pending: one of them takes this marker
+    await put(app, third, "c")
+    await eventually(lambda: is_marked(app, third))
+    assert await app.broker.wait_for_jobs([second, third], 10) == third
+
+
+async def test_pass_on_sets_every_marker_after_the_waits_have_ended(app: App):
+    waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
+    await put(app, app.queues[0], "a")
+    await waiting
+    await app.broker.pass_on(app.queues)
+    assert [await is_marked(app, queue) for queue in app.queues] == [True] * 3
+    # one that goes on could take a marker as its process ends
+    assert not app.broker._bells._waits
+
+
+async def test_confirmed_enqueue_says_whether_the_replica_has_it(app: App):
+    job = Job("a", app.queues[0], b"x")
+    assert await app.broker.enqueue([job], confirm=1) == []
+    with pytest.raises(NotConfirmed, match="b enqueued, but 1 of 2 replicas had it"):
+        await app.broker.enqueue([Job("b", app.queues[0], b"x")], confirm=2)
+    assert await app.inspector.job(app.queues[0], "b") is not None
+
+
+async def test_queue_that_has_moved_is_followed_in_the_same_call(nodes: Nodes, app: App):
+    queue, other = app.queues[:2]
+    namespace = app.broker.config.namespace
+    await put(app, queue, "a")
+    await put(app, other, "b")
+    nodes.migrate(slot_of(namespace, queue), nodes.master_of(slot_of(namespace, other)))
+    turn = await app.broker.turn([], request(app, 5))
+    assert [lease.id for lease in turn.leases] == ["a", "b"]
+
+
+# -- a node that is away -----------------------------------------------------------------------
+
+
+def node_of(nodes: Nodes, app: App, queue: str):
+    return nodes.master_of(slot_of(app.broker.config.namespace, queue))
+
+
+async def test_turn_brings_what_the_living_nodes_have(own_nodes: Nodes):
+    async with app_on(own_nodes) as app:
+        first, second, third = app.queues
+        for queue in app.queues:
+            await put(app, queue, f"{queue}-1", f"{queue}-2")
+        turn = await app.broker.turn([], request(app, 10))
+        ended = [(x, Acked()) for x in turn.leases if x.id.endswith("-1")]
+        await put(app, third, "new")
+        node_of(own_nodes, app, first).kill()
+        turn = await app.broker.turn(ended, request(app, 10, 2))
+        assert [lease.id for lease in turn.leases] == ["new"]
+        assert list(turn.unsettled) == list(turn.unclaimed) == [first]
+        assert {len(await app.broker.extend([x], LEASE_MS)) for x in turn.leases} == {0}
+        with pytest.raises(BrokerUnavailable):
+            await app.inspector.queues(app.queues)
+        assert [s.active for s in await app.inspector.queues([second, third])] == [1, 2]
+        with pytest.raises(BrokerUnavailable):
+            await app.broker.turn([], ClaimRequest([first], 1, LEASE_MS, f"{OWNER}:3:"))
+
+
+async def test_exchange_keeps_the_outcomes_of_a_node_that_is_away(own_nodes: Nodes):
+    async with app_on(own_nodes) as app:
+        looked = asyncio.Event()
+        config = WorkerConfig(queues=app.queues)
+        exchange = Exchange(app.broker, config, OWNER, wake=looked.set)
+        room = Room(dict.fromkeys(app.queues, 10), 10, 1)
+        for queue in app.queues:
+            await put(app, queue, queue)
+        first = app.queues[0]
+        node = node_of(own_nodes, app, first)
+        for lease in (await exchange.take(room)).leases:
+            exchange.add(lease, Acked())
+        node.kill()
+        await exchange.take(room)
+        assert exchange.settled == 2
+        assert [lease.queue for lease in exchange.leases()] == [first]
+        assert exchange.is_owing
+        for _ in range(50):  # however often it is asked, it rests in between
+            if exchange.is_due:
+                await exchange.take(room)
+        assert not exchange.is_due
+        await asyncio.wait_for(looked.wait(), 10)
+        assert exchange.is_due
+        await asyncio.to_thread(node.start)
+
+        async def is_told() -> bool:
+            await exchange.take(room)
+            return exchange.settled == 3
+
+        await eventually(is_told, 20)
+
+
+async def test_enqueue_to_a_living_node_does_not_wait_for_a_dead_one(own_nodes: Nodes):
+    async with app_on(own_nodes) as app:
+        for queue in app.queues:
+            await put(app, queue, "a")
+        node_of(own_nodes, app, app.queues[0]).kill()
+        refused = asyncio.create_task(put(app, app.queues[0], "b"))
+        cluster = app.broker._endpoint._place
+        assert isinstance(cluster, Cluster)
+        await eventually(lambda: cluster._away)  # the first try has failed
+        await put(app, app.queues[1], "b")
+        assert not refused.done()
+        with pytest.raises(BrokerUnavailable) as e:
+            await refused
+        assert "not enqueued" in str(e.value) or e.value.sent
