@@ -113,7 +113,7 @@ def _print(findings: Sequence[Finding]) -> None:
     faults, warnings = _count(findings, Level.FAULT), _count(findings, Level.WARNING)
     typer.echo(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}.")
     if any(finding.commands for finding in findings):
-        typer.echo("They need the address: redis-cli -u URL or -s SOCKET, qcore --url URL.")
+        typer.echo("Commands need the address: redis-cli -u URL or -s SOCKET, qcore --url URL.")
 
 
 def _print_finding(finding: Finding, column: int) -> None:

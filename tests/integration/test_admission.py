@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet import Fleet, fleet_on
-from tests.support.servers import Server
+from tests.support.servers import Server, deny_questions
 from tests.support.waiting import eventually
 
 
@@ -79,7 +79,7 @@ async def test_embedded_server_is_not_doubted(tmp_path: Path):
 
 
 async def test_server_that_may_not_be_asked_is_worked_on(tmp_path: Path, own_server: Server):
-    own_server.ask("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-@dangerous")
+    deny_questions(own_server)
     url = own_server.url.replace("://", "://app:pw@")
     with fleet_on(tmp_path, url, "admitted") as fleet:
         command = fleet.start(processes=1)

@@ -19,7 +19,7 @@ from qcore.broker.examination import Level
 from qcore.config import BrokerConfig, WorkerConfig
 from tests.support.fleet import ROOT
 from tests.support.moves import LEASE_MS, ask, leased, put
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server, deny_questions, free_port
 from tests.support.waiting import eventually
 from tests.support.workers import working
 
@@ -175,7 +175,7 @@ async def test_redis_that_cannot_be_reached_is_the_fault(folder: Path):
 
 
 async def test_user_who_may_not_ask_is_told_what_was_not_checked(own_server: Server, folder: Path):
-    own_server.ask("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-@dangerous")
+    deny_questions(own_server)
     url = own_server.url.replace("://", "://app:pw@")
     said = await doctor(folder, url, "--json")
     assert said.code == 0

@@ -166,6 +166,13 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def deny_questions(server: Server) -> None:
+    """Make a user app:pw who may neither INFO nor CONFIG, as on a managed server."""
+    rules = ("on", ">pw", "~*", "&*", "+@all", "-@dangerous")
+    # Redis 6.2 counts CLIENT SETNAME, with which every connection begins, among the dangerous
+    server.ask("ACL", "SETUSER", "app", *rules, "+client")
+
+
 def append_only_file(folder: Path) -> Path:
     """Return the file to which the server of a folder appends: in a folder of its own since 7.0."""
     (path,) = [*folder.glob("*dir/*.incr.aof"), *folder.glob("*.aof")]
