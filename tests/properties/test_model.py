@@ -14,7 +14,13 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
@@ -26,7 +32,7 @@ from tests.support.content import forget_namespace, reads, shown
 from tests.support.model import HOUR_MS, Model, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
 
-QUEUES = ("one", "two")
+QUEUES: tuple[str, ...] = ("one", "two")
 OWNERS = ("aa", "bb")
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
 TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
@@ -34,7 +40,8 @@ TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
 STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, LEASE_MS + 1, 25 * HOUR_MS, 73 * HOUR_MS)
 STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
 
-queues = st.sampled_from(QUEUES)
+#: Most of it happens in one queue, the other is there for what speaks of several.
+queues = st.sampled_from(("one", "one", "one", "two"))
 owners = st.sampled_from(OWNERS)
 few = st.integers(1, 4)
 delays = st.sampled_from((0, 1, 500, SECOND, LEASE_MS))
@@ -68,6 +75,7 @@ class House(RuleBasedStateMachine):
         self.ended: dict[str, set[str]] = {queue: set() for queue in QUEUES}
         self.settled: set[bytes] = set()
         self.agreed = True
+        self.crashes: dict[str, dict[str, int]] = {queue: {} for queue in QUEUES}
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -109,9 +117,25 @@ class House(RuleBasedStateMachine):
             assert crashes.items() <= self.crashes[queue].items(), "I8"
         self.crashes[queue] = crashes
 
-    @initialize()
-    def begin(self) -> None:
-        self.crashes: dict[str, dict[str, int]] = {queue: {} for queue in QUEUES}
+    @initialize(depth=st.integers(0, 3))
+    def begin(self, depth: int) -> None:
+        """Begin anywhere between an empty queue and one with jobs in every state."""
+        calls: dict[str, Any] = {"delay": 0, "is_at": False, "repeated": 1, "known": 1}
+        takes: dict[str, Any] = {"names": ("one",), "limits": (9, 9), "room": 10**6}
+        takes |= {"promote": 200, "line": "ready", "reply_is_lost": False}
+        if depth > 0:
+            self.enqueue("one", 4, **calls)
+        if depth > 1:
+            for _ in range(2):
+                self.claim(owner="aa", limit=2, **takes)
+                self.crash("one", "aa", charge=True)
+            self.now += SECOND
+            self.promote("one", 2)
+        if depth > 2:
+            self.enqueue("one", 3, **calls)
+            self.claim(owner="bb", limit=5, **takes)
+            first, second, *_ = self.leases["one"]
+            self._settle("one", [(first, Buried(b"buried")), (second, Acked(b"result", KEEP_MS))])
 
     @rule(ms=st.sampled_from(STEPS_MS))
     def time_goes_on(self, ms: int) -> None:
@@ -159,7 +183,7 @@ class House(RuleBasedStateMachine):
         room=st.sampled_from((1, 40, 10**6)),
         promote=st.sampled_from((1, 200)),
         line=st.sampled_from(("ready", "ready", "suspects")),
-        reply_is_lost=st.booleans(),
+        reply_is_lost=st.sampled_from((False, False, False, True)),
     )
     def claim(
         self,
@@ -239,9 +263,12 @@ class House(RuleBasedStateMachine):
     def _some(self, data: st.DataObject, queue: str, *, most: int = 4) -> list[Lease]:
         """Draw leases, the newest before the others."""
         held = self.leases[queue][:12]
-        picks = st.lists(st.sampled_from(held), max_size=most, unique_by=lambda x: x.token)
+        picks = st.lists(
+            st.sampled_from(held), min_size=1, max_size=most, unique_by=lambda x: x.token
+        )
         return data.draw(picks) if held else []
 
+    @precondition(lambda self: self.claims > 0)
     @rule(queue=queues, owner=owners, seq=st.integers(0, 5))
     def recover(self, queue: str, owner: str, seq: int) -> None:
         """One lost claim of a worker, or all of a process that is gone."""
@@ -256,6 +283,7 @@ class House(RuleBasedStateMachine):
         )
         self._give([x for x in leases if x.token not in {y.token for y in self.leases[queue]}])
 
+    @precondition(lambda self: self.claims > 0)
     @rule(queue=queues, data=st.data())
     def extend(self, queue: str, data: st.DataObject) -> None:
         tokens = [lease.token for lease in self._some(data, queue)]
@@ -263,6 +291,7 @@ class House(RuleBasedStateMachine):
         expected = self.models[queue].extend(self.now + LEASE_MS, [t.decode() for t in tokens])
         self.agree([token.decode() for token in reply], expected)
 
+    @precondition(lambda self: self.claims > 0)
     @rule(queue=queues, data=st.data())
     def note(self, queue: str, data: st.DataObject) -> None:
         for lease in self._some(data, queue, most=1):
@@ -270,6 +299,7 @@ class House(RuleBasedStateMachine):
             expected = self.models[queue].note(lease.token.decode(), "noted")
             self.agree([token.decode() for token in reply], expected)
 
+    @precondition(lambda self: self.claims > 0)
     @rule(queue=queues, data=st.data(), repeated=st.booleans())
     def settle(self, queue: str, data: st.DataObject, repeated: bool) -> None:
         """Also late, by a zombie; and once more, as after a reply that was lost."""
@@ -330,7 +360,7 @@ class House(RuleBasedStateMachine):
         model = self.models[queue]
         known = [*model.dead, *map(id_of, model.active), *model.scheduled, *model.suspects]
         known += [*model.ready, *model.done, "unknown"]
-        return data.draw(st.lists(st.sampled_from(known), max_size=most))
+        return data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=most))
 
     @rule(queue=queues, channel=st.sampled_from(("c1", "c12")), data=st.data())
     def wait(self, queue: str, channel: str, data: st.DataObject) -> None:
@@ -350,12 +380,14 @@ class House(RuleBasedStateMachine):
         reply = self.ask(scripts.CLEAR, queue, self.now, limit, "cleared", KEEP_MS)
         self.agree(reply, self.models[queue].clear(self.now, limit, "cleared", KEEP_MS))
 
+    @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, data=st.data())
     def revive(self, queue: str, data: st.DataObject) -> None:
         items = [(id, "revived") for id in self._ids(data, queue)]
         reply = self.ask(scripts.REVIVE, queue, *(word for item in items for word in item))
         self.agree([id.decode() for id in reply], self.models[queue].revive(items))
 
+    @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, data=st.data())
     def purge(self, queue: str, data: st.DataObject) -> None:
         ids = self._ids(data, queue)
@@ -363,6 +395,7 @@ class House(RuleBasedStateMachine):
         reply = self.ask(scripts.PURGE, queue, "", "", 0, *ids)
         self.agree(reply, self.models[queue].purge(ids))
 
+    @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, age=st.sampled_from((0, 5000)), limit=few)
     def purge_older(self, queue: str, age: int, limit: int) -> None:
         model = self.models[queue]
