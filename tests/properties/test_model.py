@@ -134,8 +134,11 @@ class House(RuleBasedStateMachine):
         if depth > 2:
             self.enqueue("one", 3, **calls)
             self.claim(owner="bb", limit=5, **takes)
-            first, second, *_ = self.leases["one"]
+            first, second, third, *_ = self.leases["one"]
             self._settle("one", [(first, Buried(b"buried")), (second, Acked(b"result", KEEP_MS))])
+            for id in self.models["one"].jobs:
+                self._wait("one", id, "c1")
+            self._cancel("one", [third.id])
 
     @rule(ms=st.sampled_from(STEPS_MS))
     def time_goes_on(self, ms: int) -> None:
@@ -322,6 +325,13 @@ class House(RuleBasedStateMachine):
         expected = self.models[queue].settle(self.now, retries_first)
         self.agree({token.decode() for token in lost}, set(expected))
 
+    @rule(queue=queues, owner=owners)
+    def stop(self, queue: str, owner: str) -> None:
+        """A worker that leaves releases all it holds, in order."""
+        active = self.models[queue].active
+        mine = [x for x in self.leases[queue] if x.token.decode().startswith(f"{owner}:")]
+        self._settle(queue, [(x, Released()) for x in mine if x.token.decode() in active])
+
     # -- upkeep -----------------------------------------------------------------------------------
 
     @rule(queue=queues, limit=few)
@@ -365,12 +375,17 @@ class House(RuleBasedStateMachine):
     @rule(queue=queues, channel=st.sampled_from(("c1", "c12")), data=st.data())
     def wait(self, queue: str, channel: str, data: st.DataObject) -> None:
         for id in self._ids(data, queue, most=1):
-            reply = self.ask(scripts.FIND, queue, id, channel)
-            self.agree(reply[0].decode(), self.models[queue].find(id, channel))
+            self._wait(queue, id, channel)
+
+    def _wait(self, queue: str, id: str, channel: str) -> None:
+        reply = self.ask(scripts.FIND, queue, id, channel)
+        self.agree(reply[0].decode(), self.models[queue].find(id, channel))
 
     @rule(queue=queues, data=st.data())
     def cancel(self, queue: str, data: st.DataObject) -> None:
-        ids = self._ids(data, queue)
+        self._cancel(queue, self._ids(data, queue))
+
+    def _cancel(self, queue: str, ids: list[str]) -> None:
         reply = self.ask(scripts.CANCEL, queue, self.now, KEEP_MS, "cancelled", *ids)
         expected = self.models[queue].cancel(self.now, KEEP_MS, "cancelled", ids)
         self.agree([place.decode() for place in reply], expected)
