@@ -17,33 +17,24 @@ async def keys_of(broker: Broker, queue: str) -> Content:
     A list is a list, a hash a dict, a sorted set a dict of member -> score (an int where it is
     whole). Names and values of bytes are text where they can be.
     """
-    found: Content = {}
-    for name in QUEUE_KEYS:
-        value = await _value(broker, broker.keys(queue).names[name])
-        if value is not None:
-            found[name] = value
-    return found
+    return shown(await broker.ask(reads(broker, queue)))
 
 
-async def _value(broker: Broker, key: bytes) -> Any:
-    (kind,) = await broker.ask([(b"TYPE", key)])
-    match kind:
-        case b"none":
-            return None
-        case b"list":
-            (items,) = await broker.ask([(b"LRANGE", key, 0, -1)])
-            return [_text(item) for item in items]
-        case b"hash":
-            (flat,) = await broker.ask([(b"HGETALL", key)])
-            return {_text(k): _text(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
-        case b"zset":
-            (flat,) = await broker.ask([(b"ZRANGE", key, 0, -1, b"WITHSCORES")])
-            return {_text(k): _score(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
-        case b"set":
-            (items,) = await broker.ask([(b"SMEMBERS", key)])
-            return {_text(item) for item in items}
-        case other:
-            raise AssertionError(f"{key!r} is a {other!r}")
+def reads(broker: Broker, queue: str) -> list[tuple[object, ...]]:
+    """Return the commands whose replies `shown` takes, to be sent beside others."""
+    names = broker.keys(queue).names
+    return [
+        (verb, names[name], *rest)
+        for name, (kind, _) in QUEUE_KEYS.items()
+        for verb, *rest in [_READ[kind]]
+    ]
+
+
+def shown(replies: list[Any]) -> Content:
+    """Return what `keys_of` does, from the replies to `reads`."""
+    kinds = [kind for kind, _ in QUEUE_KEYS.values()]
+    values = [_READERS[kind](reply) for kind, reply in zip(kinds, replies, strict=True)]
+    return {name: value for name, value in zip(QUEUE_KEYS, values, strict=True) if value}
 
 
 def _text(value: bytes) -> str | bytes:
@@ -56,6 +47,20 @@ def _text(value: bytes) -> str | bytes:
 def _score(value: bytes) -> int | float:
     score = float(value)
     return int(score) if score.is_integer() else score
+
+
+#: How each kind of key is read: the words around its name, and what becomes of the reply. A key of
+#: another kind is an error.
+_READ: dict[str, tuple[Any, ...]] = {
+    "list": (b"LRANGE", 0, -1),
+    "hash": (b"HGETALL",),
+    "zset": (b"ZRANGE", 0, -1, b"WITHSCORES"),
+}
+_READERS: dict[str, Callable[[list[bytes]], Any]] = {
+    "list": lambda items: [_text(item) for item in items],
+    "hash": lambda flat: {_text(k): _text(v) for k, v in zip(flat[::2], flat[1::2], strict=True)},
+    "zset": lambda flat: {_text(k): _score(v) for k, v in zip(flat[::2], flat[1::2], strict=True)},
+}
 
 
 async def names_in(broker: Broker, namespace: str) -> set[str]:

@@ -52,6 +52,20 @@ def span(seconds: float) -> list[float]:
     return [began, time.monotonic()]
 
 
+@app.task(run_in="process")
+def run_on(path: str) -> None:
+    """Say who runs it, then run for as long as it is left alone."""
+    part = Path(f"{path}.part")
+    part.write_text(str(os.getpid()))
+    part.rename(path)
+    time.sleep(60)
+
+
+@app.task(run_in="process")
+def fence(ctx: Context) -> int:
+    return ctx.fencing_token
+
+
 @app.task(run_in="process", timeout=0.5, retry=ONCE)
 def hang(path: str) -> None:
     Path(path).write_text(str(os.getpid()))

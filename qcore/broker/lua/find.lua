@@ -41,9 +41,10 @@ if wish then
 end
 if channel ~= '' and where ~= 'dead' and where ~= '' then
   local known = redis.call('HGET', waiters, id)
+  local is_in = known and string.find(' ' .. known .. ' ', ' ' .. channel .. ' ', 1, true)
   if not known then
     redis.call('HSET', waiters, id, channel)
-  elseif #known < MOST_BYTES and not string.find(known, channel, 1, true) then
+  elseif not is_in and #known < MOST_BYTES then
     redis.call('HSET', waiters, id, known .. ' ' .. channel)
   end
 end

@@ -1,0 +1,162 @@
+"""Jobs that have lost two leases run in a process of their own, which tells who ended it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qcore.broker.inspector import JobRecord
+from tests.support.fleet import Command, Fleet, Producer, fleet_on
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
+    with fleet_on(tmp_path, redis_url, namespace) as fleet:
+        yield fleet
+
+
+async def record_of(producer: Producer, id: str) -> JobRecord:
+    record = await producer.app.inspector.job("default", id)
+    assert record is not None
+    return record
+
+
+async def died(producer: Producer, id: str, timeout_s: float = 40) -> JobRecord:
+    async def look() -> JobRecord | None:
+        record = await producer.app.inspector.job("default", id)
+        return record if record is not None and record.status == "dead" else None
+
+    record = await eventually(look, timeout_s)
+    assert record is not None
+    return record
+
+
+async def killed_while_it_runs(fleet: Fleet, number: int, times: int) -> None:
+    """Kill the worker of each of the first runs of a job, from outside."""
+    for run in range(times):
+        found = await eventually(lambda n=run: fleet.runs().get(number, [])[n:], 30)
+        fleet.kill_worker(found[0].pid)
+
+
+def worker_of(command: Command, pid: int) -> str:
+    (event,) = [e for e in command.events("worker.spawned") if e["pid"] == pid]
+    return event["worker"]
+
+
+async def test_third_run_has_a_process_for_itself_and_that_leaves_when_none_waits(fleet: Fleet):
+    command = fleet.start(processes=1, lease=30)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work").enqueue(number, 1.0)
+        await killed_while_it_runs(fleet, number, 2)
+        await eventually(lambda: number in fleet.done(), 30)
+        runs = fleet.runs()[number]
+        workers = [worker_of(command, run.pid) for run in runs]
+        assert workers == ["worker.1", "worker.1", "worker.suspects.1"]
+        assert await job.result(timeout=10) is None
+        pid = runs[-1].pid
+        (left,) = await eventually(
+            lambda: [e for e in command.events("worker.exited") if e["pid"] == pid], 20
+        )
+        assert (left["exit_code"], left["signal"]) == (0, None)
+    assert not command.events("job.condemned")
+
+
+async def test_kills_from_outside_bury_no_job_before_they_are_five(fleet: Fleet):
+    """Anybody may have sent them: the out-of-memory killer, or an operator."""
+    command = fleet.start(processes=1, lease=30)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work").enqueue(number, 1.0)
+        await killed_while_it_runs(fleet, number, 4)
+        await eventually(lambda: number in fleet.done(), 40)
+        assert await job.result(timeout=10) is None
+    assert not command.events("job.condemned")
+    assert len(fleet.runs()[number]) == 5
+
+
+async def test_fifth_kill_buries_the_job_and_says_how(fleet: Fleet):
+    command = fleet.start(processes=1, lease=30)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work").enqueue(number, 60.0)
+        await killed_while_it_runs(fleet, number, 5)
+        record = await died(producer, job.id)
+        assert record.death is not None
+        assert (record.death.how, record.death.worker) == ("SIGKILL", "worker.suspects.1")
+        assert record.death.pid == fleet.runs()[number][-1].pid
+        assert record.death.peak_rss_bytes > 1_000_000
+        assert record.attempts == 0
+        assert "it ended the process that it had for itself: SIGKILL" in (record.reason or "")
+        (event,) = command.events("job.condemned")
+        assert (event["job"], event["how"]) == (job.id, "SIGKILL")
+
+
+async def test_job_that_exits_with_three_is_dead_at_its_third_run(fleet: Fleet):
+    command = fleet.start(processes=2, lease=30)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("bad").enqueue(number, "_exit")
+        record = await died(producer, job.id)
+        assert record.death is not None
+        assert record.death.how == "exit 3"
+        assert record.crashes == 2
+        assert len(fleet.runs()[number]) == 3
+        # whoever revives it gives it a new life: it is no suspect any more
+        assert await producer.app.inspector.revive("default", [job.id]) == [job.id]
+        await eventually(lambda: len(fleet.runs()[number]) > 3, 20)
+        last = fleet.runs()[number][3]
+        assert "suspects" not in worker_of(command, last.pid)
+
+
+async def test_suspect_of_a_pool_runs_in_a_pool_of_its_own(fleet: Fleet):
+    command = fleet.start(processes=1, lease=30)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work_in_process").enqueue(number, 1.0)
+        await killed_while_it_runs(fleet, number, 2)
+        await eventually(lambda: number in fleet.done(), 30)
+        assert await job.result(timeout=10) is None
+        last = fleet.runs()[number][-1]
+        assert worker_of(command, last.pid) == "worker.suspects.1"
+
+
+async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(fleet: Fleet):
+    """The pool saw it die: that is proof enough, its worker lives on."""
+    command = fleet.start(processes=1, lease=30)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        keys = producer.app.broker.keys("default").names
+        job = await producer.task("bad_in_process").options(delay=0.5).enqueue(number, "_exit")
+        (now, _) = (await producer.app.broker.ask([(b"TIME",)]))[0]
+        await producer.app.broker.ask([(b"HSET", keys["crashes"], job.id, f"2 {int(now)}000")])
+        record = await died(producer, job.id)
+        assert record.death is None
+        assert "exited with 3" in (record.reason or "")
+        (run,) = fleet.runs()[number]
+        assert worker_of(command, run.pid) == "worker.suspects.1"
+        exits = command.events("worker.exited")
+        assert not [e for e in exits if e["signal"] or e["exit_code"]]
+
+
+async def test_suspects_wait_for_nobody_when_the_supervisor_stops(fleet: Fleet):
+    command = fleet.start(processes=1, lease=30)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work").enqueue(number, 60.0)
+        await killed_while_it_runs(fleet, number, 2)
+        await eventually(lambda: len(fleet.runs()[number]) == 3, 30)
+        command.signal(signal.SIGTERM)
+        command.signal(signal.SIGTERM)
+        await command.ended(15)
+        record = await record_of(producer, job.id)
+        assert (record.status, record.crashes) == ("ready", 2)
+        (waiting,) = await producer.app.broker.ask(
+            [(b"LRANGE", producer.app.broker.keys("default").names["suspects"], 0, -1)]
+        )
+        assert waiting == [job.id.encode()]

@@ -1,0 +1,352 @@
+"""What a task may ask of its runs: not too late, never twice, never overlapping, in order."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from qcore import App, ArgumentError, ConfigError, Context, JobCancelled, JobStatus, Retry
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
+from qcore.broker.identity import new_owner
+from qcore.broker.wire import ClaimRequest
+from qcore.config import BrokerConfig
+from tests.support import process_tasks
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+from tests.support.workers import dead, working
+
+SOON = Retry(max_attempts=3, backoff=0.01, jitter=0)
+
+
+@pytest.fixture
+async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
+    async with App(redis_url, namespace=namespace, queues=("default",)) as app:
+        yield app
+
+
+@pytest.fixture
+async def direct(own_server: Server) -> AsyncIterator[Broker]:
+    """Past the proxy."""
+    broker = Broker(BrokerConfig(url=own_server.url))
+    await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+async def proxy(own_server: Server, direct: Broker) -> AsyncIterator[Proxy]:
+    async with Proxy(own_server.port) as proxy:
+        yield proxy
+
+
+# -- expires ---------------------------------------------------------------------------------------
+
+
+async def test_expired_job_does_not_run_and_says_so(app: App):
+    ran: list[str] = []
+
+    @app.task(expires=0.05)
+    async def by_task(name: str) -> None:
+        ran.append(name)
+
+    expired = [await by_task.enqueue("task"), await by_task.options(expires=0.02).enqueue("option")]
+    lasting = await by_task.options(expires=60).enqueue("lasting")
+    await asyncio.sleep(0.06)
+    async with working(app):
+        for job, limit in zip(expired, ("0.05", "0.02"), strict=True):
+            with pytest.raises(JobCancelled, match=rf"it expired: .* within {limit} s"):
+                await job.result(timeout=10)
+        await eventually(lambda: ran)
+    assert ran == ["lasting"]
+    assert await lasting.status() is JobStatus.COMPLETED
+
+
+async def test_job_expires_while_it_waits_for_its_retry(app: App):
+    runs: list[int] = []
+
+    @app.task(expires=0.5, retry=Retry(max_attempts=5, backoff=0.6, jitter=0))
+    async def work(ctx: Context) -> None:
+        runs.append(ctx.attempt)
+        raise ValueError
+
+    async with working(app):
+        job = await work.enqueue()
+        with pytest.raises(JobCancelled, match="it expired"):
+            await job.result(timeout=20)
+    assert runs in ([1], [])  # the first may come too late on a machine that is slow enough
+
+
+async def test_job_that_began_in_time_may_end_later(app: App):
+    @app.task(expires=5)
+    async def work() -> str:
+        await asyncio.sleep(0.2)
+        return "done"
+
+    async with working(app):
+        assert await (await work.enqueue()).result(timeout=10) == "done"
+
+
+@pytest.mark.parametrize("expires", [0, -1])
+def test_expires_of_a_task_is_more_than_nothing(app: App, expires: float):
+    with pytest.raises(ConfigError, match=r"expires is .* allowed is more than 0"):
+
+        @app.task(expires=expires)
+        async def work() -> None: ...
+
+
+def test_expires_before_the_delay_is_refused(app: App):
+    @app.task
+    async def work() -> None: ...
+
+    with pytest.raises(ArgumentError, match="is not later than delay"):
+        work.options(delay=10, expires=10)
+
+
+# -- at most once ----------------------------------------------------------------------------------
+
+
+async def test_at_most_once_runs_once_and_keeps_its_result(app: App):
+    runs: list[str] = []
+
+    @app.task(at_most_once=True)
+    async def pay(ctx: Context) -> str:
+        runs.append(ctx.job_id)
+        return "paid"
+
+    async with working(app):
+        job = await pay.enqueue()
+        assert await job.result(timeout=10) == "paid"
+    assert runs == [job.id]
+
+
+async def test_at_most_once_that_fails_is_dead(app: App):
+    @app.task(at_most_once=True)
+    async def pay() -> None:
+        raise ValueError("no money")
+
+    async with working(app):
+        record = await dead(app, await pay.enqueue())
+    assert (record.attempts, record.reason) == (1, "ValueError: no money")
+
+
+async def test_at_most_once_whose_worker_died_after_the_beginning_is_dead(app: App):
+    runs: list[str] = []
+    began = asyncio.Event()
+
+    @app.task(at_most_once=True)
+    async def pay(ctx: Context) -> None:
+        runs.append(ctx.job_id)
+        began.set()
+        await asyncio.sleep(60)
+
+    first = new_owner()
+    async with working(app, owner=first, shutdown_timeout_s=2):
+        job = await pay.enqueue()
+        await began.wait()
+        # as its supervisor does when the process is gone
+        taken = await app.broker.reclaim_owner("default", first, charge=True, crash_limit=10)
+        assert [item.to for item in taken] == ["ready"]
+        record = await dead(app, job)
+    assert runs == [job.id]
+    assert record.reason is not None
+    assert record.reason.startswith("at most once: its run of 20")
+    assert record.reason.endswith("was cut off")
+
+
+async def test_at_most_once_whose_worker_died_before_the_beginning_runs(app: App):
+    runs: list[str] = []
+
+    @app.task(at_most_once=True)
+    async def pay(ctx: Context) -> None:
+        runs.append(ctx.job_id)
+
+    job = await pay.enqueue()
+    gone = new_owner()
+    (lease,) = (
+        await app.broker.turn([], ClaimRequest(["default"], 1, 30_000, f"{gone}:1:"))
+    ).leases
+    assert lease.id == job.id
+    await app.broker.reclaim_owner("default", gone, charge=True, crash_limit=10)
+    async with working(app):
+        assert await job.result(timeout=10) is None
+    assert runs == [job.id]
+
+
+async def test_at_most_once_runs_once_though_the_reply_to_its_note_is_lost(proxy: Proxy):
+    runs: list[str] = []
+    async with App(proxy.url, queues=("default",)) as app:
+
+        @app.task(at_most_once=True)
+        async def pay(ctx: Context) -> str:
+            runs.append(ctx.job_id)
+            return "paid"
+
+        proxy.lose_reply(scripts.NOTE.sha, times=2)
+        async with working(app, lease_s=30, extend_s=10, sweep_s=5):
+            job = await pay.enqueue()
+            assert await job.result(timeout=20) == "paid"
+        assert proxy.lost_all
+    assert runs == [job.id]
+
+
+async def test_at_most_once_that_a_shutdown_cut_off_is_dead_at_its_next_claim(app: App):
+    began = asyncio.Event()
+    runs: list[str] = []
+
+    @app.task(at_most_once=True)
+    async def pay(ctx: Context) -> None:
+        runs.append(ctx.job_id)
+        began.set()
+        await asyncio.sleep(60)
+
+    async with working(app) as worker:
+        job = await pay.enqueue()
+        await began.wait()
+        worker.stop_now()
+    assert await job.status() is JobStatus.READY
+    async with working(app):
+        record = await dead(app, job)
+    assert runs == [job.id]
+    assert "was cut off" in (record.reason or "")
+    assert record.crashes == 0
+
+
+def test_at_most_once_with_retries_is_refused(app: App):
+    with pytest.raises(ConfigError, match="at_most_once=True leaves no attempt to retry"):
+
+        @app.task(at_most_once=True, retry=SOON)
+        async def pay() -> None: ...
+
+
+# -- exclusive -------------------------------------------------------------------------------------
+
+
+async def test_exclusive_job_is_stopped_before_its_lease_can_end(proxy: Proxy, direct: Broker):
+    """Redis cannot be reached for longer than a lease: somebody else may take the job then."""
+    lease_s = 4.5
+    runs: list[str] = []
+    stopped: list[float] = []
+    async with App(proxy.url, queues=("default",)) as app:
+
+        @app.task(exclusive=True)
+        async def work(ctx: Context) -> None:
+            runs.append(ctx.job_id)
+            try:
+                if len(runs) == 1:
+                    await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                stopped.append(time.time())
+                raise
+
+        job = await work.enqueue()
+        settings = {"lease_s": lease_s, "extend_s": lease_s / 3, "sweep_s": lease_s / 4}
+        async with working(app, **settings, shutdown_timeout_s=20):
+            await eventually(lambda: runs)
+            proxy.open.clear()
+            await eventually(lambda: stopped, 15)
+            # nobody moves it: the only one who renews or sweeps is cut off
+            key = direct.keys("default").names["active"]
+            ((_, deadline_ms),) = await direct.ask([(b"ZRANGE", key, 0, -1, b"WITHSCORES")])
+            assert stopped[0] < float(deadline_ms) / 1000
+            proxy.open.set()
+            await job.result(timeout=20)
+        record = await app.inspector.job("default", job.id)
+    assert runs == [job.id] * 2
+    assert record is None  # it completed, and kept nothing
+
+
+async def test_exclusive_job_whose_lease_is_renewed_runs_on(app: App):
+    @app.task(exclusive=True)
+    async def work() -> str:
+        await asyncio.sleep(3)  # two leases
+        return "done"
+
+    async with working(app):
+        assert await (await work.enqueue()).result(timeout=20) == "done"
+
+
+async def test_job_that_is_not_exclusive_runs_on_while_redis_is_away(proxy: Proxy):
+    stopped: list[str] = []
+    go, began = asyncio.Event(), asyncio.Event()
+    async with App(proxy.url, queues=("default",)) as app:
+
+        @app.task
+        async def work() -> str:
+            began.set()
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                stopped.append("cancelled")
+                raise
+            return "done"
+
+        async with working(app, shutdown_timeout_s=20):
+            job = await work.enqueue()
+            await began.wait()
+            proxy.open.clear()
+            await asyncio.sleep(2)  # more than its lease
+            assert not stopped
+            go.set()
+            proxy.open.set()
+            assert await job.result(timeout=20) == "done"
+
+
+def test_exclusive_thread_is_refused(app: App):
+    with pytest.raises(ConfigError, match="exclusive=True needs a run that can be stopped"):
+
+        @app.task(exclusive=True)
+        def work() -> None: ...
+
+
+# -- fencing tokens --------------------------------------------------------------------------------
+
+
+async def test_fencing_token_grows_with_each_run_wherever_it_runs(app: App):
+    tokens: list[int] = []
+
+    @app.task(retry=SOON)
+    async def on_loop(ctx: Context) -> None:
+        tokens.append(ctx.fencing_token)
+        if ctx.attempt < 3:
+            raise ValueError
+
+    @app.task
+    def in_thread(ctx: Context) -> None:
+        tokens.append(ctx.fencing_token)
+
+    async with working(app):
+        await (await on_loop.enqueue()).result(timeout=10)
+        await (await in_thread.enqueue()).result(timeout=10)
+    assert len(tokens) == 4
+    assert tokens == sorted(set(tokens))
+
+
+async def test_fencing_token_reaches_a_process(redis_url: str, namespace: str):
+    process_tasks.app.configure(url=redis_url, namespace=namespace)
+    async with process_tasks.app as app, working(app):
+        first = await (await process_tasks.fence.enqueue()).result(timeout=20)
+        second = await (await process_tasks.fence.enqueue()).result(timeout=20)
+    assert 0 < first < second
+
+
+async def test_fencing_token_of_the_heir_is_larger_than_that_of_the_zombie(app: App):
+    tokens: list[int] = []
+    began = asyncio.Event()
+
+    @app.task
+    async def work(ctx: Context) -> None:
+        tokens.append(ctx.fencing_token)
+        if len(tokens) == 1:
+            began.set()
+            await asyncio.sleep(60)
+
+    owner = new_owner()
+    async with working(app, owner=owner):
+        job = await work.enqueue()
+        await began.wait()
+        await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=10)
+        await job.result(timeout=20)
+    assert tokens[0] < tokens[1]

@@ -1,0 +1,493 @@
+"""The scripts and a model of them in Python move the same jobs at random and agree at every step.
+
+After each step the whole content of Redis equals the model's, and these hold: I1 (what was
+accepted is somewhere or has ended), I2 (nothing else is), I3 (a lease is settled once), I7 (each id
+is in one place, in the end no key is left), I8 (only a lost lease counts as a crash), I9 (nothing
+starts early). I4 and I6 follow for one queue: a job runs again only after it came back, and the end
+of each example empties the queues. I5 and I10 are promises of workers.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
+from qcore.broker.scripts import Script
+from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settle_items
+from qcore.config import BrokerConfig
+from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
+from tests.support.content import forget_namespace, reads, shown
+from tests.support.model import HOUR_MS, Model, id_of
+from tests.support.moves import LEASE_MS, NOW, SECOND
+
+QUEUES: tuple[str, ...] = ("one", "two")
+OWNERS = ("aa", "bb")
+STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
+TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
+#: How time goes on between two steps, and back.
+STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, LEASE_MS + 1, 25 * HOUR_MS, 73 * HOUR_MS)
+STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
+
+#: Most of it happens in one queue, the other is there for what speaks of several.
+queues = st.sampled_from(("one", "one", "one", "two"))
+owners = st.sampled_from(OWNERS)
+few = st.integers(1, 4)
+delays = st.sampled_from((0, 1, 500, SECOND, LEASE_MS))
+OUTCOMES = st.one_of(
+    st.just(Acked()),
+    st.builds(Acked, st.just(b"result"), st.sampled_from((0, 10, KEEP_MS))),
+    st.builds(Retried, delays, st.just(b"retried")),
+    st.just(Buried(b"buried")),
+    st.just(Released()),
+)
+
+
+class House(RuleBasedStateMachine):
+    """Two queues, two workers, one producer of each nonce, and whoever looks after them."""
+
+    url: str
+    namespace: str
+    loop: asyncio.Runner
+    broker: Broker
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.models = {queue: Model() for queue in QUEUES}
+        self.calls = 0
+        self.claims = 0
+        self.ids = 0
+        #: Every lease that was ever given; most of the older ones are those of zombies.
+        self.leases: dict[str, list[Lease]] = {queue: [] for queue in QUEUES}
+        self.accepted: dict[str, set[str]] = {queue: set() for queue in QUEUES}
+        self.ended: dict[str, set[str]] = {queue: set() for queue in QUEUES}
+        self.settled: set[bytes] = set()
+        self.agreed = True
+        self.crashes: dict[str, dict[str, int]] = {queue: {} for queue in QUEUES}
+
+    # -- one step ---------------------------------------------------------------------------------
+
+    def ask(self, script: Script, queue: str | Sequence[str], *args: object) -> Any:
+        """Run a script and keep what stands in Redis after it, for `agree`."""
+        names = [queue] if isinstance(queue, str) else list(queue)
+        call = script.call([self.broker.keys(name) for name in names], *args)
+        looks = [command for name in QUEUES for command in reads(self.broker, name)]
+        reply, *found = self.loop.run(self.broker.ask([call, *looks]))
+        half = len(found) // 2
+        self.found = dict(zip(QUEUES, (shown(found[:half]), shown(found[half:])), strict=True))
+        return reply
+
+    def agree(self, reply: object, expected: object, *, crashed: bool = False) -> None:
+        """Compare reply and content with the model's; then see what must always hold."""
+        self.agreed = False
+        assert reply == expected
+        for queue, model in self.models.items():
+            assert self.found[queue] == model.content(), queue
+            self.hold(queue, model, crashed=crashed)
+        self.agreed = True
+
+    def hold(self, queue: str, model: Model, *, crashed: bool) -> None:
+        active = [id_of(token) for token in model.active]
+        live = [*model.ready, *model.suspects, *model.scheduled, *active, *model.dead]
+        places = [*live, *model.done]
+        assert len(places) == len(set(places)), "I7: an id is in two places"
+        assert set(live) == set(model.jobs), "I7: a job without payload, or the other way round"
+        assert set(model.running.items()) == {(id_of(t), t) for t in model.active}
+        assert set(model.done) == set(model.expiry)
+        assert set(model.cancels) <= {*model.ready, *model.suspects, *active}
+        assert set(model.waiters) <= set(live) - set(model.dead)
+        assert {*model.state, *model.crashes} <= set(live)
+        self.ended[queue] |= set(model.done)
+        assert self.accepted[queue] - set(places) <= self.ended[queue], "I1"
+        assert set(places) <= self.accepted[queue], "I2"
+        crashes = {id: count for id, (count, _) in model.crashes.items()}
+        if not crashed:
+            assert crashes.items() <= self.crashes[queue].items(), "I8"
+        self.crashes[queue] = crashes
+
+    @initialize(depth=st.integers(0, 3))
+    def begin(self, depth: int) -> None:
+        """Begin anywhere between an empty queue and one with jobs in every state."""
+        calls: dict[str, Any] = {"delay": 0, "is_at": False, "repeated": 1, "known": 1}
+        takes: dict[str, Any] = {"names": ("one",), "limits": (9, 9), "room": 10**6}
+        takes |= {"promote": 200, "line": "ready", "reply_is_lost": False}
+        if depth > 0:
+            self.enqueue("one", 4, **calls)
+        if depth > 1:
+            for _ in range(2):
+                self.claim(owner="aa", limit=2, **takes)
+                self.crash("one", "aa", charge=True)
+            self.now += SECOND
+            self.promote("one", 2)
+        if depth > 2:
+            self.enqueue("one", 3, **calls)
+            self.claim(owner="bb", limit=5, **takes)
+            first, second, third, *_ = self.leases["one"]
+            self._settle("one", [(first, Buried(b"buried")), (second, Acked(b"result", KEEP_MS))])
+            for id in self.models["one"].jobs:
+                self._wait("one", id, "c1")
+            self._cancel("one", [third.id])
+
+    @rule(ms=st.sampled_from(STEPS_MS))
+    def time_goes_on(self, ms: int) -> None:
+        self.now += ms
+
+    @rule(ms=st.sampled_from(STEPS_BACK_MS))
+    def time_goes_back(self, ms: int) -> None:
+        self.now += ms
+
+    # -- producers --------------------------------------------------------------------------------
+
+    @rule(
+        queue=queues,
+        count=few,
+        delay=delays,
+        is_at=st.booleans(),
+        repeated=st.integers(0, 9),
+        known=st.integers(0, 9),
+    )
+    def enqueue(
+        self, queue: str, count: int, delay: int, is_at: bool, repeated: int, known: int
+    ) -> None:
+        """Also the repeat of a call whose reply was lost, and ids that are there already."""
+        model = self.models[queue]
+        self.calls += repeated > 0
+        ids = [f"{self.ids + n:04}" for n in range(count)]
+        self.ids += count
+        if known == 0:
+            ids += list(model.jobs)[:2]
+        when = f"@{self.now + delay}" if is_at else f"+{delay}" if delay else ""
+        items = [(id, self.now + delay, f"body {id}") for id in ids]
+        words = [word for id, _, body in items for word in (id, when, body)]
+        reply = self.ask(scripts.ENQUEUE, queue, self.now, "nonce", self.calls, *words)
+        expected = model.enqueue(self.now, "nonce", self.calls, items)
+        self.accepted[queue] |= {id for id in ids if id in model.jobs}
+        self.agree([id.decode() for id in reply], expected)
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    @rule(
+        names=st.sampled_from((QUEUES, QUEUES[::-1], *((queue,) for queue in QUEUES))),
+        owner=owners,
+        limit=few,
+        limits=st.tuples(few, few),
+        room=st.sampled_from((1, 40, 10**6)),
+        promote=st.sampled_from((1, 200)),
+        line=st.sampled_from(("ready", "ready", "suspects")),
+        reply_is_lost=st.sampled_from((False, False, False, True)),
+    )
+    def claim(
+        self,
+        names: tuple[str, ...],
+        owner: str,
+        limit: int,
+        limits: tuple[int, int],
+        room: int,
+        promote: int,
+        line: str,
+        reply_is_lost: bool,
+    ) -> None:
+        """What a lost reply said is found by `recover`, `reclaim` or `crash`."""
+        self.claims += 1
+        prefix = f"{owner}:{self.claims}:"
+        is_for_suspects = line == "suspects"
+        request = ClaimRequest(names, limit, LEASE_MS, prefix, limits, suspects=is_for_suspects)
+        words = (self.now, limit, LEASE_MS, prefix, room, promote, int(is_for_suspects))
+        early = {
+            id
+            for name in names
+            for id, due in self.models[name].scheduled.items()
+            if due > self.now
+        }
+        reply = self.ask(scripts.CLAIM, names, *words, *limits[: len(names)])
+        turn = Turn()
+        read_claim(reply, request, turn)
+
+        left, taken = limit, list[tuple[str, str, int]]()
+        for name, most in zip(names, limits, strict=False):
+            if left <= 0 or room <= 0:
+                break
+            model = self.models[name]
+            deadline = self.now + LEASE_MS
+            ids, room, fence = model.claim(
+                self.now, deadline, prefix, min(left, most), room, promote, line
+            )
+            left -= len(ids)
+            taken += [(name, prefix + id, fence) for id in ids]
+        again = min(self.models[name].again(line, took=bool(taken)) for name in names)
+        suspects = sum(len(self.models[name].suspects) for name in names)
+        self.agree(
+            (self._plain(turn.leases), turn.again_ms, turn.suspects),
+            (
+                [self._expected(*row) for row in taken],
+                None if again == math.inf else max(0, again - self.now) if again else 0,
+                suspects,
+            ),
+        )
+        assert not early & {lease.id for lease in turn.leases}, "I9"
+        if not reply_is_lost:
+            self._give(turn.leases)
+
+    def _plain(self, leases: Sequence[Lease]) -> list[tuple[object, ...]]:
+        return [
+            (x.queue, x.token.decode(), x.envelope, x.state, x.crashes, x.fence, x.wished)
+            for x in leases
+        ]
+
+    def _expected(self, queue: str, token: str, fence: int) -> tuple[object, ...]:
+        model, id = self.models[queue], id_of(token)
+        state = model.state.get(id)
+        return (
+            queue,
+            token,
+            model.jobs[id][1].encode(),
+            None if state is None else state.encode(),
+            model.crashes.get(id, (0, 0))[0],
+            fence,
+            id in model.cancels,
+        )
+
+    def _give(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            self.leases[lease.queue].insert(0, lease)
+
+    def _some(self, data: st.DataObject, queue: str, *, most: int = 4) -> list[Lease]:
+        """Draw leases, the newest before the others."""
+        held = self.leases[queue][:12]
+        picks = st.lists(
+            st.sampled_from(held), min_size=1, max_size=most, unique_by=lambda x: x.token
+        )
+        return data.draw(picks) if held else []
+
+    @precondition(lambda self: self.claims > 0)
+    @rule(queue=queues, owner=owners, seq=st.integers(0, 5))
+    def recover(self, queue: str, owner: str, seq: int) -> None:
+        """One lost claim of a worker, or all of a process that is gone."""
+        prefix = f"{owner}:{self.claims - seq}:" if seq < 5 else f"{owner}:"
+        reply = self.ask(scripts.RECOVER, queue, self.now, LEASE_MS, prefix, 0)
+        now, cursor, *rows = reply
+        leases = read_leases(queue, int(now), *rows)
+        tokens, fence = self.models[queue].recover(self.now, self.now + LEASE_MS, prefix)
+        self.agree(
+            (cursor, sorted(self._plain(leases), key=str)),
+            (b"0", sorted((self._expected(queue, t, fence) for t in tokens), key=str)),
+        )
+        self._give([x for x in leases if x.token not in {y.token for y in self.leases[queue]}])
+
+    @precondition(lambda self: self.claims > 0)
+    @rule(queue=queues, data=st.data())
+    def extend(self, queue: str, data: st.DataObject) -> None:
+        tokens = [lease.token for lease in self._some(data, queue)]
+        reply = self.ask(scripts.EXTEND, queue, self.now, LEASE_MS, *tokens)
+        expected = self.models[queue].extend(self.now + LEASE_MS, [t.decode() for t in tokens])
+        self.agree([token.decode() for token in reply], expected)
+
+    @precondition(lambda self: self.claims > 0)
+    @rule(queue=queues, data=st.data())
+    def note(self, queue: str, data: st.DataObject) -> None:
+        for lease in self._some(data, queue, most=1):
+            reply = self.ask(scripts.NOTE, queue, lease.token, "noted")
+            expected = self.models[queue].note(lease.token.decode(), "noted")
+            self.agree([token.decode() for token in reply], expected)
+
+    @precondition(lambda self: self.claims > 0)
+    @rule(queue=queues, data=st.data(), repeated=st.booleans())
+    def settle(self, queue: str, data: st.DataObject, repeated: bool) -> None:
+        """Also late, by a zombie; and once more, as after a reply that was lost."""
+        chunk = [(lease, data.draw(OUTCOMES)) for lease in self._some(data, queue)]
+        for _ in range(1 + repeated):
+            self._settle(queue, chunk)
+
+    def _settle(self, queue: str, chunk: list[tuple[Lease, Outcome]]) -> None:
+        reply = self.ask(scripts.SETTLE, queue, self.now, *settle_items(chunk))
+        lost = set(reply)
+        accepted = {x.token for x, _ in chunk} - lost
+        assert not accepted & self.settled, "I3"
+        self.settled |= accepted
+        self.ended[queue] |= {
+            x.id for x, outcome in chunk if isinstance(outcome, Acked) and x.token in accepted
+        }
+        # within one call each kind of outcome keeps the order in which it was given
+        ended = [(x.token.decode(), _words(outcome)) for x, outcome in chunk]
+        retries_first = sorted(ended, key=lambda item: item[1][0] == "release")
+        expected = self.models[queue].settle(self.now, retries_first)
+        self.agree({token.decode() for token in lost}, set(expected))
+
+    @rule(queue=queues, owner=owners)
+    def stop(self, queue: str, owner: str) -> None:
+        """A worker that leaves releases all it holds, in order."""
+        active = self.models[queue].active
+        mine = [x for x in self.leases[queue] if x.token.decode().startswith(f"{owner}:")]
+        self._settle(queue, [(x, Released()) for x in mine if x.token.decode() in active])
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    @rule(queue=queues, limit=few)
+    def promote(self, queue: str, limit: int) -> None:
+        reply = self.ask(scripts.PROMOTE, queue, self.now, limit)
+        self.agree(tuple(reply), self.models[queue].promote(self.now, limit))
+
+    @rule(queue=queues, limit=st.sampled_from((1, 3, 200)), lasts=st.booleans())
+    def reclaim(self, queue: str, limit: int, lasts: bool) -> None:
+        """A sweep, or the one before it as well, so that no guard stands."""
+        for _ in range(1 + lasts):
+            rules = (LEASE_MS, STALE_MS, GUARD_MS, CRASH_LIMIT, limit)
+            reply = self.ask(scripts.RECLAIM, queue, self.now, *rules)
+            expected = self.models[queue].reclaim(self.now, *rules)
+            self.agree(_pairs(reply), expected, crashed=True)
+            self.now += GUARD_MS * lasts
+
+    @rule(queue=queues, owner=owners, charge=st.booleans())
+    def crash(self, queue: str, owner: str, charge: bool) -> None:
+        """Its supervisor takes back what a dead process held."""
+        words = (self.now, owner, int(charge), CRASH_LIMIT, 0)
+        cursor, *reply = self.ask(scripts.RECLAIM_OWNER, queue, *words)
+        expected = self.models[queue].reclaim_owner(self.now, owner, charge, CRASH_LIMIT)
+        self.agree((cursor, _pairs(reply)), (b"0", expected), crashed=charge)
+
+    @rule(queue=queues, limit=few)
+    def prune(self, queue: str, limit: int) -> None:
+        model = self.models[queue]
+        reply = self.ask(scripts.PRUNE, queue, self.now, limit, TRACE_MS, SILENT_MS, 0)
+        self.agree(reply, [model.prune(self.now, limit, TRACE_MS, SILENT_MS), b"0"])
+
+    # -- users and operators ----------------------------------------------------------------------
+
+    def _ids(self, data: st.DataObject, queue: str, *, most: int = 3) -> list[str]:
+        """Draw ids of any state, those of jobs that went through something first."""
+        model = self.models[queue]
+        known = [*model.dead, *map(id_of, model.active), *model.scheduled, *model.suspects]
+        known += [*model.ready, *model.done, "unknown"]
+        return data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=most))
+
+    @rule(queue=queues, channel=st.sampled_from(("c1", "c12")), data=st.data())
+    def wait(self, queue: str, channel: str, data: st.DataObject) -> None:
+        for id in self._ids(data, queue, most=1):
+            self._wait(queue, id, channel)
+
+    def _wait(self, queue: str, id: str, channel: str) -> None:
+        reply = self.ask(scripts.FIND, queue, id, channel)
+        self.agree(reply[0].decode(), self.models[queue].find(id, channel))
+
+    @rule(queue=queues, data=st.data())
+    def cancel(self, queue: str, data: st.DataObject) -> None:
+        self._cancel(queue, self._ids(data, queue))
+
+    def _cancel(self, queue: str, ids: list[str]) -> None:
+        reply = self.ask(scripts.CANCEL, queue, self.now, KEEP_MS, "cancelled", *ids)
+        expected = self.models[queue].cancel(self.now, KEEP_MS, "cancelled", ids)
+        self.agree([place.decode() for place in reply], expected)
+
+    @rule(queue=queues, limit=few)
+    def clear(self, queue: str, limit: int) -> None:
+        reply = self.ask(scripts.CLEAR, queue, self.now, limit, "cleared", KEEP_MS)
+        self.agree(reply, self.models[queue].clear(self.now, limit, "cleared", KEEP_MS))
+
+    @precondition(lambda self: any(model.dead for model in self.models.values()))
+    @rule(queue=queues, data=st.data())
+    def revive(self, queue: str, data: st.DataObject) -> None:
+        items = [(id, "revived") for id in self._ids(data, queue)]
+        reply = self.ask(scripts.REVIVE, queue, *(word for item in items for word in item))
+        self.agree([id.decode() for id in reply], self.models[queue].revive(items))
+
+    @precondition(lambda self: any(model.dead for model in self.models.values()))
+    @rule(queue=queues, data=st.data())
+    def purge(self, queue: str, data: st.DataObject) -> None:
+        ids = self._ids(data, queue)
+        self.ended[queue] |= set(ids) & set(self.models[queue].dead)
+        reply = self.ask(scripts.PURGE, queue, "", "", 0, *ids)
+        self.agree(reply, self.models[queue].purge(ids))
+
+    @precondition(lambda self: any(model.dead for model in self.models.values()))
+    @rule(queue=queues, age=st.sampled_from((0, 5000)), limit=few)
+    def purge_older(self, queue: str, age: int, limit: int) -> None:
+        model = self.models[queue]
+        self.ended[queue] |= set(model.dead)
+        reply = self.ask(scripts.PURGE, queue, self.now, age, limit)
+        self.agree(reply, model.purge_older(self.now - age, limit))
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Let everything run out: in the end nothing is left but the traces of sweeps."""
+        try:
+            self.now += 100 * HOUR_MS
+            for queue in QUEUES if self.agreed else ():
+                self._empty(queue)
+        finally:
+            self.loop.run(forget_keys(self.broker))
+
+    def _empty(self, queue: str) -> None:
+        model = self.models[queue]
+        for owner in OWNERS:
+            self.crash(queue, owner, charge=False)
+        self.promote(queue, limit=1000)
+        for line in ("ready", "suspects"):
+            while getattr(model, line):
+                self.claim((queue,), "aa", 500, (500, 500), 10**6, 200, line, False)
+                held = [x for x in self.leases[queue] if x.token.decode() in model.active]
+                self._settle(queue, [(lease, Acked()) for lease in held])
+        self.purge_older(queue, age=0, limit=1000)
+        for _ in range(2):
+            self.now += TRACE_MS + SILENT_MS + KEEP_MS
+            self.prune(queue, limit=1000)
+        assert set(self.found[queue]) <= {"wake", "meta"}
+
+
+def _words(outcome: Outcome) -> tuple[Any, ...]:
+    match outcome:
+        case Acked(outcome=None):
+            return ("ack",)
+        case Acked(outcome=kept, keep_ms=ms):
+            return ("keep", (kept or b"").decode(), ms)
+        case Retried(delay_ms=ms, state=state):
+            return ("retry", state.decode(), ms)
+        case Buried(state=state):
+            return ("bury", state.decode())
+        case Released():
+            return ("release",)
+
+
+def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:
+    words = [word.decode() for word in flat]
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+async def teach(broker: Broker) -> None:
+    """A script that the server is yet to be taught would run after the reads behind it."""
+    await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
+
+
+async def forget_keys(broker: Broker) -> None:
+    names = [name for queue in QUEUES for name in broker.keys(queue).names.values()]
+    await broker.ask([(b"DEL", *names)])
+
+
+def test_scripts_do_what_the_model_says(redis_url, namespace):
+    """A failure prints the steps, and a line that repeats them: @reproduce_failure(...)."""
+    with asyncio.Runner() as loop:
+        House.loop = loop
+        House.broker = Broker(BrokerConfig(url=redis_url, namespace=namespace))
+        loop.run(teach(House.broker))
+        try:
+            run_state_machine_as_test(
+                House,
+                settings=settings(
+                    max_examples=60, stateful_step_count=50, deadline=None, print_blob=True
+                ),
+            )
+        finally:
+            loop.run(House.broker.close())
+            loop.run(forget_namespace(redis_url, namespace))

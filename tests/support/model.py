@@ -1,0 +1,320 @@
+"""What the scripts do to one queue, said once more in Python: the transition table as code.
+
+A queue is its keys, by their short names; a token is `owner:seq:id`. What a script publishes is not
+in it. No code of the library is used.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+SUSPECT = 2
+HOUR_MS = 3600 * 1000
+FORGET_CRASHES_MS = 72 * HOUR_MS
+MARKER = {"1": 0}
+
+
+def id_of(token: str) -> str:
+    return token.split(":", 2)[2]
+
+
+def by_score(scores: Mapping[str, int], low: float, high: float, limit: int | None) -> list[str]:
+    found = sorted((score, name) for name, score in scores.items() if low <= score <= high)
+    return [name for _, name in found[:limit]]
+
+
+class Model:
+    """One queue. Each method is one script, with its arguments, and returns its reply."""
+
+    def __init__(self) -> None:
+        self.ready: list[str] = []
+        self.suspects: list[str] = []
+        self.scheduled: dict[str, int] = {}
+        self.active: dict[str, int] = {}
+        self.running: dict[str, str] = {}
+        self.jobs: dict[str, tuple[int, str]] = {}
+        self.state: dict[str, str] = {}
+        self.crashes: dict[str, tuple[int, int]] = {}
+        self.cancels: dict[str, tuple[int, str]] = {}
+        self.waiters: dict[str, list[str]] = {}
+        self.dead: dict[str, int] = {}
+        self.done: dict[str, str] = {}
+        self.expiry: dict[str, int] = {}
+        self.producers: dict[str, tuple[int, int]] = {}
+        self.wake: dict[str, int] = {}
+        self.meta: dict[str, int] = {}
+
+    def content(self) -> dict[str, Any]:
+        """Return what Redis must hold, as `keys_of` shows it."""
+        shown: dict[str, Any] = {
+            **vars(self),
+            "jobs": {id: at.to_bytes(8) + body.encode() for id, (at, body) in self.jobs.items()},
+            "crashes": {id: f"{n} {at}" for id, (n, at) in self.crashes.items()},
+            "cancels": {id: f"{keep} {outcome}" for id, (keep, outcome) in self.cancels.items()},
+            "waiters": {id: " ".join(channels) for id, channels in self.waiters.items()},
+            "producers": {nonce: f"{n} {at}" for nonce, (n, at) in self.producers.items()},
+            "meta": {name: str(value) for name, value in self.meta.items()},
+        }
+        return {name: value for name, value in shown.items() if value}
+
+    # -- what several transitions share -----------------------------------------------------------
+
+    def _line(self, id: str) -> list[str]:
+        return self.suspects if self._lost(id) >= SUSPECT else self.ready
+
+    def _lost(self, id: str) -> int:
+        return self.crashes[id][0] if id in self.crashes else 0
+
+    def _to_head(self, ids: Sequence[str]) -> None:
+        for id in reversed(ids):
+            self._line(id).insert(0, id)
+
+    def _forget(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            for table in (self.jobs, self.state, self.crashes, self.cancels):
+                table.pop(id, None)
+
+    def _tell(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            self.waiters.pop(id, None)
+
+    def _cancelled(self, id: str, keep_ms: int, outcome: str, now: int) -> str:
+        self.done[id], self.expiry[id] = outcome, now + keep_ms
+        self._forget([id])
+        self._tell([id])
+        return "cancelled"
+
+    def _promote_due(self, now: int, limit: int) -> int:
+        due = by_score(self.scheduled, -math.inf, now, limit)
+        for id in due:
+            del self.scheduled[id]
+            self._line(id).append(id)
+        return len(due)
+
+    def _give_back(self, token: str, charge: bool, now: int, crash_limit: int) -> str:
+        id = id_of(token)
+        del self.active[token], self.running[id]
+        if id in self.cancels:
+            return self._cancelled(id, *self.cancels[id], now)
+        count, at = self.crashes.get(id, (0, now))
+        count = count if now - at < FORGET_CRASHES_MS else 0
+        if charge:
+            count += 1
+            self.crashes[id] = (count, now)
+            if count >= crash_limit:
+                self.dead[id] = now
+                self._tell([id])
+                return "dead"
+        self.wake = dict(MARKER)
+        if charge and count >= SUSPECT:
+            self.scheduled[id] = now + min(60_000, 1000 * 2 ** (count - SUSPECT))
+            return "scheduled"
+        self._to_head([id])
+        return "ready"
+
+    # -- producers --------------------------------------------------------------------------------
+
+    def enqueue(
+        self, now: int, nonce: str, call: int, items: Sequence[tuple[str, int, str]]
+    ) -> list[str]:
+        """Each item is id, due time (at most `now`: at once), envelope."""
+        if call <= self.producers.get(nonce, (-1, 0))[0]:
+            return []
+        self.producers[nonce] = (call, now)
+        known: list[str] = []
+        for id, due, body in items:
+            if id in self.jobs:
+                known.append(id)
+                continue
+            self.jobs[id] = (now, body)
+            if due > now:
+                self.scheduled[id] = due
+                if by_score(self.scheduled, -math.inf, math.inf, 1) == [id]:
+                    self.wake = dict(MARKER)
+            else:
+                self.ready.append(id)
+                self.wake = dict(MARKER)
+        return known
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    def claim(
+        self, now: int, deadline: int, prefix: str, limit: int, room: int, promote: int, line: str
+    ) -> tuple[list[str], int, int]:
+        """One queue's part of a claim; return ids, the bytes left, the fence."""
+        self._promote_due(now, promote)
+        waiting, ids = getattr(self, line), []
+        for id in waiting[:limit]:
+            size = 8 + len(self.jobs[id][1])
+            room -= size
+            if room < 0 and ids:
+                break
+            ids.append(id)
+        del waiting[: len(ids)]
+        for id in ids:
+            self.active[prefix + id], self.running[id] = deadline, prefix + id
+        return ids, room, self._rise(now) if ids else 0
+
+    def _rise(self, now: int) -> int:
+        self.meta["fence"] = max(self.meta.get("fence", 0) + 1, now * 1000)
+        return self.meta["fence"]
+
+    def again(self, line: str, *, took: bool) -> float:
+        """Return when a claim can bring more; 0 for now. Called once all queues had their turn."""
+        if getattr(self, line):
+            if took:
+                self.wake = dict(MARKER)
+            return 0
+        return min(self.scheduled.values(), default=math.inf)
+
+    def recover(self, now: int, deadline: int, prefix: str) -> tuple[list[str], int]:
+        tokens = sorted(token for token in self.active if token.startswith(prefix))
+        self.active.update(dict.fromkeys(tokens, deadline))
+        return tokens, self._rise(now) if tokens else 0
+
+    def extend(self, deadline: int, tokens: Sequence[str]) -> list[str]:
+        self.active.update({token: deadline for token in tokens if token in self.active})
+        return [token for token in tokens if token not in self.active]
+
+    def note(self, token: str, record: str) -> list[str]:
+        if token not in self.active:
+            return [token]
+        self.state[id_of(token)] = record
+        return []
+
+    def settle(self, now: int, ended: Sequence[tuple[str, tuple[Any, ...]]]) -> list[str]:
+        """Each is a token and ("ack",), ("keep", outcome, ms), ("retry", record, ms), ..."""
+        released: list[str] = []
+        lost = [token for token, _ in ended if token not in self.active]
+        for token, (kind, *what) in ended:
+            if token in lost:
+                continue
+            id = id_of(token)
+            del self.active[token], self.running[id]
+            match kind:
+                case "ack" | "keep":
+                    if what:
+                        self.done[id], self.expiry[id] = what[0], now + what[1]
+                    self._forget([id])
+                    self._tell([id])
+                case "bury":
+                    self.state[id], self.dead[id] = what[0], now
+                    self.cancels.pop(id, None)
+                    self._tell([id])
+                case _ if id in self.cancels:
+                    self._cancelled(id, *self.cancels[id], now)
+                case "retry":
+                    self.state[id], self.scheduled[id] = what[0], now + what[1]
+                case _:
+                    released.append(id)
+        self._to_head(released)
+        if released:
+            self.wake = dict(MARKER)
+        return lost
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    def promote(self, now: int, limit: int) -> tuple[int, int]:
+        count = self._promote_due(now, limit)
+        if count:
+            self.wake = dict(MARKER)
+        return count, len(self.suspects)
+
+    def reclaim(
+        self, now: int, lease_ms: int, stale_ms: int, guard_ms: int, crash_limit: int, limit: int
+    ) -> list[tuple[str, str]]:
+        last, guard = self.meta.get("last_sweep", 0), self.meta.get("guard_until", 0)
+        self.meta["last_sweep"] = now
+        if now - last > stale_ms or last > now:
+            guard = self.meta["guard_until"] = now + guard_ms
+        if last > now or "clock_back" in self.meta:
+            far = by_score(self.active, now + 2 * lease_ms, math.inf, limit)
+            self.active.update(dict.fromkeys(far, now + lease_ms))
+            self.meta.pop("clock_back", None)
+            if len(far) == limit:
+                self.meta["clock_back"] = 1
+        if now < guard <= now + guard_ms:
+            return []
+        expired = by_score(self.active, -math.inf, now, limit)
+        return [(t, self._give_back(t, True, now, crash_limit)) for t in reversed(expired)]
+
+    def reclaim_owner(
+        self, now: int, owner: str, charge: bool, crash_limit: int
+    ) -> list[tuple[str, str]]:
+        tokens = [token for token in self.active if token.startswith(f"{owner}:")]
+        tokens.sort(key=id_of, reverse=True)
+        return [(t, self._give_back(t, charge, now, crash_limit)) for t in tokens]
+
+    def prune(self, now: int, limit: int, trace_ms: int, silent_ms: int) -> int:
+        over = by_score(self.expiry, -math.inf, now, limit)
+        for id in over:
+            if self.done[id]:
+                self.done[id], self.expiry[id] = "", now + trace_ms
+            else:
+                del self.done[id], self.expiry[id]
+        for nonce, (_, at) in list(self.producers.items()):
+            if now - at > silent_ms:
+                del self.producers[nonce]
+        return len(over)
+
+    # -- users and operators ----------------------------------------------------------------------
+
+    def find(self, id: str, channel: str) -> str:
+        if id in self.done:
+            return "done"
+        if id in self.dead:
+            return "dead"
+        where = "active" if id in self.running else "scheduled" if id in self.scheduled else "ready"
+        if id not in self.jobs:
+            return ""
+        if where == "ready" and id in self.cancels:
+            return "done"
+        channels = self.waiters.setdefault(id, [])
+        if channel not in channels:
+            channels.append(channel)
+        return where
+
+    def cancel(self, now: int, keep_ms: int, outcome: str, ids: Sequence[str]) -> list[str]:
+        return [self._cancel(now, keep_ms, outcome, id) for id in ids]
+
+    def _cancel(self, now: int, keep_ms: int, outcome: str, id: str) -> str:
+        if id not in self.jobs:
+            return "ended" if id in self.done else ""
+        if id in self.dead:
+            return "ended"
+        if self.scheduled.pop(id, None) is not None:
+            self._cancelled(id, keep_ms, outcome, now)
+            return "scheduled"
+        self.cancels[id] = (keep_ms, outcome)
+        if id in self.running:
+            return "active"
+        self._tell([id])
+        return "ready"
+
+    def clear(self, now: int, limit: int, outcome: str, keep_ms: int) -> int:
+        line = self.ready or self.suspects
+        ids = line[:limit] or by_score(self.scheduled, -math.inf, math.inf, limit)
+        del line[:limit]
+        for id in ids:
+            self.scheduled.pop(id, None)
+            self._cancelled(id, keep_ms, outcome, now)
+        return len(ids)
+
+    def revive(self, items: Sequence[tuple[str, str]]) -> list[str]:
+        revived = []
+        for id, record in items:
+            if self.dead.pop(id, None) is not None:
+                self.crashes.pop(id, None)
+                self.state[id] = record
+                self.ready.append(id)
+                self.wake = dict(MARKER)
+                revived.append(id)
+        return revived
+
+    def purge(self, ids: Sequence[str]) -> int:
+        gone = [id for id in dict.fromkeys(ids) if self.dead.pop(id, None) is not None]
+        self._forget(gone)
+        return len(gone)
+
+    def purge_older(self, before: int, limit: int) -> int:
+        return self.purge(by_score(self.dead, -math.inf, before, limit))
