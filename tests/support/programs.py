@@ -56,7 +56,15 @@ def path() -> str:
 def start(text: str, url: str, namespace: str, *, stdin: bool = False) -> "subprocess.Popen[str]":
     """Start a program; every warning that it would print, also about open sockets, is printed."""
     return subprocess.Popen(
-        [sys.executable, "-W", "always::ResourceWarning", "-c", HEAD + text],
+        [
+            sys.executable,
+            "-W",
+            "always::ResourceWarning",
+            "-W",
+            "ignore::DeprecationWarning",
+            "-c",
+            HEAD + text,
+        ],
         env=environment(url, namespace),
         stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
