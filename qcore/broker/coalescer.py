@@ -147,6 +147,9 @@ class Coalescer:
         # a call that hangs must leave time for another one on a new connection
         limit_s = max(0.05, min(left_s, self._line.timeout_s))
         confirm = max(p.confirm for p in batch)
+        for call in calls:
+            # a script that the server did not know would run behind the WAIT
+            call.teaches = confirm > 0
         wait = [(b"WAIT", confirm, round(limit_s * _WAIT_SHARE * 1000))] if confirm else []
         naming = [(b"SADD", self._names, *unnamed)] if unnamed else []
         try:

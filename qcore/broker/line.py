@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -183,15 +183,29 @@ class Line:
 async def _exchange(
     connection: AbstractConnection, commands: Sequence[Call | Command]
 ) -> list[Any]:
-    words = [c.by_digest() if isinstance(c, Call) else c for c in commands]
+    words = [c.words() if isinstance(c, Call) else c for c in commands]
     replies = await _write_and_read(connection, words)
-    for i, command in enumerate(commands):
-        if isinstance(command, Call) and unknown_script(replies[i]):
-            (replies[i],) = await _write_and_read(connection, [command.by_source()])
+    again = _to_repeat(commands, replies)
+    if again:
+        repeated = await _write_and_read(connection, again.values())
+        for i, reply in zip(again, repeated, strict=True):
+            replies[i] = reply
     return [error_of(r) if isinstance(r, ResponseError) else r for r in replies]
 
 
-async def _write_and_read(connection: AbstractConnection, words: Sequence[Command]) -> list[Any]:
+def _to_repeat(commands: Sequence[Call | Command], replies: Sequence[Any]) -> dict[int, Command]:
+    """Return what the server could not run for lack of a script; its first use teaches it."""
+    again: dict[int, Command] = {}
+    taught: set[bytes] = set()
+    for i, command in enumerate(commands):
+        if isinstance(command, Call) and unknown_script(replies[i]):
+            is_known = command.script.sha in taught
+            again[i] = command.by_digest() if is_known else command.by_source()
+            taught.add(command.script.sha)
+    return again
+
+
+async def _write_and_read(connection: AbstractConnection, words: Collection[Command]) -> list[Any]:
     packed = connection.pack_commands(words)  # type: ignore[arg-type]
     await connection.send_packed_command(packed, check_health=False)
     replies: list[Any] = []

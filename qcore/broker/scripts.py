@@ -48,12 +48,18 @@ class Script:
 class Call:
     """A script with its keys and arguments, ready to be sent."""
 
-    __slots__ = ("args", "keys", "script")
+    __slots__ = ("args", "keys", "script", "teaches")
 
     def __init__(self, script: Script, keys: list[bytes], args: tuple[object, ...]) -> None:
         self.script = script
         self.keys = keys
         self.args = args
+        #: It goes out by its source at once: what stands behind it speaks of its writes.
+        self.teaches = False
+
+    def words(self) -> tuple[object, ...]:
+        """Return the command as it goes out first."""
+        return self.by_source() if self.teaches else self.by_digest()
 
     def by_digest(self) -> tuple[object, ...]:
         """Return the command that runs a script the server knows."""

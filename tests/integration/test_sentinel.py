@@ -126,6 +126,21 @@ async def test_confirm_fails_when_the_replicas_do_not_answer(sentinels: Sentinel
     assert await app.inspector.job("default", "b") is not None
 
 
+async def test_confirm_of_a_script_that_the_server_must_learn_waits_for_its_writes(
+    sentinels: SentinelSet, app: App
+):
+    replicas = [s for s in sentinels.servers if s is not sentinels.master()]
+    sentinels.master().ask("SCRIPT", "FLUSH")
+    for replica in replicas:
+        replica.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(NotConfirmed):
+            await app.broker.enqueue([Job("a", "default", b"x")], confirm=2)
+    finally:
+        for replica in replicas:
+            replica.signal(signal.SIGCONT)
+
+
 async def test_repeat_of_an_enqueue_writes_so_that_it_can_be_confirmed(app: App):
     keys = app.broker.keys("default")
     for now in (1000, 2000):

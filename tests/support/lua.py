@@ -20,7 +20,7 @@ _KEY_LINE = re.compile(r"^--(?: KEYS|     )  (\w+) +(list|zset|hash|set) +(\S.*)
 _RESTS = ("items", "tokens", "ids", "limits")
 _ARGV_LINE = re.compile(r"^--(?: ARGV|     )  (\w+)(?:\.\.\.)? +\S")
 _ASSIGNMENT = re.compile(r"^ *(?:local )?([\w.]+(?:, [\w.]+)*) = ((?:.*,\n)*.*)$", re.MULTILINE)
-_CALL = re.compile(r"redis\.call\(\s*'(\w+)'\s*(?:,\s*([^,()]+(?:\[[^]]*\])?[^,()]*))?")
+_CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'\s*(?:,\s*([^,()]+(?:\[[^]]*\])?[^,()]*))?")
 _GUARD = re.compile(r"^redis\.call\('ZREM', (?:\w+(?:\[1\])?\.)?active, ''\)$", re.MULTILINE)
 _FUNCTION = re.compile(
     r"^local function \w+\([^)]*\)(?:.* end$|\n(?:(?!end$).*\n)*end$)", re.MULTILINE

@@ -5,7 +5,7 @@ local function announce(waiters, ids, status)
   local channels = redis.call('HMGET', waiters, unpack(ids))
   for i, id in ipairs(ids) do
     for channel in string.gmatch(channels[i] or '', '%S+') do
-      redis.call('PUBLISH', channel, id .. ' ' .. status)
+      redis.pcall('PUBLISH', channel, id .. ' ' .. status)
     end
   end
   redis.call('HDEL', waiters, unpack(ids))
