@@ -235,13 +235,15 @@ class ClusterLine:
         end = loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
         replies: list[Any] = [None] * len(commands)
         open_places: list[int] = [*range(len(commands))]
-        slots = _slots_of(commands)
+        leaders = _leaders_of(commands)
+        slots = [_slot_of(commands[i]) for i in leaders]
         for _ in range(_MOVES + 1):
             nodes = await self._nodes_of({i: slots[i] for i in open_places}, replies, end)
             await asyncio.gather(
                 *(self._send_to(node, at, commands, replies, end) for node, at in nodes.items())
             )
-            open_places = [i for i in open_places if isinstance(replies[i], Moved)]
+            # what followed a command that moved, a WAIT, spoke of the wrong node
+            open_places = [i for i in open_places if isinstance(replies[leaders[i]], Moved)]
             if not open_places:
                 break
         return replies
@@ -309,18 +311,22 @@ class ClusterLine:
             await line.close()
 
 
-def _slots_of(commands: Sequence[Call | Command]) -> list[int | None]:
-    """Return the slot of each command; of one without a key that of the one before it."""
-    slots: list[int | None] = []
-    slot: int | None = None
-    for command in commands:
-        if isinstance(command, Call):
-            slot = key_slot(command.keys[0])
-        elif len(command) > 1 and command[0] not in _KEYLESS:
-            key = command[1]
-            slot = key_slot(key if isinstance(key, bytes) else str(key).encode())
-        slots.append(slot)
-    return slots
+def _leaders_of(commands: Sequence[Call | Command]) -> list[int]:
+    """Return which command says where each goes: itself, or for one without a key the last with."""
+    leaders: list[int] = []
+    for i, command in enumerate(commands):
+        keyed = isinstance(command, Call) or (len(command) > 1 and command[0] not in _KEYLESS)
+        leaders.append(i if keyed or not leaders else leaders[-1])
+    return leaders
+
+
+def _slot_of(command: Call | Command) -> int | None:
+    """Return the slot of a command's key; None without one."""
+    if isinstance(command, Call):
+        return key_slot(command.keys[0])
+    if len(command) < 2 or command[0] in _KEYLESS:
+        return None
+    return key_slot(command[1] if isinstance(command[1], bytes) else str(command[1]).encode())
 
 
 #: Commands whose second word is no key.

@@ -188,20 +188,15 @@ def _end_of(parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Excepti
     """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated."""
     if not parcel.confirm or isinstance(reply, Exception):
         return reply
-    if isinstance(replicas, int) and replicas >= parcel.confirm:
-        return reply
-    if isinstance(replicas, BrokerUnavailable):
+    if not isinstance(replicas, int):
         # it is done, but nobody knows whether it will last: the repeat asks again
         return BrokerUnavailable(str(replicas), sent=True)
-    had = (
-        f"{replicas} of {parcel.confirm} replicas had it in time"
-        if isinstance(replicas, int)
-        else f"nobody knows whether replicas have it ({replicas})"
-    )
+    if replicas >= parcel.confirm:
+        return reply
     return NotConfirmed(
-        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {had}: it is lost if the "
-        "master fails before one has it; look at the replicas (INFO replication), and do not "
-        "enqueue it again while it is there"
+        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {replicas} of "
+        f"{parcel.confirm} replicas had it in time: it is lost if the master fails before one has "
+        "it; look at the replicas (INFO replication), and do not enqueue it again while it is there"
     )
 
 

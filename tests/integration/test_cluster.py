@@ -164,6 +164,19 @@ async def test_queue_that_has_moved_is_followed_in_the_same_call(nodes: Nodes, a
     assert [lease.id for lease in turn.leases] == ["a", "b"]
 
 
+async def test_confirmation_comes_from_the_node_that_the_queue_has_moved_to(tmp_path: Path):
+    with Nodes(tmp_path / "cluster", replicas=(1, 0, 0)) as nodes:
+        async with app_on(nodes) as app:
+            home, bare = nodes.servers[:2]
+            namespace = app.broker.config.namespace
+            slots = {q: slot_of(namespace, q) for q in app.queues}
+            queue = next(q for q, slot in slots.items() if nodes.master_of(slot) is home)
+            assert await app.broker.enqueue([Job("a", queue, b"x")], confirm=1) == []
+            nodes.migrate(slots[queue], bare)
+            with pytest.raises(NotConfirmed, match="b enqueued, but 0 of 1 replicas had it"):
+                await app.broker.enqueue([Job("b", queue, b"x")], confirm=1)
+
+
 # -- a node that is away -----------------------------------------------------------------------
 
 
