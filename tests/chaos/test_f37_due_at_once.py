@@ -1,6 +1,7 @@
 """F37: a hundred thousand jobs become due in the same millisecond."""
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import redis
 
 from tests.support.checker import assert_sound
 from tests.support.fleet import Fleet
+from tests.support.load import load_on
 from tests.support.servers import Server
 
 JOBS = 100_000
@@ -52,7 +54,7 @@ def quantile(values: list[float], share: float) -> float:
 
 @pytest.mark.timeout(240)
 async def test_jobs_due_in_one_millisecond_start_once_and_not_early(
-    fleet: Fleet, durable_server: Server
+    fleet: Fleet, durable_server: Server, dice: random.Random
 ):
     server = durable_server
     server.ask("CONFIG", "SET", "appendfsync", "everysec")  # the disk is not on trial
@@ -69,15 +71,17 @@ async def test_jobs_due_in_one_millisecond_start_once_and_not_early(
     keys = (names["scheduled"].decode(), names["wake"].decode())
     assert server.ask("EVAL", MOVE, 2, *keys, due_ms) == JOBS
     with pinging(server) as latencies_s:
-        await asyncio.sleep(max(0.0, due_ms / 1000 - time.time()))
+        # others are claimed all the time, and each claim promotes what is due
+        async with load_on(fleet, dice, producers=1, tasks=["work"]):
+            await asyncio.sleep(max(0.0, due_ms / 1000 - time.time()))
         await fleet.emptied(150)
     took_s = time.time() - due_ms / 1000
     command.signal()
     assert await command.ended(15) == 0
     runs = fleet.runs()
     findings = assert_sound(fleet.history, runs)
-    assert findings.runs == findings.done == JOBS
-    first_ms = 1000 * (wall_s + min(r.started_at for found in runs.values() for r in found))
+    assert findings.runs == findings.done >= JOBS
+    first_ms = 1000 * (wall_s + min(run.started_at for n in numbers for run in runs[n]))
     assert first_ms >= due_ms - 1  # the clocks of this machine, read one after the other
     print(
         f"all done {took_s:.1f} s after they were due; PING took "
