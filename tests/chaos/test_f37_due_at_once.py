@@ -72,7 +72,7 @@ async def test_jobs_due_in_one_millisecond_start_once_and_not_early(
     assert server.ask("EVAL", MOVE, 2, *keys, due_ms) == JOBS
     with pinging(server) as latencies_s:
         # others are claimed all the time, and each claim promotes what is due
-        async with load_on(fleet, dice, producers=1, tasks=["work"]):
+        async with load_on(fleet, dice, producers=1, tasks=["work"], most_open=2 * JOBS):
             await asyncio.sleep(max(0.0, due_ms / 1000 - time.time()))
         await fleet.emptied(150)
     took_s = time.time() - due_ms / 1000
