@@ -380,8 +380,8 @@ class Worker:
     async def _pass_on(self) -> None:
         """Set the markers again: this process may just have taken one that it cannot follow."""
         # a Redis that has let the time run out has no more of it: the supervisor is waiting
-        left_s = self._stop_at - asyncio.get_running_loop().time()
-        limit_s = _PASS_ON_S if left_s > 0 else _PASS_ON_S / 10
+        is_late = self._stop.is_set() and asyncio.get_running_loop().time() >= self._stop_at
+        limit_s = _PASS_ON_S / 10 if is_late else _PASS_ON_S
         with anyio.move_on_after(limit_s), contextlib.suppress(BrokerError):
             await self._app.broker.pass_on(self._config.queues)
 

@@ -18,7 +18,7 @@ async def test_server_paused_for_two_leases_costs_no_run(
     nemesis = Nemesis(fleet, durable_server, dice)
     command = fleet.start(processes=2, concurrency=100)
     await command.ready(2)
-    async with load_on(fleet, dice, pause_s=0.02, seconds=(0.0, 0.05, 1.0, 3.0)):
+    async with load_on(fleet, dice, pause_s=0.02, seconds=(0.0, 0.05, 1.0, 5.0)):
         await eventually(lambda: len(fleet.done()) > 50, 20)
         for _ in range(PAUSES):
             await nemesis.pause_server(2 * LEASE_S)

@@ -36,6 +36,7 @@ async def test_thousand_enqueues_at_a_time_on_one_app_all_arrive_once(
 ):
     async with Proxy(durable_server.port) as proxy:
         command = fleet.start(processes=1)
+        await command.ready(1)  # it is done with some before their enqueue is repeated
         async with fleet.producer(proxy.url) as producer:
             for _ in range(5):
                 async with asyncio.TaskGroup() as group:
