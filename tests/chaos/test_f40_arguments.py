@@ -73,7 +73,7 @@ RIGHT = {
     # of several scripts: ids, tokens, dues, records
     "items": st.sampled_from([*IDS, *TOKENS, "", "+1000", f"@{NOW}", "record", 0, 1000]),
 }
-MS = st.sampled_from([0, 1, 1000, LEASE_MS])
+MS = st.sampled_from([0, 1, 1000, LEASE_MS, -1000])
 RESTS = ("ids", "items", "tokens", "limits")
 
 
