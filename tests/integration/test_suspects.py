@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qcore.broker.inspector import JobRecord
+from qcore.task import Task
 from tests.support.fleet import Command, Fleet, Producer, fleet_on
 from tests.support.waiting import eventually
 
@@ -132,7 +133,9 @@ async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(fleet: Fl
     async with fleet.producer() as producer:
         number = fleet.history.number()
         keys = producer.app.broker.keys("default").names
-        job = await producer.task("bad_in_process").options(delay=0.5).enqueue(number, "_exit")
+        task = producer.task("bad_in_process")
+        assert isinstance(task, Task)
+        job = await task.options(delay=0.5).enqueue(number, "_exit")
         (now, _) = (await producer.app.broker.ask([(b"TIME",)]))[0]
         await producer.app.broker.ask([(b"HSET", keys["crashes"], job.id, f"2 {int(now)}000")])
         record = await died(producer, job.id)

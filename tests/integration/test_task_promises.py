@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -242,7 +243,11 @@ async def test_exclusive_job_is_stopped_before_its_lease_can_end(proxy: Proxy, d
                 raise
 
         job = await work.enqueue()
-        settings = {"lease_s": lease_s, "extend_s": lease_s / 3, "sweep_s": lease_s / 4}
+        settings: dict[str, Any] = {
+            "lease_s": lease_s,
+            "extend_s": lease_s / 3,
+            "sweep_s": lease_s / 4,
+        }
         async with working(app, **settings, shutdown_timeout_s=20):
             await eventually(lambda: runs)
             proxy.open.clear()

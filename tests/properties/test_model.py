@@ -36,8 +36,10 @@ QUEUES: tuple[str, ...] = ("one", "two")
 OWNERS = ("aa", "bb")
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
 TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
+#: Crashes older than 72 h are forgotten.
+LATE_MS = (0, 0, 0, 71 * HOUR_MS, 73 * HOUR_MS)
 #: How time goes on between two steps, and back.
-STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, LEASE_MS + 1, 25 * HOUR_MS, 73 * HOUR_MS)
+STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
 STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
 
 #: Most of it happens in one queue, the other is there for what speaks of several.
@@ -117,7 +119,7 @@ class House(RuleBasedStateMachine):
             assert crashes.items() <= self.crashes[queue].items(), "I8"
         self.crashes[queue] = crashes
 
-    @initialize(depth=st.integers(0, 3))
+    @initialize(depth=st.sampled_from((0, 1, 2, 3, 3, 3)))
     def begin(self, depth: int) -> None:
         """Begin anywhere between an empty queue and one with jobs in every state."""
         calls: dict[str, Any] = {"delay": 0, "is_at": False, "repeated": 1, "known": 1}
@@ -139,6 +141,7 @@ class House(RuleBasedStateMachine):
             for id in self.models["one"].jobs:
                 self._wait("one", id, "c1")
             self._cancel("one", [third.id])
+            self.claim(owner="aa", limit=1, **takes | {"line": "suspects"})
 
     @rule(ms=st.sampled_from(STEPS_MS))
     def time_goes_on(self, ms: int) -> None:
@@ -185,7 +188,7 @@ class House(RuleBasedStateMachine):
         limits=st.tuples(few, few),
         room=st.sampled_from((1, 40, 10**6)),
         promote=st.sampled_from((1, 200)),
-        line=st.sampled_from(("ready", "ready", "suspects")),
+        line=st.sampled_from(("ready", "suspects")),
         reply_is_lost=st.sampled_from((False, False, False, True)),
     )
     def claim(
@@ -325,6 +328,13 @@ class House(RuleBasedStateMachine):
         expected = self.models[queue].settle(self.now, retries_first)
         self.agree({token.decode() for token in lost}, set(expected))
 
+    @rule(queue=queues, outcome=OUTCOMES)
+    def heed(self, queue: str, outcome: Outcome) -> None:
+        """A worker ends the jobs that nobody wants, or they end by themselves just then."""
+        model = self.models[queue]
+        unwanted = [x for x in self.leases[queue] if x.id in model.cancels]
+        self._settle(queue, [(x, outcome) for x in unwanted if x.token.decode() in model.active])
+
     @rule(queue=queues, owner=owners)
     def stop(self, queue: str, owner: str) -> None:
         """A worker that leaves releases all it holds, in order."""
@@ -349,9 +359,10 @@ class House(RuleBasedStateMachine):
             self.agree(_pairs(reply), expected, crashed=True)
             self.now += GUARD_MS * lasts
 
-    @rule(queue=queues, owner=owners, charge=st.booleans())
-    def crash(self, queue: str, owner: str, charge: bool) -> None:
-        """Its supervisor takes back what a dead process held."""
+    @rule(queue=queues, owner=owners, charge=st.booleans(), late=st.sampled_from(LATE_MS))
+    def crash(self, queue: str, owner: str, charge: bool, late: int = 0) -> None:
+        """Its supervisor takes back what a dead process held, also when it was away for long."""
+        self.now += late
         words = (self.now, owner, int(charge), CRASH_LIMIT, 0)
         cursor, *reply = self.ask(scripts.RECLAIM_OWNER, queue, *words)
         expected = self.models[queue].reclaim_owner(self.now, owner, charge, CRASH_LIMIT)
@@ -411,7 +422,7 @@ class House(RuleBasedStateMachine):
         self.agree(reply, self.models[queue].purge(ids))
 
     @precondition(lambda self: any(model.dead for model in self.models.values()))
-    @rule(queue=queues, age=st.sampled_from((0, 5000)), limit=few)
+    @rule(queue=queues, age=st.sampled_from((0, 5000, HOUR_MS)), limit=few)
     def purge_older(self, queue: str, age: int, limit: int) -> None:
         model = self.models[queue]
         self.ended[queue] |= set(model.dead)
