@@ -113,7 +113,7 @@ class Executor:
             return self._stopped(running)
         try:
             if lease.wished:
-                raise _CalledOff("it was cancelled before it ran")
+                raise _CalledOff("it was called off")
             envelope = self._read(lease)
             self._check_expiry(envelope, running)
             task = self._find(envelope, running)
