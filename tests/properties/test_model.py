@@ -40,7 +40,7 @@ LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
 STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
 STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
 
-#: Most of it happens in one queue, the other is there for what speaks of several.
+#: Most of it happens in one queue.
 queues = st.sampled_from(("one", "one", "one", "two"))
 owners = st.sampled_from(OWNERS)
 few = st.integers(1, 4)
@@ -89,14 +89,14 @@ class House(Agreeing):
             for id in self.models["one"].jobs:
                 self._wait("one", id, "c1")
             self._cancel("one", [third.id])
-            self.claim(owner="aa", limit=1, **takes | {"line": "suspects"})
+            for _ in range(2):
+                self.claim(owner="aa", limit=2, **takes | {"line": "suspects"})
+                self.crash("one", "aa", charge=True)
+                self.now += 4 * SECOND
+                self.promote("one", 2)
 
-    @rule(ms=st.sampled_from(STEPS_MS))
-    def time_goes_on(self, ms: int) -> None:
-        self.now += ms
-
-    @rule(ms=st.sampled_from(STEPS_BACK_MS))
-    def time_goes_back(self, ms: int) -> None:
+    @rule(ms=st.sampled_from(STEPS_MS) | st.sampled_from(STEPS_BACK_MS))
+    def time_goes(self, ms: int) -> None:
         self.now += ms
 
     # -- producers --------------------------------------------------------------------------------
@@ -296,6 +296,14 @@ class House(Agreeing):
             self.agree(_pairs(reply), expected, crashed=True)
             self.now += GUARD_MS * lasts
 
+    @rule(queue=queues)
+    def sweep_after_the_clock_went_back(self, queue: str) -> None:
+        """One call takes a part of the leases, the next the rest."""
+        self.reclaim(queue, 200, lasts=False)
+        self.now -= 3 * LEASE_MS
+        self.reclaim(queue, 1, lasts=False)
+        self.reclaim(queue, 200, lasts=False)
+
     @rule(queue=queues, owner=owners, charge=st.booleans(), late=st.sampled_from(LATE_MS))
     def crash(self, queue: str, owner: str, charge: bool, late: int = 0) -> None:
         """Its supervisor takes back what a dead process held, also when it was away for long."""
@@ -423,7 +431,7 @@ async def forget_keys(broker: Broker) -> None:
 
 
 def test_scripts_do_what_the_model_says(redis_url, namespace):
-    """A failure prints the steps, and a line that repeats them: @reproduce_failure(...)."""
+    """A failure prints its steps, and @reproduce_failure(...) to repeat them."""
     with asyncio.Runner() as loop:
         House.loop = loop
         House.broker = Broker(BrokerConfig(url=redis_url, namespace=namespace))
