@@ -132,7 +132,7 @@ class Inspector:
 
         Redis: cancel.lua, once per 500 ids.
         """
-        outcome = encode(JobOutcome(JobStatus.CANCELLED, reason="it was called off"))
+        outcome = encode(JobOutcome(JobStatus.CANCELLED, reason="on request"))
         keys, places = self._broker.keys(queue), list[str]()
         for i in range(0, len(ids), CALL_JOBS):
             chunk = ids[i : i + CALL_JOBS]

@@ -113,7 +113,7 @@ class Executor:
             return self._stopped(running)
         try:
             if lease.wished:
-                raise _CalledOff("it was called off")
+                raise _CalledOff("on request")
             envelope = self._read(lease)
             self._check_expiry(envelope, running)
             task = self._find(envelope, running)
@@ -277,7 +277,7 @@ class Executor:
         if running.stop is Stop.LEASE_LOST:
             return None
         if running.stop is Stop.CANCELLED:
-            return self._cancelled("it was cancelled while it ran", running)
+            return self._cancelled("on request, while it ran", running)
         log.info("job.released", **self._fields(running))
         return Released()
 

@@ -142,7 +142,8 @@ class Model:
         self, now: int, deadline: int, prefix: str, limit: int, room: int, promote: int, line: str
     ) -> tuple[list[str], int, int]:
         """One queue's part of a claim; return ids, the bytes left, the fence."""
-        self._promote_due(now, promote)
+        if self._promote_due(now, promote) and line == "suspects":
+            self.wake = dict(MARKER)
         waiting, ids = getattr(self, line), []
         for id in waiting[:limit]:
             size = 8 + len(self.jobs[id][1])
