@@ -60,9 +60,9 @@ class Model:
     # -- what several transitions share -----------------------------------------------------------
 
     def _line(self, id: str, now: int) -> list[str]:
-        return self.suspects if self._lost(id, now) >= SUSPECT else self.ready
+        return self.suspects if self.lost(id, now) >= SUSPECT else self.ready
 
-    def _lost(self, id: str, now: int) -> int:
+    def lost(self, id: str, now: int) -> int:
         count, at = self.crashes.get(id, (0, now))
         return count if now - at < FORGET_CRASHES_MS else 0
 
@@ -97,7 +97,7 @@ class Model:
         del self.active[token], self.running[id]
         if id in self.cancels:
             return self._cancelled(id, *self.cancels[id], now)
-        count = self._lost(id, now)
+        count = self.lost(id, now)
         if charge:
             count += 1
             self.crashes[id] = (count, now)
@@ -118,7 +118,9 @@ class Model:
         self, now: int, nonce: str, call: int, items: Sequence[tuple[str, int, str]]
     ) -> list[str]:
         """Each item is id, due time (at most `now`: at once), envelope."""
-        if call <= self.producers.get(nonce, (-1, 0))[0]:
+        seen = self.producers.get(nonce, (-1, 0))[0]
+        if call <= seen:
+            self.producers[nonce] = (seen, now)
             return []
         self.producers[nonce] = (call, now)
         known: list[str] = []
@@ -163,7 +165,7 @@ class Model:
     def again(self, line: str, *, took: bool) -> float:
         """Return when a claim can bring more; 0 for now. Called once all queues had their turn."""
         if getattr(self, line):
-            if took:
+            if took and line == "ready":
                 self.wake = dict(MARKER)
             return 0
         return min(self.scheduled.values(), default=math.inf)
