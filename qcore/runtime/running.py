@@ -1,6 +1,7 @@
 """A job between its claim and its outcome, and why it was stopped."""
 
 import asyncio
+import time
 from enum import Enum
 
 from qcore.context import Context
@@ -22,6 +23,7 @@ class Running:
     """A job between its claim and its outcome."""
 
     __slots__ = (
+        "claimed_at",
         "context",
         "deadline",
         "exclusive",
@@ -36,6 +38,8 @@ class Running:
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
+        #: Monotonic time at which its claim was answered.
+        self.claimed_at = time.monotonic()
         self.context: Context | None = None
         self.task: asyncio.Task[None] | None = None
         self.task_name = ""

@@ -1,6 +1,7 @@
 """What a task may ask of its runs: not too late, never twice, never overlapping, in order."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,11 +14,12 @@ from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
 from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig
+from qcore.runtime.worker import Worker
 from tests.support import process_tasks
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-from tests.support.workers import dead, working
+from tests.support.workers import dead, reached, working
 
 SOON = Retry(max_attempts=3, backoff=0.01, jitter=0)
 
@@ -41,6 +43,10 @@ async def direct(own_server: Server) -> AsyncIterator[Broker]:
 async def proxy(own_server: Server, direct: Broker) -> AsyncIterator[Proxy]:
     async with Proxy(own_server.port) as proxy:
         yield proxy
+
+
+def _waiting_for_threads(worker: Worker) -> int:
+    return worker._executor._threads.statistics().tasks_waiting
 
 
 # -- expires ---------------------------------------------------------------------------------------
@@ -88,6 +94,35 @@ async def test_job_that_began_in_time_may_end_later(app: App):
 
     async with working(app):
         assert await (await work.enqueue()).result(timeout=10) == "done"
+
+
+async def test_job_that_expires_while_it_waits_for_a_thread_does_not_run(app: App):
+    ran: list[str] = []
+    go = threading.Event()
+
+    @app.task
+    def hold() -> None:
+        go.wait(20)
+
+    @app.task(expires=1)
+    def late() -> None:
+        ran.append("late")
+
+    @app.task
+    async def other() -> None: ...  # with it the queue is claimed beyond the free threads
+
+    try:
+        async with working(app, threads=1) as worker:
+            await hold.enqueue()
+            job = await late.enqueue()
+            await eventually(lambda: _waiting_for_threads(worker) == 1)
+            await asyncio.sleep(1)
+            go.set()
+            with pytest.raises(JobCancelled, match=r"it expired: .* within 1 s"):
+                await job.result(timeout=10)
+    finally:
+        go.set()
+    assert ran == []
 
 
 @pytest.mark.parametrize("expires", [0, -1])
@@ -213,6 +248,37 @@ async def test_at_most_once_that_a_shutdown_cut_off_is_dead_at_its_next_claim(ap
     assert runs == [job.id]
     assert "was cut off" in (record.reason or "")
     assert record.crashes == 0
+
+
+async def test_at_most_once_that_is_stopped_while_it_waits_for_a_thread_has_not_begun(app: App):
+    runs: list[str] = []
+    go = threading.Event()
+
+    @app.task
+    def hold() -> None:
+        go.wait(20)
+
+    @app.task(at_most_once=True)
+    def pay(ctx: Context) -> str:
+        runs.append(ctx.job_id)
+        return "paid"
+
+    @app.task
+    async def other() -> None: ...  # with it the queue is claimed beyond the free threads
+
+    try:
+        async with working(app, threads=1, shutdown_timeout_s=3) as worker:
+            await hold.enqueue()
+            job = await pay.enqueue()
+            await eventually(lambda: _waiting_for_threads(worker) == 1)
+            worker.stop_now()
+            await reached(app, job, JobStatus.READY)
+            go.set()
+        async with working(app):
+            assert await job.result(timeout=10) == "paid"
+    finally:
+        go.set()
+    assert runs == [job.id]
 
 
 def test_at_most_once_with_retries_is_refused(app: App):
