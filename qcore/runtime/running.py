@@ -19,10 +19,21 @@ class Stop(Enum):
     SHUTDOWN = "shutdown"
 
 
+#: A run that goes on after it was stopped is stopped again for a reason that weighs more.
+_WEIGHT = {
+    Stop.CANCELLED: 1,
+    Stop.SHUTDOWN: 1,
+    Stop.TIMEOUT: 2,
+    Stop.UNTRUSTED: 3,
+    Stop.LEASE_LOST: 4,
+}
+
+
 class Running:
     """A job between its claim and its outcome."""
 
     __slots__ = (
+        "_weight",
         "claimed_at",
         "context",
         "deadline",
@@ -53,12 +64,18 @@ class Running:
         #: It must not run on then.
         self.exclusive = False
         self.stop: Stop | None = None
+        self._weight = 0
 
     def cancel(self, why: Stop) -> None:
-        """Cancel the job once; the first reason stands."""
-        if self.stop is not None:
+        """Cancel the job; again only for a reason that weighs more than those before.
+
+        The first reason stands, but for a lost lease: with it there is no outcome to give.
+        """
+        if _WEIGHT[why] <= self._weight:
             return
-        self.stop = why
+        self._weight = _WEIGHT[why]
+        if self.stop is None or why is Stop.LEASE_LOST:
+            self.stop = why
         if self.context is not None:
             self.context.cancel_requested = True
         # a task that is cancelled before its first step never runs, and would never end the job

@@ -95,6 +95,29 @@ async def test_cancelled_coroutine_that_cleans_up_and_raises_is_cancelled(app: A
         assert (await reached(app, job, JobStatus.CANCELLED)).errors == ()
 
 
+async def test_cancelled_coroutine_that_goes_on_ends_at_its_timeout(app: App):
+    """And it is cancelled, whatever ended it: that came first."""
+    seen: list[str] = []
+
+    @app.task(timeout=2)
+    async def work() -> None:
+        for _ in range(2):
+            try:
+                seen.append("began")
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+        raise asyncio.CancelledError
+
+    async with working(app, heartbeat_s=SOON_S):
+        job = await work.enqueue()
+        await eventually(lambda: seen)
+        assert await job.cancel()
+        with pytest.raises(JobCancelled, match="it was cancelled while it ran"):
+            await job.result(timeout=10)
+    assert seen == ["began", "cancelled"] * 2
+
+
 async def test_cancelled_coroutine_that_completes_has_completed(app: App):
     began = asyncio.Event()
 
