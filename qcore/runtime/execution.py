@@ -138,9 +138,9 @@ class Executor:
 
         The age is that at the claim, by the Redis clock, and the wait since then for a place.
         """
-        if envelope.expires_ms < 0:
-            return
         lease = running.lease
+        if envelope.expires_ms < 0 or decode_state(lease.state).revived:
+            return
         waited_ms = round((time.monotonic() - running.claimed_at) * 1000)
         age_ms = lease.claimed_ms - lease.enqueued_ms + waited_ms
         if envelope.expires_ms <= age_ms:

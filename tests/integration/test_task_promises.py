@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -133,12 +134,58 @@ def test_expires_of_a_task_is_more_than_nothing(app: App, expires: float):
         async def work() -> None: ...
 
 
+@pytest.mark.parametrize("expires", [0, 0.0001])
+def test_expires_of_a_job_is_more_than_nothing(app: App, expires: float):
+    @app.task
+    async def work() -> None: ...
+
+    with pytest.raises(ArgumentError, match=r"expires is .* allowed is more than 0"):
+        work.options(expires=expires)
+
+
 def test_expires_before_the_delay_is_refused(app: App):
     @app.task
     async def work() -> None: ...
 
-    with pytest.raises(ArgumentError, match="is not later than delay"):
+    @app.task(expires=60)
+    async def soon() -> None: ...
+
+    with pytest.raises(ArgumentError, match="so it could never start"):
         work.options(delay=10, expires=10)
+    with pytest.raises(ArgumentError, match="so it could never start"):
+        soon.options(delay=3600)
+    soon.options(delay=59)
+    soon.options(delay=3600, expires=3601)
+
+
+async def test_expires_before_the_eta_is_refused_at_the_enqueue(app: App):
+    @app.task(expires=60)
+    async def soon() -> None: ...
+
+    now = datetime.now(UTC)
+    with pytest.raises(
+        ArgumentError, match=r"ready 3\d\d\d.* s after its enqueue and expire after 60"
+    ):
+        await soon.options(eta=now + timedelta(hours=1)).enqueue()
+    await soon.options(eta=now + timedelta(seconds=30)).enqueue()
+
+
+async def test_job_that_was_revived_does_not_expire(app: App):
+    ran: list[str] = []
+
+    @app.task(expires=2, retry=Retry(max_attempts=1))
+    async def work(ctx: Context) -> str:
+        ran.append(ctx.job_id)
+        if len(ran) == 1:
+            raise ValueError
+        return "done"
+
+    async with working(app):
+        job = await work.enqueue()
+        await dead(app, job)
+        await asyncio.sleep(2)
+        assert await app.inspector.revive("default", [job.id]) == [job.id]
+        assert await job.result(timeout=10) == "done"
 
 
 # -- at most once ----------------------------------------------------------------------------------
