@@ -179,6 +179,7 @@ class Executor:
         if not await self._note(running.lease, encode(state)):
             running.cancel(Stop.LEASE_LOST)
             await asyncio.sleep(0)  # where the cancellation arrives
+        running.begun_once = True
 
     async def _call(
         self, task: Task[Any, Any], envelope: Envelope, running: Running
@@ -274,6 +275,8 @@ class Executor:
             return self._stopped(running)
         if isinstance(error, _CalledOff) or running.lease.wished:  # whatever else is wrong with it
             return self._cancelled(str(error), running)
+        if running.begun_once:
+            return self._bury(_last(error), running)
         if isinstance(error, _Unrunnable | NewerVersion):
             return self._park(error, running)
         if isinstance(error, CodecError | GiveUp):
@@ -384,6 +387,13 @@ class Executor:
             "queue": lease.queue,
             "attempt": decode_state(lease.state).failures + 1,
         }
+
+
+def _last(error: BaseException) -> BaseException:
+    """Return how the only run of a job failed: it cannot ask for another one."""
+    if isinstance(error, RetryLater):
+        return GiveUp(f"at most once: it raised RetryLater ({error}), and must not run again")
+    return error
 
 
 def error_text(error: BaseException) -> str:

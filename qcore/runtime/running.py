@@ -34,6 +34,7 @@ class Running:
 
     __slots__ = (
         "_weight",
+        "begun_once",
         "claimed_at",
         "context",
         "deadline",
@@ -57,6 +58,8 @@ class Running:
         #: It has a thread, which nobody can stop.
         self.in_thread = False
         self.started_ms = 0
+        #: It is written down that its only run has begun.
+        self.begun_once = False
         #: Loop time at which the task timeout ends.
         self.deadline: float | None = None
         #: Loop time from which on somebody else may hold its lease.

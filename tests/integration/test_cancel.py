@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from qcore import App, Context, JobCancelled, JobNotFound, JobStatus
 from tests.support import process_tasks
@@ -51,6 +52,19 @@ async def test_cancel_of_a_ready_job_shows_at_once_and_it_never_runs(app: App):
     with pytest.raises(JobCancelled, match="it was cancelled before it ran"):
         await jobs[1].result(timeout=1)
     assert "cancels" not in await _keys(app)
+
+
+async def test_cancel_of_a_ready_job_is_logged_with_its_task(app: App):
+    @app.task(name="pay")
+    async def work() -> None: ...
+
+    job = await work.enqueue()
+    await job.cancel()
+    with structlog.testing.capture_logs() as lines:
+        async with working(app) as worker:
+            await eventually(lambda: worker.beat().done == 1)
+    (line,) = [line for line in lines if line["event"] == "job.cancelled"]
+    assert (line["task"], line["reason"]) == ("pay", "it was cancelled before it ran")
 
 
 async def test_cancel_of_a_running_coroutine_raises_in_it(app: App):

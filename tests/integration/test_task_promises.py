@@ -9,12 +9,22 @@ from typing import Any
 
 import pytest
 
-from qcore import App, ArgumentError, ConfigError, Context, JobCancelled, JobStatus, Retry
+from qcore import (
+    App,
+    ArgumentError,
+    ConfigError,
+    Context,
+    JobCancelled,
+    JobStatus,
+    Retry,
+    RetryLater,
+)
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
 from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig
+from qcore.errors import NewerVersion
 from qcore.runtime.worker import Worker
 from tests.support import process_tasks
 from tests.support.proxy import Proxy
@@ -213,6 +223,35 @@ async def test_at_most_once_that_fails_is_dead(app: App):
     async with working(app):
         record = await dead(app, await pay.enqueue())
     assert (record.attempts, record.reason) == (1, "ValueError: no money")
+
+
+@pytest.mark.parametrize("charge", [True, False])
+async def test_at_most_once_that_asks_to_run_again_is_dead(app: App, charge: bool):
+    runs: list[str] = []
+
+    @app.task(at_most_once=True)
+    async def pay(ctx: Context) -> None:
+        runs.append(ctx.job_id)
+        raise RetryLater(0.01, charge=charge)
+
+    async with working(app):
+        job = await pay.enqueue()
+        record = await dead(app, job)
+    assert runs == [job.id]
+    assert (
+        record.reason
+        == "at most once: it raised RetryLater (retry in 0.01 s), and must not run again"
+    )
+
+
+async def test_at_most_once_that_cannot_read_what_it_reads_is_not_parked(app: App):
+    @app.task(at_most_once=True)
+    async def pay() -> None:
+        raise NewerVersion("the result of another job is newer")
+
+    async with working(app):
+        record = await dead(app, await pay.enqueue())
+    assert record.attempts == 1
 
 
 async def test_at_most_once_whose_worker_died_after_the_beginning_is_dead(app: App):
