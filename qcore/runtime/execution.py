@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import msgspec
 import structlog
 
@@ -47,6 +46,7 @@ from qcore.model.job import (
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.processes import ProcessPool, RemoteError
 from qcore.runtime.running import Running, Stop
+from qcore.runtime.threads import Threads
 from qcore.task import Task
 
 log = structlog.get_logger()
@@ -75,7 +75,7 @@ class Executor:
     Args:
         tasks: The app's tasks by name.
         lifecycle: What the jobs see of the worker.
-        threads: `def` tasks running at the same time.
+        threads: Where other `def` tasks run.
         pool: Where `run_in="process"` tasks run.
         note: Writes the record of a job; returns False when its lease was lost.
         result_limit_bytes: A job whose encoded result is larger has failed.
@@ -86,14 +86,14 @@ class Executor:
         tasks: Mapping[str, Task[Any, Any]],
         lifecycle: Lifecycle,
         *,
-        threads: int,
+        threads: Threads,
         pool: ProcessPool,
         note: Callable[[Lease, bytes], Awaitable[bool]],
         result_limit_bytes: int,
     ) -> None:
         self._tasks = tasks
         self._lifecycle = lifecycle
-        self._threads = anyio.CapacityLimiter(threads)
+        self._threads = threads
         self._pool = pool
         self._note = note
         self._result_limit_bytes = result_limit_bytes
@@ -195,14 +195,10 @@ class Executor:
             await self._begin(task, envelope, running)
             result = await task.function(**named)
         else:
-            async with self._threads:
+            async with self._threads.thread() as thread:
                 await self._begin(task, envelope, running)
                 running.in_thread = True
-                result = await anyio.to_thread.run_sync(
-                    partial(task.function, **named),
-                    abandon_on_cancel=True,
-                    limiter=anyio.CapacityLimiter(1),
-                )
+                result = await thread.call(partial(task.function, **named))
         keep_ms = task.keep_ms(envelope.keep_ms, result)
         return (encode(result) if keep_ms else None), keep_ms
 
