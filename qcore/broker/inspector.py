@@ -142,7 +142,7 @@ class Inspector:
         return places
 
     async def revive(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Dead -> ready: all attempts again, the error history kept.
+        """Dead -> ready: all attempts again, the error history kept, and no expiry.
 
         Returns:
             The ids that were revived; the others were not dead or have no payload.
@@ -153,7 +153,7 @@ class Inspector:
             (states,) = await self._broker.ask([(b"HMGET", keys.names["state"], *chunk)])
             items: list[object] = []
             for id, raw in zip(chunk, states, strict=True):
-                fresh = JobState(errors=decode_state(raw).errors)
+                fresh = JobState(errors=decode_state(raw).errors, revived=True)
                 items += (id, encode(fresh))
             (reply,) = await self._broker.ask([scripts.REVIVE.call(keys, *items)])
             revived += [id.decode() for id in reply]

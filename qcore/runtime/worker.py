@@ -27,6 +27,7 @@ from qcore.runtime.memory import rss_bytes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
+from qcore.runtime.threads import Threads
 
 log = structlog.get_logger()
 
@@ -89,10 +90,11 @@ class Worker:
         self._owner = owner
         self._lifecycle = Lifecycle()
         self._pool = ProcessPool(config.pool_size, app.config, pool_command)
+        self._threads = Threads(config.threads, freed=self._look_again)
         self._executor = Executor(
             app.tasks,
             self._lifecycle,
-            threads=config.threads,
+            threads=self._threads,
             pool=self._pool,
             note=self._note,
             result_limit_bytes=app.broker.config.payload_limit_bytes,
@@ -240,7 +242,9 @@ class Worker:
 
     def _room(self) -> Room | None:
         """Return what may be claimed now."""
-        return None if self._stop.is_set() else self._slots.room()
+        if self._stop.is_set():
+            return None
+        return self._slots.room(self._threads.hanging)
 
     async def _rest(self, limit_s: float) -> None:
         """Wait before the next try to reach Redis; while stopping there is little time to wait."""
