@@ -2,70 +2,22 @@
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from qcore import App, JobHandle, JobStatus, Retry
 from qcore.broker.identity import new_id
 from qcore.model.job import Job
-from tests.support.fleet import ROOT, fleet_on
+from tests.support.commands import Command, one_line
+from tests.support.fleet import fleet_on
 from tests.support.servers import free_port
 from tests.support.waiting import eventually
 from tests.support.workers import dead, working
-
-
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-Command = Callable[..., Awaitable[Said]]
-
-
-@pytest.fixture
-def environment(redis_url: str, namespace: str) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("QCORE_")}
-    return inherited | {
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))),
-        "QCORE_URL": redis_url,
-        "QCORE_NAMESPACE": namespace,
-        "COLUMNS": "200",
-    }
-
-
-@pytest.fixture
-def qcore(environment: dict[str, str], tmp_path: Path) -> Command:
-    """Run the command in an empty folder, away from a terminal."""
-
-    async def run(*words: str, **env: str) -> Said:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "qcore_cli", *words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment | env,
-            cwd=tmp_path,
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode is not None
-        return Said(process.returncode, out.decode(), err.decode())
-
-    return run
 
 
 @pytest.fixture
@@ -277,14 +229,6 @@ async def test_worker_runs_the_app_of_the_current_folder(
 # -- mistakes --------------------------------------------------------------------------------------
 
 
-def one_line(said: Said) -> str:
-    """Return the only line on standard error."""
-    (line,) = said.err.splitlines()
-    assert line.startswith("qcore: ")
-    assert len(line) < 500
-    return line
-
-
 MODULES = {
     "good": "import qcore\napp = qcore.App(queues=['default'])\nnumber = 5\n",
     "none": "",
@@ -302,6 +246,7 @@ MISTAKES = {
     "queues nowhere": "there is no queue 'nowhere'",
     "jobs show default/nobody": "there is no job default/nobody",
     "jobs show nonsense": "'nonsense' is no job reference",
+    "jobs cancel nonsense": "'nonsense' is no job reference",
     "dead list nowhere": "there is no queue 'nowhere'",
     "dead show default/nobody": "there is no job default/nobody",
     "dead show nonsense": "'nonsense' is no job reference",
@@ -397,6 +342,7 @@ USAGE = (
     "dead list",
     "dead list default --limit 0",
     "jobs show",
+    "jobs cancel",
     "clear",
     "queues --url",
 )

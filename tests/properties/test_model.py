@@ -15,7 +15,6 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     precondition,
     rule,
@@ -24,26 +23,25 @@ from hypothesis.stateful import (
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
-from qcore.broker.scripts import Script
 from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settle_items
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
-from tests.support.content import forget_namespace, reads, shown
-from tests.support.model import HOUR_MS, Model, id_of
+from tests.support.content import forget_namespace
+from tests.support.machine import QUEUES, Agreeing, plain, teach
+from tests.support.model import HOUR_MS, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
 
-QUEUES: tuple[str, ...] = ("one", "two")
 OWNERS = ("aa", "bb")
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
 TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
 TRACE_BYTES = 2
 #: Crashes older than 72 h are forgotten.
-LATE_MS = (0, 0, 0, 71 * HOUR_MS, 73 * HOUR_MS)
+LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
 #: How time goes on between two steps, and back.
 STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
 STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
 
-#: Most of it happens in one queue, the other is there for what speaks of several.
+#: Most of it happens in one queue.
 queues = st.sampled_from(("one", "one", "one", "two"))
 owners = st.sampled_from(OWNERS)
 few = st.integers(1, 4)
@@ -57,68 +55,18 @@ OUTCOMES = st.one_of(
 )
 
 
-class House(RuleBasedStateMachine):
+class House(Agreeing):
     """Two queues, two workers, one producer of each nonce, and whoever looks after them."""
-
-    url: str
-    namespace: str
-    loop: asyncio.Runner
-    broker: Broker
 
     def __init__(self) -> None:
         super().__init__()
         self.now = NOW
-        self.models = {queue: Model() for queue in QUEUES}
         self.calls = 0
         self.claims = 0
         self.ids = 0
         #: Every lease that was ever given; most of the older ones are those of zombies.
         self.leases: dict[str, list[Lease]] = {queue: [] for queue in QUEUES}
-        self.accepted: dict[str, set[str]] = {queue: set() for queue in QUEUES}
-        self.ended: dict[str, set[str]] = {queue: set() for queue in QUEUES}
         self.settled: set[bytes] = set()
-        self.agreed = True
-        self.crashes: dict[str, dict[str, int]] = {queue: {} for queue in QUEUES}
-
-    # -- one step ---------------------------------------------------------------------------------
-
-    def ask(self, script: Script, queue: str | Sequence[str], *args: object) -> Any:
-        """Run a script and keep what stands in Redis after it, for `agree`."""
-        names = [queue] if isinstance(queue, str) else list(queue)
-        call = script.call([self.broker.keys(name) for name in names], *args)
-        looks = [command for name in QUEUES for command in reads(self.broker, name)]
-        reply, *found = self.loop.run(self.broker.ask([call, *looks]))
-        half = len(found) // 2
-        self.found = dict(zip(QUEUES, (shown(found[:half]), shown(found[half:])), strict=True))
-        return reply
-
-    def agree(self, reply: object, expected: object, *, crashed: bool = False) -> None:
-        """Compare reply and content with the model's; then see what must always hold."""
-        self.agreed = False
-        assert reply == expected
-        for queue, model in self.models.items():
-            assert self.found[queue] == model.content(), queue
-            self.hold(queue, model, crashed=crashed)
-        self.agreed = True
-
-    def hold(self, queue: str, model: Model, *, crashed: bool) -> None:
-        active = [id_of(token) for token in model.active]
-        live = [*model.ready, *model.suspects, *model.scheduled, *active, *model.dead]
-        places = [*live, *model.done]
-        assert len(places) == len(set(places)), "I7: an id is in two places"
-        assert set(live) == set(model.jobs), "I7: a job without payload, or the other way round"
-        assert set(model.running.items()) == {(id_of(t), t) for t in model.active}
-        assert set(model.done) == set(model.expiry)
-        assert set(model.cancels) <= {*model.ready, *model.suspects, *active}
-        assert set(model.waiters) <= set(live) - set(model.dead)
-        assert {*model.state, *model.crashes} <= set(live)
-        self.ended[queue] |= set(model.done)
-        assert self.accepted[queue] - set(places) <= self.ended[queue], "I1"
-        assert set(places) <= self.accepted[queue], "I2"
-        crashes = {id: count for id, (count, _) in model.crashes.items()}
-        if not crashed:
-            assert crashes.items() <= self.crashes[queue].items(), "I8"
-        self.crashes[queue] = crashes
 
     @initialize(depth=st.sampled_from((0, 1, 2, 3, 3, 3)))
     def begin(self, depth: int) -> None:
@@ -142,14 +90,14 @@ class House(RuleBasedStateMachine):
             for id in self.models["one"].jobs:
                 self._wait("one", id, "c1")
             self._cancel("one", [third.id])
-            self.claim(owner="aa", limit=1, **takes | {"line": "suspects"})
+            for _ in range(2):
+                self.claim(owner="aa", limit=2, **takes | {"line": "suspects"})
+                self.crash("one", "aa", charge=True)
+                self.now += 4 * SECOND
+                self.promote("one", 2)
 
-    @rule(ms=st.sampled_from(STEPS_MS))
-    def time_goes_on(self, ms: int) -> None:
-        self.now += ms
-
-    @rule(ms=st.sampled_from(STEPS_BACK_MS))
-    def time_goes_back(self, ms: int) -> None:
+    @rule(ms=st.sampled_from(STEPS_MS) | st.sampled_from(STEPS_BACK_MS))
+    def time_goes(self, ms: int) -> None:
         self.now += ms
 
     # -- producers --------------------------------------------------------------------------------
@@ -233,9 +181,9 @@ class House(RuleBasedStateMachine):
         again = min(self.models[name].again(line, took=bool(taken)) for name in names)
         suspects = sum(len(self.models[name].suspects) for name in names)
         self.agree(
-            (self._plain(turn.leases), turn.again_ms, turn.suspects),
+            (plain(turn.leases), turn.again_ms, turn.suspects),
             (
-                [self._expected(*row) for row in taken],
+                [self.expected(*row) for row in taken],
                 None if again == math.inf else max(0, again - self.now) if again else 0,
                 suspects,
             ),
@@ -243,25 +191,6 @@ class House(RuleBasedStateMachine):
         assert not early & {lease.id for lease in turn.leases}, "I9"
         if not reply_is_lost:
             self._give(turn.leases)
-
-    def _plain(self, leases: Sequence[Lease]) -> list[tuple[object, ...]]:
-        return [
-            (x.queue, x.token.decode(), x.envelope, x.state, x.crashes, x.fence, x.wished)
-            for x in leases
-        ]
-
-    def _expected(self, queue: str, token: str, fence: int) -> tuple[object, ...]:
-        model, id = self.models[queue], id_of(token)
-        state = model.state.get(id)
-        return (
-            queue,
-            token,
-            model.jobs[id][1].encode(),
-            None if state is None else state.encode(),
-            model.crashes.get(id, (0, 0))[0],
-            fence,
-            id in model.cancels,
-        )
 
     def _give(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -285,8 +214,8 @@ class House(RuleBasedStateMachine):
         leases = read_leases(queue, int(now), *rows)
         tokens, fence = self.models[queue].recover(self.now, self.now + LEASE_MS, prefix)
         self.agree(
-            (cursor, sorted(self._plain(leases), key=str)),
-            (b"0", sorted((self._expected(queue, t, fence) for t in tokens), key=str)),
+            (cursor, sorted(plain(leases), key=str)),
+            (b"0", sorted((self.expected(queue, t, fence) for t in tokens), key=str)),
         )
         self._give([x for x in leases if x.token not in {y.token for y in self.leases[queue]}])
 
@@ -329,6 +258,7 @@ class House(RuleBasedStateMachine):
         expected = self.models[queue].settle(self.now, retries_first)
         self.agree({token.decode() for token in lost}, set(expected))
 
+    @precondition(lambda self: any(model.cancels for model in self.models.values()))
     @rule(queue=queues, outcome=OUTCOMES)
     def heed(self, queue: str, outcome: Outcome) -> None:
         """A worker ends the jobs that nobody wants, or they end by themselves just then."""
@@ -342,6 +272,13 @@ class House(RuleBasedStateMachine):
         active = self.models[queue].active
         mine = [x for x in self.leases[queue] if x.token.decode().startswith(f"{owner}:")]
         self._settle(queue, [(x, Released()) for x in mine if x.token.decode() in active])
+
+    @rule(queue=queues)
+    def hear(self, queue: str) -> None:
+        """An idle worker takes the marker."""
+        marker = self.broker.keys(queue).names["wake"]
+        self.loop.run(self.broker.ask([(b"ZPOPMIN", marker)]))
+        self.models[queue].wake.clear()
 
     # -- upkeep -----------------------------------------------------------------------------------
 
@@ -359,6 +296,14 @@ class House(RuleBasedStateMachine):
             expected = self.models[queue].reclaim(self.now, *rules)
             self.agree(_pairs(reply), expected, crashed=True)
             self.now += GUARD_MS * lasts
+
+    @rule(queue=queues)
+    def sweep_after_the_clock_went_back(self, queue: str) -> None:
+        """One call takes a part of the leases, the next the rest."""
+        self.reclaim(queue, 200, lasts=False)
+        self.now -= 3 * LEASE_MS
+        self.reclaim(queue, 1, lasts=False)
+        self.reclaim(queue, 200, lasts=False)
 
     @rule(queue=queues, owner=owners, charge=st.booleans(), late=st.sampled_from(LATE_MS))
     def crash(self, queue: str, owner: str, charge: bool, late: int = 0) -> None:
@@ -435,7 +380,11 @@ class House(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let everything run out: in the end nothing is left but the traces of sweeps."""
         try:
-            self.now += 100 * HOUR_MS
+            for model in self.models.values():  # the clock may have gone back since
+                calls = [at for _, at in model.producers.values()]
+                self.now = max(
+                    [self.now, *calls, *model.scheduled.values(), *model.expiry.values()]
+                )
             for queue in QUEUES if self.agreed else ():
                 self._empty(queue)
         finally:
@@ -477,18 +426,13 @@ def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:
     return list(zip(words[::2], words[1::2], strict=True))
 
 
-async def teach(broker: Broker) -> None:
-    """A script that the server is yet to be taught would run after the reads behind it."""
-    await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
-
-
 async def forget_keys(broker: Broker) -> None:
     names = [name for queue in QUEUES for name in broker.keys(queue).names.values()]
     await broker.ask([(b"DEL", *names)])
 
 
 def test_scripts_do_what_the_model_says(redis_url, namespace):
-    """A failure prints the steps, and a line that repeats them: @reproduce_failure(...)."""
+    """A failure prints its steps, and @reproduce_failure(...) to repeat them."""
     with asyncio.Runner() as loop:
         House.loop = loop
         House.broker = Broker(BrokerConfig(url=redis_url, namespace=namespace))
@@ -497,7 +441,7 @@ def test_scripts_do_what_the_model_says(redis_url, namespace):
             run_state_machine_as_test(
                 House,
                 settings=settings(
-                    max_examples=60, stateful_step_count=50, deadline=None, print_blob=True
+                    max_examples=200, stateful_step_count=50, deadline=None, print_blob=True
                 ),
             )
         finally:

@@ -1,0 +1,43 @@
+"""The `qcore` command, as a user runs it."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Command, Said
+from tests.support.fleet import ROOT
+
+
+@pytest.fixture
+def environment(redis_url: str, namespace: str) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("QCORE_")}
+    return inherited | {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))),
+        "QCORE_URL": redis_url,
+        "QCORE_NAMESPACE": namespace,
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def qcore(environment: dict[str, str], tmp_path: Path) -> Command:
+    """Run the command in an empty folder, away from a terminal."""
+
+    async def run(*words: str, **env: str) -> Said:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qcore_cli", *words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment | env,
+            cwd=tmp_path,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode is not None
+        return Said(process.returncode, out.decode(), err.decode())
+
+    return run

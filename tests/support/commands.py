@@ -1,0 +1,29 @@
+"""What the `qcore` command said."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Command = Callable[..., Awaitable[Said]]
+
+
+def one_line(said: Said) -> str:
+    """Return the only line on standard error."""
+    (line,) = said.err.splitlines()
+    assert line.startswith("qcore: ")
+    assert len(line) < 500
+    return line

@@ -1,0 +1,97 @@
+"""What a state machine of the scripts compares at every step, and what must always hold."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis.stateful import RuleBasedStateMachine
+
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
+from qcore.broker.scripts import Script
+from qcore.model.job import Lease
+from tests.support.content import reads, shown
+from tests.support.model import Model, id_of
+
+QUEUES: tuple[str, ...] = ("one", "two")
+
+
+class Agreeing(RuleBasedStateMachine):
+    """Runs scripts; compares their replies, and what they leave, with the models'."""
+
+    loop: asyncio.Runner
+    broker: Broker
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models = {queue: Model() for queue in QUEUES}
+        self.accepted: dict[str, set[str]] = {queue: set() for queue in QUEUES}
+        self.ended: dict[str, set[str]] = {queue: set() for queue in QUEUES}
+        self.agreed = True
+        self.crashes: dict[str, dict[str, int]] = {queue: {} for queue in QUEUES}
+
+    # -- one step ---------------------------------------------------------------------------------
+
+    def ask(self, script: Script, queue: str | Sequence[str], *args: object) -> Any:
+        """Run a script and keep what stands in Redis after it, for `agree`."""
+        names = [queue] if isinstance(queue, str) else list(queue)
+        call = script.call([self.broker.keys(name) for name in names], *args)
+        looks = [command for name in QUEUES for command in reads(self.broker, name)]
+        reply, *found = self.loop.run(self.broker.ask([call, *looks]))
+        half = len(found) // 2
+        self.found = dict(zip(QUEUES, (shown(found[:half]), shown(found[half:])), strict=True))
+        return reply
+
+    def agree(self, reply: object, expected: object, *, crashed: bool = False) -> None:
+        """Compare reply and content with the model's; then see what must always hold."""
+        self.agreed = False
+        assert reply == expected
+        for queue, model in self.models.items():
+            assert self.found[queue] == model.content(), queue
+            self.hold(queue, model, crashed=crashed)
+        self.agreed = True
+
+    def hold(self, queue: str, model: Model, *, crashed: bool) -> None:
+        active = [id_of(token) for token in model.active]
+        live = [*model.ready, *model.suspects, *model.scheduled, *active, *model.dead]
+        places = [*live, *model.done]
+        assert len(places) == len(set(places)), "I7: an id is in two places"
+        assert set(live) == set(model.jobs), "I7: a job without payload, or the other way round"
+        assert set(model.running.items()) == {(id_of(t), t) for t in model.active}
+        assert set(model.done) == set(model.expiry)
+        assert set(model.cancels) <= {*model.ready, *model.suspects, *active}
+        assert set(model.waiters) <= set(live) - set(model.dead)
+        assert {*model.state, *model.crashes} <= set(live)
+        self.ended[queue] |= set(model.done)
+        assert self.accepted[queue] - set(places) <= self.ended[queue], "I1"
+        assert set(places) <= self.accepted[queue], "I2"
+        crashes = {id: count for id, (count, _) in model.crashes.items()}
+        if not crashed:
+            assert crashes.items() <= self.crashes[queue].items(), "I8"
+        self.crashes[queue] = crashes
+
+    def expected(self, queue: str, token: str, fence: int) -> tuple[object, ...]:
+        model, id = self.models[queue], id_of(token)
+        state = model.state.get(id)
+        return (
+            queue,
+            token,
+            model.jobs[id][1].encode(),
+            None if state is None else state.encode(),
+            model.crashes.get(id, (0, 0))[0],
+            fence,
+            id in model.cancels,
+        )
+
+
+def plain(leases: Sequence[Lease]) -> list[tuple[object, ...]]:
+    """Return what `expected` says of leases that were given."""
+    return [
+        (x.queue, x.token.decode(), x.envelope, x.state, x.crashes, x.fence, x.wished)
+        for x in leases
+    ]
+
+
+async def teach(broker: Broker) -> None:
+    """A script that the server is yet to be taught would run after the reads behind it."""
+    await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
