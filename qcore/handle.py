@@ -55,7 +55,8 @@ class JobHandle(Generic[R]):
     async def status(self) -> JobStatus:
         """Return where the job is.
 
-        A job that its producer saw accepted and that is nowhere has completed and kept nothing.
+        A job that its producer saw accepted and that left no trace has completed and kept nothing;
+        a cancelled one leaves a trace for 48 h.
 
         Raises:
             JobNotFound: there is no trace of it, and this handle did not enqueue it.
@@ -147,7 +148,8 @@ class JobHandle(Generic[R]):
             more = f"\n{trace}" if "\n" in trace else ""
             raise JobFailed(f"job {self.ref} is dead: {record.reason}{more}")
         if record is not None and record.status is JobStatus.CANCELLED:
-            raise JobCancelled(f"job {self.ref} was cancelled: {record.reason}")
+            reason = record.reason or "the reason is no longer kept"
+            raise JobCancelled(f"job {self.ref} was cancelled: {reason}")
         if record is not None and record.result is not None:
             return self._decode(record.result)
         self._check_not_expired(record)

@@ -40,11 +40,12 @@ from qcore.broker.wire import (
 )
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
+from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome
 
 #: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
 CHORE_LIMIT = 200
-#: For so long the place of an outcome shows that there was one.
+#: A trace of an outcome whose time is over stays as long again as it was kept, and so long at most.
 TRACE_MS = 24 * 3600 * 1000
 #: A producer that was silent for so long has no call left to repeat.
 PRODUCER_SILENT_MS = 3600 * 1000
@@ -418,14 +419,13 @@ class Broker:
     ) -> tuple[int, int]:
         """Completed, cancelled -> -: forget outcomes whose time is over, and silent producers.
 
-        An outcome leaves an empty one behind for 24 h.
+        An outcome leaves a trace, for as long as it was kept and at most 24 h.
 
         Returns:
             How many times were over, and the cursor for the next call.
         """
-        call = scripts.PRUNE.call(
-            self.keys(queue), _now(now_ms), CHORE_LIMIT, TRACE_MS, PRODUCER_SILENT_MS, cursor
-        )
+        limits = CHORE_LIMIT, TRACE_MS, TRACE_BYTES, PRODUCER_SILENT_MS
+        call = scripts.PRUNE.call(self.keys(queue), _now(now_ms), *limits, cursor)
         ((count, cursor),) = await self.ask([call])
         return int(count), int(cursor)
 

@@ -11,7 +11,7 @@ from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.keys import queues_key
 from qcore.config import KEEP_S
 from qcore.errors import CodecError
-from qcore.model.codec import decode_envelope, decode_outcome, decode_state, encode
+from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
 
 
@@ -50,7 +50,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes | None = None
     #: The encoded result, when completed and kept.
     result: msgspec.Raw | None = None
-    #: It was kept, and its time is over.
+    #: Its result or reason was kept, and the time for that is over.
     expired: bool = False
 
 
@@ -230,16 +230,18 @@ def _stats(name: str, reply: list[Any]) -> QueueStats:
 
 def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
     where, payload, raw_state, raw_crashes, at, token = reply
-    if where == b"done" and payload == b"":
-        return JobRecord(id=id, queue=queue, status=JobStatus.COMPLETED, expired=True)
     if where == b"done":
-        outcome = decode_outcome(payload)
+        # a trace has no time in front
+        keep_ms, _, raw = payload.partition(b" ")
+        expired = not keep_ms.isdigit()
+        outcome = decode_trace(payload) if expired else decode_outcome(raw)
         return JobRecord(
             id=id,
             queue=queue,
             status=JobStatus(outcome.status),
             reason=outcome.reason or None,
-            result=outcome.result,
+            result=None if expired else outcome.result,
+            expired=expired,
         )
     if where == b"":
         return None

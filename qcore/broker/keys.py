@@ -19,7 +19,7 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "cancels": ("hash", "job id -> `keep_ms outcome`, a wish to cancel it"),
     "waiters": ("hash", "job id -> channels that hear of its end"),
     "dead": ("zset", "job id -> time of death, unix ms"),
-    "done": ("hash", "job id -> kept outcome"),
+    "done": ("hash", "job id -> `keep_ms outcome`, then the trace of it"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
     "producers": ("hash", "nonce -> `call ms`, its last call"),
     "wake": ("zset", 'the marker "come and claim"'),

@@ -134,7 +134,7 @@ class House:
         await broker.ask(
             [
                 (b"HSET", names["crashes"], "odd0", f"2 {NOW}", "held1", f"4 {NOW}"),
-                (b"HSET", names["done"], "done1", "kept", "done2", ""),
+                (b"HSET", names["done"], "done1", "5 kept", "done2", "kept"),
                 (b"ZADD", names["expiry"], NOW - 1, "done1", NOW - 1, "done2"),
                 (b"HSET", names["cancels"], "held0", "5 gone", "ready1", "5 gone"),
                 (b"HSET", names["waiters"], "held1", "c1", "late0", "c1 c2", "held0", "c2"),
@@ -171,7 +171,7 @@ class House:
                 *[scripts.RECLAIM.call(keys, late, *rules)] * 2,
                 scripts.RECLAIM_OWNER.call(keys, late, OWNER, 1, 9, 0),
                 scripts.PROMOTE.call(keys, late, 200),
-                scripts.PRUNE.call(keys, late, 200, 1000, 1000, 0),
+                scripts.PRUNE.call(keys, late, 200, 1000, 11, 1000, 0),
                 *(scripts.FIND.call(keys, id, "c1") for id in IDS),
             ]
         )

@@ -13,6 +13,7 @@ from qcore import (
     BrokerRefused,
     BrokerUnavailable,
     ConfigError,
+    JobCancelled,
     JobFailed,
     JobHandle,
     JobNotFound,
@@ -26,7 +27,7 @@ from qcore.broker.inspector import Inspector
 from qcore.broker.subscription import Subscription
 from qcore.config import BrokerConfig
 from qcore.handle import Accepted
-from qcore.model.codec import encode
+from qcore.model.codec import TRACE_BYTES, encode
 from qcore.model.job import Acked, Buried, JobOutcome, Lease
 from tests.support.moves import claim, failed_state, settle
 from tests.support.programs import run
@@ -328,13 +329,26 @@ async def test_handle_of_an_expired_result_says_how_long_it_was_kept(
 ):
     job = await one.options(keep=60).enqueue()
     await end(other, kept(1))
-    own_server.ask("HSET", "{qcore:default}:done", job.id, "")
+    own_server.ask("HSET", "{qcore:default}:done", job.id, kept(1).outcome[:TRACE_BYTES])
     with pytest.raises(ResultExpired, match=f"{job.ref} completed, its result was kept for 60 s"):
         await job.result()
     with pytest.raises(ResultExpired, match="kept for its time and is gone"):
         await app.job(job.ref).result()
     assert await job.status() is JobStatus.COMPLETED
     assert await app.job(job.ref).status() is JobStatus.COMPLETED
+
+
+async def test_handle_of_a_cancelled_job_says_so_when_the_reason_is_gone(
+    own_server: Server, app: App, one
+):
+    job = await one.options(delay=60).enqueue()
+    assert await job.cancel()
+    own_server.ask("ZADD", "{qcore:default}:expiry", 1, job.id)
+    assert await app.broker.prune("default") == (1, 0)
+    for handle in (job, app.job(job.ref)):
+        assert await handle.status() is JobStatus.CANCELLED
+        with pytest.raises(JobCancelled, match=f"{job.ref} was cancelled: .* no longer kept"):
+            await handle.result()
 
 
 async def test_handle_of_a_job_without_trace_knows_what_that_means(app: App, one):

@@ -1,5 +1,7 @@
 """prune: completed, cancelled -> -; and producers that have gone silent."""
 
+import pytest
+
 from qcore.broker.broker import PRODUCER_SILENT_MS, TRACE_MS
 from qcore.model.job import Acked
 from tests.support.content import keys_of
@@ -17,25 +19,27 @@ async def produced(broker, **last: int) -> None:
         await ask(broker, b"HSET", key, nonce, f"17 {at_ms}")
 
 
-async def test_prune_leaves_an_empty_outcome_where_the_time_is_over(broker):
+async def test_prune_leaves_a_trace_where_the_time_is_over(broker):
     leases = await leased(broker, "over", "edge", "kept")
     keeps = (10, 20, 21)
-    await settle(broker, *((x, Acked(b"r", k)) for x, k in zip(leases, keeps, strict=True)))
+    outcomes = (Acked(b"0123456789ab 5", keep_ms) for keep_ms in keeps)
+    await settle(broker, *zip(leases, outcomes, strict=True))
     assert await broker.prune(QUEUE, now_ms=NOW + 20) == (2, 0)
-    later = NOW + 20 + TRACE_MS
     assert await content(broker) == {
-        "done": {"over": "", "edge": "", "kept": "r"},
-        "expiry": {"over": later, "edge": later, "kept": NOW + 21},
+        "done": {"over": "0123456789a", "edge": "0123456789a", "kept": "21 0123456789ab 5"},
+        "expiry": {"over": NOW + 20 + 10, "edge": NOW + 20 + 20, "kept": NOW + 21},
     }
 
 
-async def test_prune_forgets_the_empty_outcome_a_day_later(broker):
+@pytest.mark.parametrize(("keep_ms", "trace_ms"), [(5000, 5000), (9 * TRACE_MS, TRACE_MS)])
+async def test_prune_forgets_the_trace_after_as_long_again_but_a_day(broker, keep_ms, trace_ms):
     (a,) = await leased(broker, "a")
-    await settle(broker, (a, Acked(b"r", 0)))
-    await broker.prune(QUEUE, now_ms=NOW)
-    assert await broker.prune(QUEUE, now_ms=NOW + TRACE_MS - 1) == (0, 0)
-    assert (await content(broker))["done"] == {"a": ""}
-    assert await broker.prune(QUEUE, now_ms=NOW + TRACE_MS) == (1, 0)
+    await settle(broker, (a, Acked(b"r", keep_ms)))
+    over = NOW + keep_ms
+    assert await broker.prune(QUEUE, now_ms=over) == (1, 0)
+    assert await broker.prune(QUEUE, now_ms=over + trace_ms - 1) == (0, 0)
+    assert (await content(broker))["done"] == {"a": "r"}
+    assert await broker.prune(QUEUE, now_ms=over + trace_ms) == (1, 0)
     assert await content(broker) == {}
 
 
@@ -47,8 +51,8 @@ async def test_prune_of_an_expiry_whose_outcome_is_missing_forgets_it(broker):
 
 async def test_prune_is_bounded(broker):
     leases = await leased(broker, *(f"{n:03}" for n in range(250)))
-    await settle(broker, *((lease, Acked(b"r", 0)) for lease in leases))
-    for now in (NOW, NOW + TRACE_MS):
+    await settle(broker, *((lease, Acked(b"r", 5)) for lease in leases))
+    for now in (NOW + 5, NOW + 10):
         assert [(await broker.prune(QUEUE, now_ms=now))[0] for _ in range(3)] == [200, 50, 0]
     assert await content(broker) == {}
 

@@ -2,7 +2,6 @@
 
 import random
 
-from qcore.broker.broker import TRACE_MS
 from qcore.broker.coalescer import CALL_BYTES
 from qcore.model.job import Acked, Buried, Released, Retried
 from tests.support.moves import (
@@ -43,7 +42,7 @@ async def test_ack_with_outcome_keeps_it_for_its_time(broker):
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Acked(b"\x00\xffoutcome", 5 * SECOND)), now_ms=NOW + 1)
     assert await content(broker) == {
-        "done": {"a": b"\x00\xffoutcome"},
+        "done": {"a": b"5000 \x00\xffoutcome"},
         "expiry": {"a": NOW + 1 + 5 * SECOND},
     }
 
@@ -123,7 +122,7 @@ async def test_settle_of_all_outcomes_in_one_call(broker):
         "ready": ["x"],
         "scheduled": {"r": NOW + 10},
         "dead": {"b": NOW},
-        "done": {"k": "result"},
+        "done": {"k": "10 result"},
         "expiry": {"k": NOW + 10},
         "jobs": {id: stored(id) for id in "rbx"},
         "state": {"r": "record", "b": STATE},
@@ -163,7 +162,7 @@ async def test_settle_of_500_mixed_items_loses_none_and_mixes_none_up(broker):
     assert found["ready"] == sorted(by["release"])
     assert found["scheduled"] == {id: NOW + n for id, (n, _) in by["retry"].items()}
     assert found["dead"] == dict.fromkeys(by["bury"], NOW)
-    assert found["done"] == {id: mark for id, (_, mark) in by["keep"].items()}
+    assert found["done"] == {id: f"{n} {mark}" for id, (n, mark) in by["keep"].items()}
     assert found["expiry"] == {id: NOW + n for id, (n, _) in by["keep"].items()}
     assert found["state"] == {id: m for id, (_, m) in (by["retry"] | by["bury"]).items()}
     untouched = {leases[n].id for n in gone}
@@ -242,7 +241,7 @@ async def test_settle_of_an_expired_keep_time_of_zero_can_be_pruned_at_once(brok
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Acked(b"x", 0)))
     assert await broker.prune(QUEUE, now_ms=NOW) == (1, 0)
-    assert await content(broker) == {"done": {"a": ""}, "expiry": {"a": NOW + TRACE_MS}}
+    assert await content(broker) == {"done": {"a": "x"}, "expiry": {"a": NOW}}
 
 
 async def test_settle_leaves_other_leases_alone(broker):

@@ -32,6 +32,6 @@ async def test_job_makes_its_round_trip_on_a_server_in_a_container(container_url
     assert (lease.id, lease.envelope) == ("a", b"payload")
     assert await settle(broker, (lease, Acked(b"result", 60_000)), now_ms=None) == set()
     found = await content(broker)
-    assert found["done"] == {"a": "result"}
+    assert found["done"] == {"a": "60000 result"}
     assert list(found["scheduled"]) == ["b"]
     await broker.close()

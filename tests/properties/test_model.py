@@ -35,6 +35,7 @@ from tests.support.moves import LEASE_MS, NOW, SECOND
 OWNERS = ("aa", "bb")
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
 TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
+TRACE_BYTES = 2
 #: Crashes older than 72 h are forgotten.
 LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
 #: How time goes on between two steps, and back.
@@ -317,8 +318,8 @@ class House(Agreeing):
     @rule(queue=queues, limit=few)
     def prune(self, queue: str, limit: int) -> None:
         model = self.models[queue]
-        reply = self.ask(scripts.PRUNE, queue, self.now, limit, TRACE_MS, SILENT_MS, 0)
-        self.agree(reply, [model.prune(self.now, limit, TRACE_MS, SILENT_MS), b"0"])
+        reply = self.ask(scripts.PRUNE, queue, self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS, 0)
+        self.agree(reply, [model.prune(self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS), b"0"])
 
     # -- users and operators ----------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Model:
             self.waiters.pop(id, None)
 
     def _cancelled(self, id: str, keep_ms: int, outcome: str, now: int) -> str:
-        self.done[id], self.expiry[id] = outcome, now + keep_ms
+        self.done[id], self.expiry[id] = f"{keep_ms} {outcome}", now + keep_ms
         self._forget([id])
         self._tell([id])
         return "cancelled"
@@ -118,7 +118,7 @@ class Model:
         self, now: int, nonce: str, call: int, items: Sequence[tuple[str, int, str]]
     ) -> list[str]:
         """Each item is id, due time (at most `now`: at once), envelope."""
-        seen = self.producers.get(nonce, (-1, 0))[0]
+        seen, _ = self.producers.get(nonce, (-1, 0))
         if call <= seen:
             self.producers[nonce] = (seen, now)
             return []
@@ -197,7 +197,7 @@ class Model:
             match kind:
                 case "ack" | "keep":
                     if what:
-                        self.done[id], self.expiry[id] = what[0], now + what[1]
+                        self.done[id], self.expiry[id] = f"{what[1]} {what[0]}", now + what[1]
                     self._forget([id])
                     self._tell([id])
                 case "bury":
@@ -248,11 +248,13 @@ class Model:
         tokens.sort(key=id_of, reverse=True)
         return [(t, self._give_back(t, charge, now, crash_limit)) for t in tokens]
 
-    def prune(self, now: int, limit: int, trace_ms: int, silent_ms: int) -> int:
+    def prune(self, now: int, limit: int, trace_ms: int, size: int, silent_ms: int) -> int:
         over = by_score(self.expiry, -math.inf, now, limit)
         for id in over:
-            if self.done[id]:
-                self.done[id], self.expiry[id] = "", now + trace_ms
+            keep_ms, space, outcome = self.done[id].partition(" ")
+            if space:
+                self.done[id] = outcome[:size]
+                self.expiry[id] = now + min(trace_ms, int(keep_ms))
             else:
                 del self.done[id], self.expiry[id]
         for nonce, (_, at) in list(self.producers.items()):

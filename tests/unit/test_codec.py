@@ -14,10 +14,12 @@ from qcore.context import Context
 from qcore.errors import ArgumentError, CodecError, ConfigError, NewerVersion
 from qcore.model.codec import (
     ENVELOPE_VERSION,
+    TRACE_BYTES,
     Arguments,
     decode_envelope,
     decode_outcome,
     decode_state,
+    decode_trace,
     encode,
 )
 from qcore.model.job import AttemptError, Envelope, JobOutcome, JobState
@@ -424,6 +426,13 @@ def test_outcome_comes_back():
     outcome = JobOutcome("completed", msgspec.Raw(encode([1, 2])))
     assert decode_outcome(encode(outcome)) == outcome
     assert msgspec.msgpack.decode(decode_outcome(encode(JobOutcome("cancelled"))).result) is None
+
+
+@pytest.mark.parametrize("status", ["completed", "cancelled"])
+@pytest.mark.parametrize("more", [(), (encode([1, 2]),), (encode(None), "why")])
+def test_trace_of_an_outcome_tells_its_status(status, more):
+    whole = encode(JobOutcome(status, *map(msgspec.Raw, more[:1]), *more[1:]))
+    assert decode_trace(whole[:TRACE_BYTES]) == JobOutcome(status)
 
 
 def test_outcome_that_cannot_be_read_is_a_codec_error():

@@ -6,7 +6,7 @@
 --       running    hash  job id -> token
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       dead       zset  job id -> time of death, unix ms
---       done       hash  job id -> kept outcome
+--       done       hash  job id -> `keep_ms outcome`, then the trace of it
 -- ARGV  items...   id, '1' if it was seen in a list, the tokens it was seen with (spaces between)
 -- reply per id { how often in ready, due time or false, time of death or false, has a payload (0, 1),
 --       has an outcome (0, 1), its token in running or false, those of the tokens that are leases,

@@ -8,7 +8,7 @@
 --       dead       zset  job id -> time of death, unix ms
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       done       hash  job id -> kept outcome
+--       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       keep_ms    ms    how long the outcome is kept

@@ -8,7 +8,7 @@
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       done       hash  job id -> kept outcome
+--       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
@@ -22,6 +22,7 @@ k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
 local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 
 local gone = whole(clock(now_ms) + integer(keep_ms))
+local kept = whole(integer(keep_ms)) .. ' ' .. outcome
 limit = bounded(limit)
 redis.call('ZREM', k.active, '')
 local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.suspects, limit) or {}
@@ -30,7 +31,7 @@ if #ids == 0 then
   if #ids > 0 then redis.call('ZREM', k.scheduled, unpack(ids)) end
 end
 for _, id in ipairs(ids) do
-  redis.call('HSET', k.done, id, outcome)
+  redis.call('HSET', k.done, id, kept)
   redis.call('ZADD', k.expiry, gone, id)
 end
 forget(ids, k)

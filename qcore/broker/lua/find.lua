@@ -6,13 +6,13 @@
 --       crashes    hash  job id -> `count ms`
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
---       done       hash  job id -> kept outcome
+--       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
--- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), outcome or payload (none
---       with a channel), record, crashes, when (time of death, deadline or due time, unix ms), token }
+-- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or the wish holds,
+--       or payload (none with a channel), record, crashes, when (time of death, deadline or due time, unix ms), token }
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
 local cancels, waiters = unpack(KEYS, 9, 10)
 local id, channel = ARGV[1], ARGV[2]
@@ -37,7 +37,7 @@ if not at then where = redis.call('HEXISTS', jobs, id) == 1 and 'ready' or '' en
 -- A ready job with a wish to cancel it will not run, though its id is still in line.
 local wish = where == 'ready' and redis.call('HGET', cancels, id)
 if wish then
-  return { 'done', string.match(wish, '^%S+ (.*)$'), false, false, false, false }
+  return { 'done', wish, false, false, false, false }
 end
 if channel ~= '' and where ~= 'dead' and where ~= '' then
   local known = redis.call('HGET', waiters, id)

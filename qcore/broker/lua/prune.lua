@@ -1,30 +1,33 @@
 -- prune: completed, cancelled -> -, outcomes whose time is over; and producers not heard of for long.
--- An outcome leaves an empty one behind for a while: it tells what expired from what never was.
+-- An outcome leaves a trace, for as long again as it was kept: what expired is not what never was.
 -- KEYS  active     zset  token -> lease deadline, unix ms
---       done       hash  job id -> kept outcome
+--       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many outcomes
---       trace_ms   ms    the empty outcome stays for so long
+--       trace_ms   ms    a trace stays for so long at most
+--       bytes      int   so much of the beginning of an outcome is its trace
 --       silent_ms  ms    a producer is forgotten after so long
 --       cursor     int   where to go on among the producers
 -- reply { outcomes whose time was over, cursor }
 -- @include clock
 local active, done, expiry, producers = unpack(KEYS, 1, 4)
-local now_ms, limit, trace_ms, silent_ms, cursor = unpack(ARGV, 1, 5)
+local now_ms, limit, trace_ms, bytes, silent_ms, cursor = unpack(ARGV, 1, 6)
 
 local now = clock(now_ms)
-local later = whole(now + integer(trace_ms))
-limit, silent_ms = bounded(limit), integer(silent_ms)
+limit, trace_ms, bytes = bounded(limit), integer(trace_ms), integer(bytes)
+silent_ms = integer(silent_ms)
 local page = redis.call('HSCAN', producers, cursor, 'COUNT', 1000)
 redis.call('ZREM', active, '')
 local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', whole(now), 'LIMIT', 0, limit)
 for _, id in ipairs(over) do
-  local outcome = redis.call('HGET', done, id)
-  if outcome and outcome ~= '' then
-    redis.call('HSET', done, id, '')
-    redis.call('ZADD', expiry, later, id)
+  -- a trace has no time in front
+  local kept = redis.call('HGET', done, id) or ''
+  local keep_ms, at = string.match(kept, '^(%d+) ()')
+  if keep_ms then
+    redis.call('HSET', done, id, string.sub(kept, at, at + bytes - 1))
+    redis.call('ZADD', expiry, whole(now + math.min(trace_ms, keep_ms)), id)
   else
     redis.call('HDEL', done, id)
     redis.call('ZREM', expiry, id)

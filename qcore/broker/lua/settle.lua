@@ -11,7 +11,7 @@
 --       dead       zset  job id -> time of death, unix ms
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       done       hash  job id -> kept outcome
+--       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
@@ -46,7 +46,7 @@ for i = 1, counts[1] + counts[2] do
   if is_held[tokens[i]] then over[#over + 1] = id_of(tokens[i]) end
 end
 
-keep(k, plan.keep, is_held)
+keep(k, plan.keep, is_held, now)
 forget(over, k)
 announce(k.waiters, over, 'completed')
 bury(k, plan.bury, is_held, now)

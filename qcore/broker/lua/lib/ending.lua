@@ -19,9 +19,8 @@ end
 
 -- call_off: -> cancelled, with the outcome that came with the wish: `keep_ms outcome`.
 local function call_off(k, id, wish, now)
-  local keep_ms, outcome = string.match(wish, '^(%S+) (.*)$')
-  redis.call('HSET', k.done, id, outcome)
-  redis.call('ZADD', k.expiry, whole(now + keep_ms), id)
+  redis.call('HSET', k.done, id, wish)
+  redis.call('ZADD', k.expiry, whole(now + string.match(wish, '^%S+')), id)
   forget({ id }, k)
   announce(k.waiters, { id }, 'cancelled')
 end

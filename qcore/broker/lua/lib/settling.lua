@@ -21,10 +21,10 @@ local function read_items(now, counts, items)
   return tokens, plan
 end
 
-local function keep(k, items, is_held)
+local function keep(k, items, is_held, now)
   for _, item in ipairs(items) do
     if is_held[item.token] then
-      redis.call('HSET', k.done, item.id, item.record)
+      redis.call('HSET', k.done, item.id, whole(item.at - now) .. ' ' .. item.record)
       redis.call('ZADD', k.expiry, item.at, item.id)
     end
   end
