@@ -83,22 +83,39 @@ class Coalescer:
             confirm,
         )
         self._waiting.append(parcel)
-        if self._flusher is None or self._flusher.done():
-            self._flusher = loop.create_task(self._flush())
+        if self._flusher is None:
+            self._start()
         return await parcel.done
 
     async def close(self) -> None:
         """Wait until everything that was added is delivered or has failed."""
-        if self._flusher is not None:
+        while self._flusher is not None:
             # not the task itself: cancelling this call must not cancel the others' enqueues
             await asyncio.wait([self._flusher])
 
+    def _start(self) -> None:
+        self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        self._flusher.add_done_callback(self._stopped)
+
+    def _stopped(self, flusher: "asyncio.Task[None]") -> None:
+        """Leave no caller behind when the flusher was cancelled, with all tasks of its loop."""
+        self._flusher = None
+        # one that is left was added meanwhile, by a task that cleans up
+        self._waiting = deque(parcel for parcel in self._waiting if not parcel.done.done())
+        if self._waiting:
+            self._start()
+
     async def _flush(self) -> None:
         while self._waiting:
-            await self._deliver(self._take())
+            batch = self._take()
+            try:
+                await self._deliver(batch)
+            finally:  # all have ended, unless this was cancelled
+                for parcel in batch:
+                    _conclude(parcel, _cut_off(parcel, sent=True))
 
     def _take(self) -> list[_Parcel]:
-        batch, jobs, size = [self._waiting.popleft()], 0, 0
+        batch = [self._waiting.popleft()]
         jobs, size = len(batch[0].jobs), batch[0].size
         while self._waiting:
             jobs += len(self._waiting[0].jobs)
@@ -182,6 +199,13 @@ def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
         parcel.done.set_exception(copy.copy(end))  # each caller adds its own notes
     else:
         parcel.done.set_result(end)
+
+
+def _cut_off(parcel: _Parcel, *, sent: bool) -> BrokerUnavailable:
+    outcome = "may have been enqueued" if sent else "not enqueued"
+    return BrokerUnavailable(
+        f"queue {parcel.keys.queue}: {_named(parcel)} {outcome}: the call was cut off", sent=sent
+    )
 
 
 def _end_of(parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Exception:

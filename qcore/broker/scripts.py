@@ -139,11 +139,18 @@ _REFUSED_CODES = re.compile(
 class Moved(BrokerUnavailable):
     """The slot of the keys belongs to another node of the Cluster; nothing of the call was done."""
 
-    def __init__(self, error: MovedError) -> None:
-        super().__init__(f"another node of the Cluster has these keys: MOVED {error}")
-        slot, _, address = str(error).partition(" ")
-        host, _, port = address.rpartition(":")
-        self.slot, self.host, self.port = int(slot), host, int(port)
+    slot: int
+    host: str
+    port: int
+
+
+def _moved(error: MovedError) -> Moved:
+    """Read where the slot went; not in `Moved` itself, whose copies are made from its message."""
+    moved = Moved(f"another node of the Cluster has these keys: MOVED {error}")
+    slot, _, address = str(error).partition(" ")
+    host, _, port = address.rpartition(":")
+    moved.slot, moved.host, moved.port = int(slot), host, int(port)
+    return moved
 
 
 def unknown_script(reply: object) -> bool:
@@ -166,7 +173,7 @@ def error_of(reply: RedisError) -> BrokerError:
             "the queues, or raise maxmemory"
         )
     if isinstance(reply, MovedError):
-        return Moved(reply)
+        return _moved(reply)
     if isinstance(reply, _PASSING_ERRORS) or _PASSING_CODES.search(text):
         return BrokerUnavailable(f"Redis cannot do this at the moment: {text}")
     if isinstance(reply, _REFUSED_ERRORS) or _REFUSED_CODES.search(text):

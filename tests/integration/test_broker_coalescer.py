@@ -1,6 +1,7 @@
 """Many callers that enqueue at once -> few calls, each job exactly once."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -145,6 +146,33 @@ async def test_enqueue_goes_on_after_all_callers_were_cancelled(own_broker):
     await asyncio.gather(*calls, return_exceptions=True)
     assert await own_broker.enqueue([Job("b", QUEUE, b"")]) == []
     assert (await content(own_broker))["ready"][-1] == "b"
+
+
+async def test_enqueue_while_all_tasks_are_cancelled_is_delivered(own_broker):
+    """As in the `finally` of a task at the end of `asyncio.run`."""
+    first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
+    await asyncio.sleep(0)
+    for coalescer in own_broker._coalescers.values():
+        coalescer._flusher.cancel()
+    late = asyncio.create_task(own_broker.enqueue([Job("b", QUEUE, b"")]))
+    assert await asyncio.wait_for(late, 10) == []
+    assert await asyncio.wait_for(first, 10) == []
+
+
+async def test_enqueue_that_is_in_flight_when_all_tasks_are_cancelled_is_unknown(
+    own_server, own_broker
+):
+    own_server.signal(signal.SIGSTOP)
+    try:
+        first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
+        (coalescer,) = own_broker._coalescers.values()
+        await eventually(lambda: coalescer._number > 1)
+        coalescer._flusher.cancel()
+        with pytest.raises(BrokerUnavailable, match="may have been enqueued: the call was") as e:
+            await asyncio.wait_for(first, 10)
+        assert e.value.sent
+    finally:
+        own_server.signal(signal.SIGCONT)
 
 
 async def test_close_delivers_what_was_added(own_server):
