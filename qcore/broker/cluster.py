@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from qcore.broker.line import Command, Line
+from qcore.broker.line import Command, Line, NotAsked
 from qcore.broker.places import STEP_S, Server
 from qcore.broker.scripts import Call, Moved
 from qcore.broker.urls import Address, Hosts, bad_url, shown_url
@@ -281,20 +281,20 @@ class ClusterLine:
     ) -> None:
         """Put the replies of one node, or its failure, into their places."""
         found: Sequence[Any]
-        if self._cluster.is_away(node):
-            away = BrokerUnavailable(f"the node {node} of {self._cluster.shown} is away")
-            found = [away] * len(places)
-        else:
-            left_s = end - asyncio.get_running_loop().time()
-            try:
-                found = await self._line(node).send([commands[i] for i in places], timeout_s=left_s)
-            except BrokerUnavailable as e:
+        shown, left_s = self._cluster.shown, end - asyncio.get_running_loop().time()
+        try:
+            if self._cluster.is_away(node):
+                raise NotAsked(f"the node {node} of {shown} is away")
+            if left_s <= 0:
+                raise NotAsked(f"no time was left to ask the node {node} of {shown}")
+            found = await self._line(node).send([commands[i] for i in places], timeout_s=left_s)
+        except ConfigError:
+            raise
+        except BrokerError as e:
+            # neither one that was not asked, nor one that refuses this client
+            if isinstance(e, BrokerUnavailable) and not isinstance(e, NotAsked):
                 self._cluster.note_failure(node)
-                found = [e] * len(places)
-            except ConfigError:
-                raise
-            except BrokerError as e:  # it refuses this client
-                found = [e] * len(places)
+            found = [e] * len(places)
         for i, reply in zip(places, found, strict=True):
             replies[i] = reply
             if isinstance(reply, Moved):
