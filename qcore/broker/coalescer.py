@@ -181,9 +181,11 @@ class Coalescer:
         if not self._confirm or isinstance(reply, Exception):
             return reply
         parcel.known += reply
-        if not isinstance(replicas, int):
+        if isinstance(replicas, BrokerUnavailable):
             # it is done, but nobody knows whether it will last: the repeat asks again
             return BrokerUnavailable(str(replicas), sent=True)
+        if isinstance(replicas, Exception):  # asking again cannot help
+            return _unconfirmed(parcel, f"nobody can say that a replica has it: {replicas}")
         if replicas >= self._confirm:
             return parcel.known
         had = f"{replicas} of {self._confirm} replicas had it in time"
@@ -191,11 +193,7 @@ class Coalescer:
         if left_s > self._timeout_s * _LEFT_SHARE:
             # the WAIT was as short as an older parcel of its batch, or the limit of a call
             return BrokerUnavailable(had, sent=True)
-        return NotConfirmed(
-            f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {had}: it is lost if the "
-            "master fails before one has it; look at the replicas (INFO replication), and do not "
-            "enqueue it again while it is there"
-        )
+        return _unconfirmed(parcel, f"{had}; look at the replicas (INFO replication)")
 
 
 def _when(job: Job) -> str:
@@ -211,6 +209,13 @@ def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
         parcel.done.set_exception(copy.copy(end))  # each caller adds its own notes
     else:
         parcel.done.set_result(end)
+
+
+def _unconfirmed(parcel: _Parcel, why: str) -> NotConfirmed:
+    return NotConfirmed(
+        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {why}; it is lost if the "
+        "master fails before one has it, so do not enqueue it again while it is there"
+    )
 
 
 def _named(parcel: _Parcel) -> str:

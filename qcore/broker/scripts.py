@@ -127,7 +127,7 @@ _PASSING_ERRORS = (
 )
 _PASSING_CODES = re.compile(
     r"\b(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN|MISCONF|NOREPLICAS|UNBLOCKED|"
-    r"MOVED|ASK)\b|max number of clients"
+    r"MOVED|ASK)\b|max number of clients|WAIT cannot be used with replica"
 )
 #: The server will never do this for this client.
 _REFUSED_ERRORS = (AuthenticationError, AuthorizationError, NoPermissionError)

@@ -267,3 +267,13 @@ async def test_confirm_has_its_whole_time_behind_one_that_fails(own_server):
     assert time.monotonic() - began > 1.4
     await asyncio.gather(*calls, return_exceptions=True)
     await broker.close()
+
+
+async def test_confirm_that_this_user_may_not_ask_for_fails_at_once(own_server):
+    own_server.ask("ACL", "SETUSER", "default", "-wait")
+    broker = Broker(BrokerConfig(url=own_server.url))
+    with pytest.raises(NotConfirmed, match=r"a enqueued, but nobody can say .* refuses"):
+        await broker.enqueue([Job("a", QUEUE, b"")], confirm=1)
+    assert script_calls(own_server, "eval") == 1
+    assert await status_of(broker, "a") == "ready"
+    await broker.close()

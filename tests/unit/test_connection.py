@@ -182,6 +182,7 @@ PASSING = [
     ResponseError("MISCONF Redis is configured to save RDB snapshots, but it's unable to"),
     ResponseError("NOREPLICAS Not enough good replicas to write."),
     ResponseError("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+    ResponseError("WAIT cannot be used with replica instances. Please also note that"),
     ResponseError("LOADING Redis is loading the dataset in memory"),
     ResponseError("CLUSTERDOWN Hash slot not served"),
     ResponseError("MASTERDOWN Link with MASTER is down"),
