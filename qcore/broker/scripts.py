@@ -167,7 +167,8 @@ def error_of(reply: RedisError) -> BrokerError:
         )
     if isinstance(reply, MovedError):
         return Moved(reply)
-    if isinstance(reply, _PASSING_ERRORS) or _PASSING_CODES.search(text):
+    # a script is unknown still where the call that was to teach it was refused
+    if isinstance(reply, _PASSING_ERRORS) or unknown_script(reply) or _PASSING_CODES.search(text):
         return BrokerUnavailable(f"Redis cannot do this at the moment: {text}")
     if isinstance(reply, _REFUSED_ERRORS) or _REFUSED_CODES.search(text):
         return BrokerRefused(f"Redis refuses this client: {text}; check user, password and rights")

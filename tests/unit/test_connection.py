@@ -174,6 +174,7 @@ PASSING = [
     ClusterDownError("The cluster is down"),
     MasterDownError("Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
     TryAgainError("Multiple keys request during rehashing of slot"),
+    NoScriptError("No matching script. Please use EVAL."),
     MovedError("1234 127.0.0.1:6381"),
     AskError("1234 127.0.0.1:6381"),
     MaxConnectionsError("max number of clients reached"),
