@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +20,8 @@ from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 _LOOK_MOST_S = 0.5
 #: A command may be sent on so often because its slot has moved; then its caller repeats.
 _MOVES = 2
+#: The first and the last of some slots, and their master.
+_Range = tuple[int, int, Address]
 
 
 class Node(Server):
@@ -133,6 +135,10 @@ class Cluster:
         self._slots[moved.slot] = Address(moved.host or sender.host, moved.port)
         self._look()
 
+    def note_refusal(self) -> None:
+        """Look: a node does nothing at the moment, perhaps since another has its slots."""
+        self._look()
+
     async def look(self) -> None:
         """Ask the nodes for their slots; callers of the moment share one look.
 
@@ -149,32 +155,38 @@ class Cluster:
         return self._looking
 
     async def _ask_all(self) -> None:
-        """Ask all nodes at once and believe the first that answers."""
+        """Ask all nodes at once and believe most: one that is cut off tells what was before."""
         nodes = [n for n in self._known() if n not in self._away] or [*self._known()]
         asking = [asyncio.create_task(self._ask(node)) for node in nodes]
         failures: list[Exception] = []
+        votes: Counter[frozenset[_Range]] = Counter()
         try:
             for answer in asyncio.as_completed(asking):
                 try:
-                    self._slots = await answer
+                    ranges = await answer
                 except (RedisError, OSError) as e:
                     failures.append(e)
-                else:
-                    return
+                    continue
+                votes[ranges] += 1
+                if 2 * votes[ranges] > len(nodes):
+                    break
         finally:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
+        if votes:
+            ((believed, _),) = votes.most_common(1)
+            self._slots = {slot: at for a, b, at in believed for slot in range(a, b + 1)}
+            return
         said = "; ".join(dict.fromkeys(str(f) or type(f).__name__ for f in failures))
         raise BrokerUnavailable(f"no node of {self.shown} tells the slots: {said}; check the URL")
 
-    async def _ask(self, node: Address) -> dict[int, Address]:
-        slots: dict[int, Address] = {}
-        for first, last, master, *_ in await self.server(node).ask("CLUSTER", "SLOTS"):
+    async def _ask(self, node: Address) -> frozenset[_Range]:
+        return frozenset(
             # a node that does not know its own name leaves it out
-            address = Address((master[0] or b"").decode() or node.host, master[1])
-            slots.update(dict.fromkeys(range(first, last + 1), address))
-        return slots
+            (first, last, Address((master[0] or b"").decode() or node.host, master[1]))
+            for first, last, master, *_ in await self.server(node).ask("CLUSTER", "SLOTS")
+        )
 
     def _known(self) -> Iterable[Address]:
         return dict.fromkeys((*self._slots.values(), *self._seeds))
@@ -195,10 +207,8 @@ class Cluster:
         while True:
             try:
                 await self.look()
-                if not self.has_slots(node):
-                    break
-                # what it says of itself is the surest sign that it is back
-                self._slots = await self._ask(node)
+                if self.has_slots(node):
+                    await self._ask(node)  # it answers; what it says may be old
                 break
             except (RedisError, OSError, BrokerError):
                 await asyncio.sleep(random.uniform(0, _LOOK_MOST_S))
@@ -299,6 +309,8 @@ class ClusterLine:
             replies[i] = reply
             if isinstance(reply, Moved):
                 self._cluster.note_move(reply, node)
+            elif isinstance(reply, BrokerUnavailable) and not isinstance(reply, NotAsked):
+                self._cluster.note_refusal()
 
     def _line(self, node: Address) -> Line:
         if node not in self._lines:

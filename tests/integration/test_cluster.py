@@ -11,11 +11,13 @@ from qcore import App, BrokerUnavailable, JobStatus, NotConfirmed, Retry
 from qcore.broker.broker import Broker
 from qcore.broker.cluster import Cluster, ClusterLine
 from qcore.broker.line import NotAsked
+from qcore.broker.urls import Address
 from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.job import Acked, Job
 from qcore.runtime.exchange import Exchange
 from qcore.runtime.slots import Room
+from tests.support.servers import Server
 from tests.support.topologies import Nodes, names_on_different_nodes, slot_of
 from tests.support.waiting import eventually
 from tests.support.workers import dead, reached, working
@@ -211,6 +213,25 @@ async def test_confirmation_comes_from_the_node_that_the_queue_has_moved_to(tmp_
 
 def node_of(nodes: Nodes, app: App, queue: str):
     return nodes.master_of(slot_of(app.broker.config.namespace, queue))
+
+
+async def test_master_that_is_cut_off_and_names_itself_is_not_believed(
+    nodes: Nodes, app: App, tmp_path: Path
+):
+    """Its clients reach it, other nodes do not: it refuses, and they know its successor."""
+    cluster = app.broker._endpoint._place
+    assert isinstance(cluster, Cluster)
+    queue = app.queues[0]
+    await put(app, queue, "a")
+    right = dict(cluster._slots)
+    with Server(tmp_path / "cut-off", {"cluster-enabled": "yes"}) as cut_off:
+        # it lacks one slot, so that it serves none, as one that reaches no other
+        cut_off.ask("CLUSTER", "ADDSLOTS", *range(16383))
+        cluster._slots[slot_of(app.broker.config.namespace, queue)] = Address(
+            "127.0.0.1", cut_off.port
+        )
+        await put(app, queue, "b")
+    assert cluster._slots == right
 
 
 async def test_turn_brings_what_the_living_nodes_have(own_nodes: Nodes):
