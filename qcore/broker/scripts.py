@@ -127,7 +127,7 @@ _PASSING_ERRORS = (
 )
 _PASSING_CODES = re.compile(
     r"\b(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN|MISCONF|NOREPLICAS|UNBLOCKED|"
-    r"MOVED|ASK)\b|max number of clients"
+    r"MOVED|ASK)\b|max number of clients|WAIT cannot be used with replica"
 )
 #: The server will never do this for this client.
 _REFUSED_ERRORS = (AuthenticationError, AuthorizationError, NoPermissionError)
@@ -174,7 +174,8 @@ def error_of(reply: RedisError) -> BrokerError:
         )
     if isinstance(reply, MovedError):
         return _moved(reply)
-    if isinstance(reply, _PASSING_ERRORS) or _PASSING_CODES.search(text):
+    # a script is unknown still where the call that was to teach it was refused
+    if isinstance(reply, _PASSING_ERRORS) or unknown_script(reply) or _PASSING_CODES.search(text):
         return BrokerUnavailable(f"Redis cannot do this at the moment: {text}")
     if isinstance(reply, _REFUSED_ERRORS) or _REFUSED_CODES.search(text):
         return BrokerRefused(f"Redis refuses this client: {text}; check user, password and rights")

@@ -9,7 +9,7 @@ import pytest
 
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig
-from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
+from qcore.errors import BrokerError, BrokerUnavailable, NotConfirmed, PayloadTooLarge
 from qcore.model.job import Acked, Job
 from tests.support.moves import QUEUE, ask, claim, content, settle, status_of
 from tests.support.proxy import Proxy
@@ -278,3 +278,30 @@ async def test_enqueue_gets_its_whole_deadline_behind_one_that_fails(proxy, prox
     await proxy.listen()
     assert await late == []
     assert (await content(direct))["ready"] == ["late"]
+
+
+# -- confirmed enqueues ----------------------------------------------------------------------------
+
+
+async def test_confirm_has_its_whole_time_behind_one_that_fails(own_server):
+    broker = Broker(BrokerConfig(url=own_server.url, enqueue_timeout_s=2))
+    calls = [asyncio.ensure_future(broker.enqueue([Job("a", QUEUE, b"")], confirm=1))]
+    await asyncio.sleep(0.1)  # it is sent; the next two gather behind it
+    calls.append(asyncio.ensure_future(broker.enqueue([Job("b", QUEUE, b"")], confirm=1)))
+    await asyncio.sleep(1.3)
+    began = time.monotonic()
+    with pytest.raises(NotConfirmed, match="c enqueued, but 0 of 1 replicas"):
+        await broker.enqueue([Job("c", QUEUE, b"")], confirm=1)
+    assert time.monotonic() - began > 1.4
+    await asyncio.gather(*calls, return_exceptions=True)
+    await broker.close()
+
+
+async def test_confirm_that_this_user_may_not_ask_for_fails_at_once(own_server):
+    own_server.ask("ACL", "SETUSER", "default", "-wait")
+    broker = Broker(BrokerConfig(url=own_server.url))
+    with pytest.raises(NotConfirmed, match=r"a enqueued, but nobody can say .* refuses"):
+        await broker.enqueue([Job("a", QUEUE, b"")], confirm=1)
+    assert script_calls(own_server, "eval") == 1
+    assert await status_of(broker, "a") == "ready"
+    await broker.close()
