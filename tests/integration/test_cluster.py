@@ -209,7 +209,7 @@ async def test_exchange_keeps_the_outcomes_of_a_node_that_is_away(own_nodes: Nod
         looked = asyncio.Event()
         config = WorkerConfig(queues=app.queues)
         exchange = Exchange(app.broker, config, OWNER, wake=looked.set)
-        room = Room(dict.fromkeys(app.queues, 10), 10, 1)
+        room = Room(dict.fromkeys(app.queues, 10), 10)
         for queue in app.queues:
             await put(app, queue, queue)
         first = app.queues[0]
