@@ -55,13 +55,20 @@ async def test_queues_shows_depths(app: App, qcore: Command):
     await nothing.options(queue="other").enqueue()
     default, other = (await qcore("queues", "--json")).json
     assert default.pop("oldest_ready_s") >= 0
-    assert default == {"name": "default", "ready": 3, "scheduled": 1, "active": 0, "dead": 1}
+    assert default == {
+        "name": "default",
+        "ready": 3,
+        "suspects": 0,
+        "scheduled": 1,
+        "active": 0,
+        "dead": 1,
+    }
     assert (other["name"], other["ready"]) == ("other", 1)
     said = await qcore("queues", "other")
     assert said.out.splitlines()[0].split() == [
-        *("QUEUE", "READY", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST", "READY")
+        *("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST", "READY")
     ]
-    assert said.out.splitlines()[1].split()[:5] == ["other", "1", "0", "0", "0"]
+    assert said.out.splitlines()[1].split()[:6] == ["other", "1", "0", "0", "0", "0"]
     assert len(said.out.splitlines()) == 2
     assert died.queue == "default"
 
