@@ -157,7 +157,9 @@ class App:
                 run_in=place_of(function, run_in),
                 timeout_s=None if timeout is None else seconds(timeout),
                 keep_s=None if keep is None else seconds(keep),
-                expires_ms=-1 if expires is None else round(seconds(expires) * 1000),
+                expires_ms=-1
+                if expires is None
+                else _expires_ms(name or function.__qualname__, expires),
                 exclusive=exclusive,
                 at_most_once=at_most_once,
             )
@@ -291,12 +293,14 @@ class App:
         return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
 
 
+def _expires_ms(name: str, expires: Seconds) -> int:
+    if not 0.001 <= seconds(expires) < math.inf:
+        raise ConfigError(f"task {name}: expires is {expires}, allowed is more than 0")
+    return round(seconds(expires) * 1000)
+
+
 def _check_once(settings: Settings) -> None:
     name = settings.name
-    if settings.expires_ms == 0 or settings.expires_ms < -1:
-        raise ConfigError(
-            f"task {name}: expires is {settings.expires_ms / 1000:g} s, allowed is more than 0"
-        )
     if settings.at_most_once and settings.retry.max_attempts > 1:
         raise ConfigError(
             f"task {name}: at_most_once=True leaves no attempt to retry: drop retry=, or give "

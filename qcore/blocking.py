@@ -40,7 +40,8 @@ def call(function: Callable[..., Coroutine[Any, Any, T]], *args: object, instead
     """
     if _has_running_loop():
         raise ConfigError(f"this would block the event loop that runs here: use `{instead}`")
-    future = asyncio.run_coroutine_threadsafe(function(*args), _started_loop())
+    loop = _started_loop()  # before there is a coroutine that nobody would await if it fails
+    future = asyncio.run_coroutine_threadsafe(function(*args), loop)
     try:
         return future.result()
     finally:
@@ -64,9 +65,25 @@ def _started_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _starting:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="qcore-sync", daemon=True).start()
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_run, args=(loop,), name="qcore-sync", daemon=True)
+            try:
+                thread.start()
+            except BaseException:  # no more threads: the next call tries again
+                loop.close()
+                raise
+            _loop = loop
         return _loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop; if something ends it, SystemExit in a callback say, the next call has another."""
+    global _loop
+    try:
+        loop.run_forever()
+    finally:
+        if _loop is loop:
+            _loop = None
 
 
 def _forget_inherited_loop() -> None:

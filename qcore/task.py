@@ -172,7 +172,7 @@ class Dispatch(Generic[P, R]):
             settings.name,
             msgspec.Raw(raw),
             options.keep_ms,
-            settings.expires_ms if options.expires_ms < 0 else options.expires_ms,
+            _expires_ms(settings, options),
         )
         return Job(
             new_id(),
@@ -247,7 +247,8 @@ class Task(Dispatch[P, R]):
 
         Raises:
             UnknownQueue: the app does not declare `queue`.
-            ArgumentError: a negative number, a naive `eta`, or both `delay` and `eta`.
+            ArgumentError: a negative number, a naive `eta`, both `delay` and `eta`, or a job that
+                would expire before it is ready; with an `eta` only `enqueue` can tell.
         """
         if queue is not None:
             self._check_queue(queue)
@@ -255,24 +256,21 @@ class Task(Dispatch[P, R]):
             raise ArgumentError(f"task {self.name}: give delay or eta, not both")
         if eta is not None and eta.tzinfo is None:
             raise ArgumentError(f"task {self.name}: eta {eta} has no time zone, use datetime.UTC")
-        if delay is not None and expires is not None and seconds(expires) <= seconds(delay):
-            raise ArgumentError(
-                f"task {self.name}: expires ({expires}) is not later than delay ({delay}): the job "
-                "could never start"
-            )
         if confirm < 0:
             raise ArgumentError(f"task {self.name}: confirm is {confirm}, allowed is 0 and more")
-        return Dispatch(
-            self,
-            Options(
-                delay_ms=None if delay is None else self._ms("delay", delay),
-                eta_ms=None if eta is None else int(eta.astimezone(UTC).timestamp() * 1000),
-                queue=queue,
-                keep_ms=-1 if keep is None else self._ms("keep", keep),
-                expires_ms=-1 if expires is None else self._ms("expires", expires),
-                confirm=confirm,
-            ),
+        options = Options(
+            delay_ms=None if delay is None else self._ms("delay", delay),
+            eta_ms=None if eta is None else int(eta.astimezone(UTC).timestamp() * 1000),
+            queue=queue,
+            keep_ms=-1 if keep is None else self._ms("keep", keep),
+            expires_ms=-1 if expires is None else self._ms("expires", expires),
+            confirm=confirm,
         )
+        if options.expires_ms == 0:
+            raise ArgumentError(f"task {self.name}: expires is {expires}, allowed is more than 0")
+        if eta is None:  # which may be far away now, and near when the job is enqueued
+            _expires_ms(self.settings, options)
+        return Dispatch(self, options)
 
     def handle(self, queue: str, id: str, *, accepted: Accepted | None = None) -> JobHandle[R]:
         """Return a handle of a job of this task."""
@@ -348,6 +346,28 @@ def place_of(function: Callable[..., Any], wanted: RunIn | None) -> RunIn:
     if place == "process" and "<locals>" in name:
         raise ConfigError(f"task {name}: run_in='process' needs a function of a module")
     return place
+
+
+def _expires_ms(settings: Settings, options: Options) -> int:
+    """Return in how many ms a job expires, -1 for never.
+
+    Raises:
+        ArgumentError: it becomes ready too late for that. The time until an `eta` is counted on
+            this machine's clock.
+    """
+    expires_ms = settings.expires_ms if options.expires_ms < 0 else options.expires_ms
+    if expires_ms < 0:
+        return -1
+    wait_ms = options.delay_ms or 0
+    if options.eta_ms is not None:
+        wait_ms = options.eta_ms - time.time_ns() // 1_000_000
+    if expires_ms <= wait_ms:
+        raise ArgumentError(
+            f"task {settings.name}: the job would be ready {wait_ms / 1000:g} s after its enqueue "
+            f"and expire after {expires_ms / 1000:g} s, so it could never start: give it a longer "
+            "expires, or less delay"
+        )
+    return expires_ms
 
 
 async def _each(

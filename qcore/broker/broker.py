@@ -54,12 +54,12 @@ PRODUCER_SILENT_MS = 3600 * 1000
 class Broker:
     """Every transition of every job of one namespace.
 
-    It belongs to one process and event loop (`Brokers`). It holds at most seven connections, each
-    opened when first needed: one for the worker's turns, one that blocks for the marker, one to
-    renew leases, one for upkeep and questions, one for enqueues, one for confirmed enqueues, and
-    one to hear of the ends of jobs that are awaited. In a Cluster it is so many per node, one that
-    blocks per queue, and one that hears. Every method raises BrokerUnavailable when Redis cannot
-    be reached or is late, and repeats nothing by itself, except enqueue.
+    It belongs to one process and event loop (`Brokers`). It holds few connections, each opened
+    when first needed: one for the worker's turns, one that blocks for the marker, one to renew
+    leases, one for upkeep and questions, one for enqueues, one for each value of `confirm`, and one
+    to hear of the ends of jobs that are awaited. In a Cluster those that block or enqueue are per
+    queue, the others per node, except the one that hears. Every method raises BrokerUnavailable
+    when Redis cannot be reached or is late, and repeats nothing by itself, except enqueue.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -69,16 +69,14 @@ class Broker:
         self._bell = self._endpoint.line()
         self._renewing = self._endpoint.line()
         self._upkeep = self._endpoint.line()
-        self._producing = self._endpoint.line()
-        self._confirming = self._endpoint.line()
         #: Where each queue has a node of its own.
         self._bells = Bells(
             self._endpoint.line,
             marker=lambda queue: self.keys(queue).names["wake"],
             hand_back=self.wake,
         )
-        #: By what may fail alone, and by whether the jobs are confirmed.
-        self._coalescers: dict[tuple[str, bool], Coalescer] = {}
+        #: By what may fail alone, and by how many replicas confirm: none waits for another.
+        self._coalescers: dict[tuple[str, int], Coalescer] = {}
         self._waiting = Waiting(self._endpoint, self._upkeep, config)
         self._keys: dict[str, QueueKeys] = {}
 
@@ -129,7 +127,7 @@ class Broker:
         for coalescer in self._coalescers.values():
             await coalescer.close()
         await self._bells.close()
-        producing = (self._producing, self._confirming)
+        producing = [coalescer.line for coalescer in self._coalescers.values()]
         for line in (self._turns, self._bell, self._renewing, self._upkeep, *producing):
             await line.close()
         await self._endpoint.close()
@@ -162,16 +160,16 @@ class Broker:
                     f"queue {queue}: the arguments of job {job.id} take {len(job.envelope)} "
                     f"bytes, the limit is {limit}: store the data elsewhere and pass its name"
                 )
-        return await self._coalescer(queue, confirm > 0).add(self.keys(queue), jobs, confirm)
+        return await self._coalescer(queue, confirm).add(self.keys(queue), jobs)
 
-    def _coalescer(self, queue: str, confirmed: bool) -> Coalescer:
-        # one that waits for a node must not hold up the enqueues of another
-        place = queue if self._endpoint.is_cluster else "", confirmed
+    def _coalescer(self, queue: str, confirm: int) -> Coalescer:
+        place = queue if self._endpoint.is_cluster else "", confirm
         if place not in self._coalescers:
             self._coalescers[place] = Coalescer(
-                self._confirming if confirmed else self._producing,
+                self._endpoint.line(),
                 names=queues_key(self.config.namespace),
                 timeout_s=self.config.enqueue_timeout_s,
+                confirm=confirm,
             )
         return self._coalescers[place]
 
@@ -292,11 +290,13 @@ class Broker:
         Redis: note.lua, one round trip.
         """
         call = scripts.NOTE.call(self.keys(lease.queue), lease.token, state)
-        (lost,) = await _answers(self._renewing, [call])
+        (lost,) = await self.ask([call])
         return not lost
 
     async def wishes(self, leases: Sequence[Lease]) -> set[bytes]:
         """Return the tokens of the jobs, among those running, that somebody wants cancelled.
+
+        Not on the line of the renewals: on a slow Redis these must not queue behind anything.
 
         Redis: HMGET once per queue and 500 leases; one round trip.
         """
@@ -305,7 +305,7 @@ class Broker:
             (b"HMGET", self.keys(queue).names["cancels"], *(lease.id for lease in held))
             for queue, held in asked
         ]
-        replies = await _answers(self._renewing, commands)
+        replies = await self.ask(commands)
         return {
             lease.token
             for (_, held), wishes in zip(asked, replies, strict=True)

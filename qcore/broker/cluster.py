@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from qcore.broker.line import Command, Line
+from qcore.broker.line import Command, Line, NotAsked
 from qcore.broker.places import STEP_S, Server
 from qcore.broker.scripts import Call, Moved
 from qcore.broker.urls import Address, Hosts, bad_url, shown_url
@@ -20,6 +20,8 @@ from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 _LOOK_MOST_S = 0.5
 #: A command may be sent on so often because its slot has moved; then its caller repeats.
 _MOVES = 2
+#: The first and the last of some slots, and their master.
+_Range = tuple[int, int, Address]
 
 
 class Node(Server):
@@ -133,6 +135,10 @@ class Cluster:
         self._slots[moved.slot] = Address(moved.host or sender.host, moved.port)
         self._look()
 
+    def note_refusal(self) -> None:
+        """Look: a node does nothing at the moment, perhaps since another has its slots."""
+        self._look()
+
     async def look(self) -> None:
         """Ask the nodes for their slots; callers of the moment share one look.
 
@@ -149,32 +155,38 @@ class Cluster:
         return self._looking
 
     async def _ask_all(self) -> None:
-        """Ask all nodes at once and believe the first that answers."""
+        """Ask all nodes at once and believe most: one that is cut off tells what was before."""
         nodes = [n for n in self._known() if n not in self._away] or [*self._known()]
         asking = [asyncio.create_task(self._ask(node)) for node in nodes]
         failures: list[Exception] = []
+        votes: Counter[frozenset[_Range]] = Counter()
         try:
             for answer in asyncio.as_completed(asking):
                 try:
-                    self._slots = await answer
+                    ranges = await answer
                 except (RedisError, OSError) as e:
                     failures.append(e)
-                else:
-                    return
+                    continue
+                votes[ranges] += 1
+                if 2 * votes[ranges] > len(nodes):
+                    break
         finally:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
+        if votes:
+            ((believed, _),) = votes.most_common(1)
+            self._slots = {slot: at for a, b, at in believed for slot in range(a, b + 1)}
+            return
         said = "; ".join(dict.fromkeys(str(f) or type(f).__name__ for f in failures))
         raise BrokerUnavailable(f"no node of {self.shown} tells the slots: {said}; check the URL")
 
-    async def _ask(self, node: Address) -> dict[int, Address]:
-        slots: dict[int, Address] = {}
-        for first, last, master, *_ in await self.server(node).ask("CLUSTER", "SLOTS"):
+    async def _ask(self, node: Address) -> frozenset[_Range]:
+        return frozenset(
             # a node that does not know its own name leaves it out
-            address = Address((master[0] or b"").decode() or node.host, master[1])
-            slots.update(dict.fromkeys(range(first, last + 1), address))
-        return slots
+            (first, last, Address((master[0] or b"").decode() or node.host, master[1]))
+            for first, last, master, *_ in await self.server(node).ask("CLUSTER", "SLOTS")
+        )
 
     def _known(self) -> Iterable[Address]:
         return dict.fromkeys((*self._slots.values(), *self._seeds))
@@ -195,10 +207,8 @@ class Cluster:
         while True:
             try:
                 await self.look()
-                if not self.has_slots(node):
-                    break
-                # what it says of itself is the surest sign that it is back
-                self._slots = await self._ask(node)
+                if self.has_slots(node):
+                    await self._ask(node)  # it answers; what it says may be old
                 break
             except (RedisError, OSError, BrokerError):
                 await asyncio.sleep(random.uniform(0, _LOOK_MOST_S))
@@ -281,24 +291,26 @@ class ClusterLine:
     ) -> None:
         """Put the replies of one node, or its failure, into their places."""
         found: Sequence[Any]
-        if self._cluster.is_away(node):
-            away = BrokerUnavailable(f"the node {node} of {self._cluster.shown} is away")
-            found = [away] * len(places)
-        else:
-            left_s = end - asyncio.get_running_loop().time()
-            try:
-                found = await self._line(node).send([commands[i] for i in places], timeout_s=left_s)
-            except BrokerUnavailable as e:
+        shown, left_s = self._cluster.shown, end - asyncio.get_running_loop().time()
+        try:
+            if self._cluster.is_away(node):
+                raise NotAsked(f"the node {node} of {shown} is away")
+            if left_s <= 0:
+                raise NotAsked(f"no time was left to ask the node {node} of {shown}")
+            found = await self._line(node).send([commands[i] for i in places], timeout_s=left_s)
+        except ConfigError:
+            raise
+        except BrokerError as e:
+            # neither one that was not asked, nor one that refuses this client
+            if isinstance(e, BrokerUnavailable) and not isinstance(e, NotAsked):
                 self._cluster.note_failure(node)
-                found = [e] * len(places)
-            except ConfigError:
-                raise
-            except BrokerError as e:  # it refuses this client
-                found = [e] * len(places)
+            found = [e] * len(places)
         for i, reply in zip(places, found, strict=True):
             replies[i] = reply
             if isinstance(reply, Moved):
                 self._cluster.note_move(reply, node)
+            elif isinstance(reply, BrokerUnavailable) and not isinstance(reply, NotAsked):
+                self._cluster.note_refusal()
 
     def _line(self, node: Address) -> Line:
         if node not in self._lines:

@@ -21,6 +21,8 @@ CALL_JOBS = 500
 CALL_BYTES = 1024 * 1024
 #: The share of a call's time that replicas get to confirm it; in the rest their number arrives.
 _WAIT_SHARE = 0.8
+#: A parcel that was not confirmed, and has no more of its time left than this share, is given up.
+_LEFT_SHARE = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -32,8 +34,8 @@ class _Parcel:
     size: int
     deadline: float
     done: "asyncio.Future[list[bytes]]"
-    #: Replicas that must have the jobs, too.
-    confirm: int = 0
+    #: What the first answer said was there already; a repeat does not know it.
+    known: list[bytes] = field(default_factory=list[bytes])
     #: A try was sent whose answer never came.
     unknown: bool = field(default=False)
 
@@ -44,10 +46,19 @@ class Coalescer:
     The next call takes everything that gathered meanwhile: an idle producer has the latency of one
     call, a busy one batches by itself. A call that fails is repeated under its call number until
     the deadline of each parcel, so that it is executed once however often it arrives.
+
+    Args:
+        line: Used for nothing else: WAIT speaks of the writes of its own connection, and blocks it.
+        names: The key of the set of all queues.
+        timeout_s: What each parcel has.
+        confirm: Replicas that must have the jobs, too.
     """
 
-    def __init__(self, line: Line | ClusterLine, *, names: bytes, timeout_s: float) -> None:
-        self._line = line
+    def __init__(
+        self, line: Line | ClusterLine, *, names: bytes, timeout_s: float, confirm: int = 0
+    ) -> None:
+        self.line = line
+        self._confirm = confirm
         #: The set of all queues, and those that this process has written into it.
         self._names = names
         self._named: set[str] = set()
@@ -57,13 +68,11 @@ class Coalescer:
         self._waiting: deque[_Parcel] = deque()
         self._flusher: asyncio.Task[None] | None = None
 
-    async def add(self, keys: QueueKeys, jobs: list[Job], confirm: int = 0) -> list[bytes]:
+    async def add(self, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
         """Deliver `jobs` to one queue; all of them or none.
 
         At most CALL_JOBS jobs; the order of calls to `add` is the order in the queue. A cancelled
-        caller does not cancel the delivery. With `confirm` it is done only when so many replicas
-        have the jobs, too; the line must then be used for nothing else, since WAIT speaks of the
-        writes of its own connection.
+        caller does not cancel the delivery.
 
         Returns:
             The ids that were there already.
@@ -80,25 +89,41 @@ class Coalescer:
             sum(len(job.envelope) for job in jobs),
             loop.time() + self._timeout_s,
             loop.create_future(),
-            confirm,
         )
         self._waiting.append(parcel)
-        if self._flusher is None or self._flusher.done():
-            self._flusher = loop.create_task(self._flush())
+        if self._flusher is None:
+            self._start()
         return await parcel.done
 
     async def close(self) -> None:
         """Wait until everything that was added is delivered or has failed."""
-        if self._flusher is not None:
+        while self._flusher is not None:
             # not the task itself: cancelling this call must not cancel the others' enqueues
             await asyncio.wait([self._flusher])
 
+    def _start(self) -> None:
+        self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        self._flusher.add_done_callback(self._stopped)
+
+    def _stopped(self, flusher: "asyncio.Task[None]") -> None:
+        """Leave no caller behind when the flusher was cancelled, with all tasks of its loop."""
+        self._flusher = None
+        # one that is left was added meanwhile, by a task that cleans up
+        self._waiting = deque(parcel for parcel in self._waiting if not parcel.done.done())
+        if self._waiting:
+            self._start()
+
     async def _flush(self) -> None:
         while self._waiting:
-            await self._deliver(self._take())
+            batch = self._take()
+            try:
+                await self._deliver(batch)
+            finally:  # all have ended, unless this was cancelled
+                for parcel in batch:
+                    _conclude(parcel, _cut_off(parcel))
 
     def _take(self) -> list[_Parcel]:
-        batch, jobs, size = [self._waiting.popleft()], 0, 0
+        batch = [self._waiting.popleft()]
         jobs, size = len(batch[0].jobs), batch[0].size
         while self._waiting:
             jobs += len(self._waiting[0].jobs)
@@ -131,7 +156,7 @@ class Coalescer:
         failure = BrokerError("no error")
         for parcels, reply in zip(groups.values(), replies, strict=True):
             for parcel in parcels:
-                end = _end_of(parcel, reply, replicas)
+                end = self._end_of(parcel, reply, replicas)
                 if isinstance(end, BrokerUnavailable):
                     failure = end
                     parcel.unknown = parcel.unknown or end.sent
@@ -145,16 +170,16 @@ class Coalescer:
         """Return the replies to `calls`, and how many replicas have what they wrote."""
         left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
         # a call that hangs must leave time for another one on a new connection
-        limit_s = max(0.05, min(left_s, self._line.timeout_s))
-        confirm = max(p.confirm for p in batch)
+        limit_s = max(0.05, min(left_s, self.line.timeout_s))
         for call in calls:
             # a script that the server did not know would run behind the WAIT
-            call.teaches = confirm > 0
-        wait = [(b"WAIT", confirm, round(limit_s * _WAIT_SHARE * 1000))] if confirm else []
+            call.teaches = self._confirm > 0
+        wait_ms = round(limit_s * _WAIT_SHARE * 1000)
+        wait = [(b"WAIT", self._confirm, wait_ms)] if self._confirm else []
         naming = [(b"SADD", self._names, *unnamed)] if unnamed else []
         try:
             # WAIT right behind the scripts: in a Cluster it goes where the last of them went
-            replies = await self._line.send([*calls, *wait, *naming], timeout_s=limit_s)
+            replies = await self.line.send([*calls, *wait, *naming], timeout_s=limit_s)
         except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
             return [e] * len(calls), None
         if unnamed and not isinstance(replies[-1], Exception):
@@ -167,6 +192,25 @@ class Coalescer:
             for job in parcel.jobs:
                 items += (job.id, _when(job), job.envelope)
         return ENQUEUE.call(parcels[0].keys, b"", self._nonce, self._number, *items)
+
+    def _end_of(self, parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Exception:
+        """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated."""
+        if not self._confirm or isinstance(reply, Exception):
+            return reply
+        parcel.known += reply
+        if isinstance(replicas, BrokerUnavailable):
+            # it is done, but nobody knows whether it will last: the repeat asks again
+            return BrokerUnavailable(str(replicas), sent=True)
+        if isinstance(replicas, Exception):  # asking again cannot help
+            return _unconfirmed(parcel, f"nobody can say that a replica has it: {replicas}")
+        if replicas >= self._confirm:
+            return parcel.known
+        had = f"{replicas} of {self._confirm} replicas had it in time"
+        left_s = parcel.deadline - asyncio.get_running_loop().time()
+        if left_s > self._timeout_s * _LEFT_SHARE:
+            # the WAIT was as short as an older parcel of its batch, or the limit of a call
+            return BrokerUnavailable(had, sent=True)
+        return _unconfirmed(parcel, f"{had}; look at the replicas (INFO replication)")
 
 
 def _when(job: Job) -> str:
@@ -184,19 +228,17 @@ def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
         parcel.done.set_result(end)
 
 
-def _end_of(parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Exception:
-    """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated."""
-    if not parcel.confirm or isinstance(reply, Exception):
-        return reply
-    if not isinstance(replicas, int):
-        # it is done, but nobody knows whether it will last: the repeat asks again
-        return BrokerUnavailable(str(replicas), sent=True)
-    if replicas >= parcel.confirm:
-        return reply
+def _cut_off(parcel: _Parcel) -> BrokerUnavailable:
+    return BrokerUnavailable(
+        f"queue {parcel.keys.queue}: {_named(parcel)} may have been enqueued: the call was cut off",
+        sent=True,
+    )
+
+
+def _unconfirmed(parcel: _Parcel, why: str) -> NotConfirmed:
     return NotConfirmed(
-        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {replicas} of "
-        f"{parcel.confirm} replicas had it in time: it is lost if the master fails before one has "
-        "it; look at the replicas (INFO replication), and do not enqueue it again while it is there"
+        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {why}; it is lost if the "
+        "master fails before one has it, so do not enqueue it again while it is there"
     )
 
 

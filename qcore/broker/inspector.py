@@ -137,7 +137,7 @@ class Inspector:
 
         Redis: cancel.lua, once per 500 ids.
         """
-        outcome = encode(JobOutcome(JobStatus.CANCELLED, reason="it was cancelled before it ran"))
+        outcome = encode(JobOutcome(JobStatus.CANCELLED, reason="on request"))
         keys, places = self._broker.keys(queue), list[str]()
         for i in range(0, len(ids), CALL_JOBS):
             chunk = ids[i : i + CALL_JOBS]
@@ -147,7 +147,7 @@ class Inspector:
         return places
 
     async def revive(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Dead -> ready: all attempts again, the error history kept.
+        """Dead -> ready: all attempts again, the error history kept, and no expiry.
 
         Returns:
             The ids that were revived; the others were not dead or have no payload.
@@ -158,7 +158,7 @@ class Inspector:
             (states,) = await self._broker.ask([(b"HMGET", keys.names["state"], *chunk)])
             items: list[object] = []
             for id, raw in zip(chunk, states, strict=True):
-                fresh = JobState(errors=decode_state(raw).errors)
+                fresh = JobState(errors=decode_state(raw).errors, revived=True)
                 items += (id, encode(fresh))
             (reply,) = await self._broker.ask([scripts.REVIVE.call(keys, *items)])
             revived += [id.decode() for id in reply]

@@ -41,6 +41,10 @@ class Place(Protocol):
         ...
 
 
+class NotAsked(BrokerUnavailable):
+    """The call went nowhere, so that this says nothing of the server."""
+
+
 class Line:
     """One connection, one call at a time, every call with a deadline.
 
@@ -71,9 +75,11 @@ class Line:
         Raises:
             BrokerUnavailable: no connection, or no reply in time. `sent` says whether the
                 commands may have run. Cancellation leaves that open too.
+            NotAsked: the connection was not free in time.
         """
+        began = asyncio.get_running_loop().time()
         limit_s = self.timeout_s if timeout_s is None else timeout_s
-        sent = False
+        has_turn = sent = False
 
         async def exchange() -> list[Any]:
             nonlocal sent
@@ -91,15 +97,19 @@ class Line:
 
         try:
             async with asyncio.timeout(limit_s) as limit, self._busy:
+                has_turn = True
                 # one that blocks on purpose has a longer limit, and looks no further
                 with self._watching(limit) if limit_s <= self.timeout_s else nullcontext():
                     return await exchange()
         except ConfigError:
             raise
         except TimeoutError as e:
+            # not the limit: a call that hangs at a server that was replaced ends earlier
+            after = f"{asyncio.get_running_loop().time() - began:.1f} s"
+            if not has_turn:
+                raise NotAsked(f"other calls to Redis at {self._place.shown} took {after}") from e
             raise BrokerUnavailable(
-                f"Redis at {self._place.shown} did not answer within {limit_s:g} s",
-                sent=sent,
+                f"Redis at {self._place.shown} did not answer within {after}", sent=sent
             ) from e
         except Exception as e:
             raise self._failure(e, sent=sent) from e

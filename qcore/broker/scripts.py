@@ -127,7 +127,7 @@ _PASSING_ERRORS = (
 )
 _PASSING_CODES = re.compile(
     r"\b(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN|MISCONF|NOREPLICAS|UNBLOCKED|"
-    r"MOVED|ASK)\b|max number of clients"
+    r"MOVED|ASK)\b|max number of clients|WAIT cannot be used with replica"
 )
 #: The server will never do this for this client.
 _REFUSED_ERRORS = (AuthenticationError, AuthorizationError, NoPermissionError)
@@ -139,11 +139,18 @@ _REFUSED_CODES = re.compile(
 class Moved(BrokerUnavailable):
     """The slot of the keys belongs to another node of the Cluster; nothing of the call was done."""
 
-    def __init__(self, error: MovedError) -> None:
-        super().__init__(f"another node of the Cluster has these keys: MOVED {error}")
-        slot, _, address = str(error).partition(" ")
-        host, _, port = address.rpartition(":")
-        self.slot, self.host, self.port = int(slot), host, int(port)
+    slot: int
+    host: str
+    port: int
+
+
+def _moved(error: MovedError) -> Moved:
+    """Read where the slot went; not in `Moved` itself, whose copies are made from its message."""
+    moved = Moved(f"another node of the Cluster has these keys: MOVED {error}")
+    slot, _, address = str(error).partition(" ")
+    host, _, port = address.rpartition(":")
+    moved.slot, moved.host, moved.port = int(slot), host, int(port)
+    return moved
 
 
 def unknown_script(reply: object) -> bool:
@@ -166,8 +173,9 @@ def error_of(reply: RedisError) -> BrokerError:
             "the queues, or raise maxmemory"
         )
     if isinstance(reply, MovedError):
-        return Moved(reply)
-    if isinstance(reply, _PASSING_ERRORS) or _PASSING_CODES.search(text):
+        return _moved(reply)
+    # a script is unknown still where the call that was to teach it was refused
+    if isinstance(reply, _PASSING_ERRORS) or unknown_script(reply) or _PASSING_CODES.search(text):
         return BrokerUnavailable(f"Redis cannot do this at the moment: {text}")
     if isinstance(reply, _REFUSED_ERRORS) or _REFUSED_CODES.search(text):
         return BrokerRefused(f"Redis refuses this client: {text}; check user, password and rights")

@@ -68,6 +68,9 @@ class Waiting:
         #: Those to look at next, in order.
         self._due: dict[_Wait, None] = {}
         self._rung = asyncio.Event()
+        #: Whose last look failed, while other looks may work: in a Cluster a node fails alone.
+        self._unanswered: dict[_Wait, BrokerUnavailable] = {}
+        self._again: asyncio.TimerHandle | None = None
         self._server: asyncio.Task[None] | None = None
         #: When the last one went.
         self._idle_since = 0.0
@@ -90,8 +93,8 @@ class Waiting:
         wait = _Wait(keys, id, loop.create_future(), loop.time() + self._patience_s)
         self._waits.setdefault(id, set()).add(wait)
         self._look_soon([wait])
-        if self._server is None or self._server.done():
-            self._server = loop.create_task(self._serve())
+        if self._server is None:
+            self._start()
         try:
             return await wait.end
         finally:
@@ -100,9 +103,10 @@ class Waiting:
     async def close(self) -> None:
         """End all waits with an error, and close the connection."""
         self._fail(ConfigError("the app was closed while results were awaited"))
-        if self._server is not None:
-            self._server.cancel()
-            await asyncio.wait([self._server])
+        server, self._server = self._server, None
+        if server is not None:
+            server.cancel()
+            await asyncio.wait([server])
 
     # -- those who wait -------------------------------------------------------------------------
 
@@ -116,6 +120,7 @@ class Waiting:
     def _forget(self, wait: _Wait) -> None:
         same = self._waits.get(wait.id, set())
         same.discard(wait)
+        self._unanswered.pop(wait, None)
         if not same:
             self._waits.pop(wait.id, None)
         self._idle_since = asyncio.get_running_loop().time()
@@ -137,6 +142,21 @@ class Waiting:
 
     # -- serving them ---------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        self._server = asyncio.get_running_loop().create_task(self._serve())
+        self._server.add_done_callback(self._stopped)
+
+    def _stopped(self, server: "asyncio.Task[None]") -> None:
+        """Leave nobody waiting for a server that has ended."""
+        error = None if server.cancelled() else server.exception()
+        if server is self._server:
+            self._server = None
+        if error is not None:
+            self._fail(BrokerUnavailable(f"the wait for results ended by an error: {error!r}"))
+        elif self._waits and self._server is None:
+            # it was cancelled with all tasks, at the end of a loop; some wait while they clean up
+            self._start()
+
     async def _serve(self) -> None:
         """Hold a session while anybody waits; begin another when one is lost."""
         backoff = Backoff(0.05, 1.0)
@@ -157,9 +177,7 @@ class Waiting:
         async with subscribed(self._endpoint, self._channel, self._line.timeout_s) as channel:
             self._due.clear()
             self._look_soon(self._all())
-            backoff.reset()
-            self._regained()
-            await _until_one_ends(self._listen(channel), self._look())
+            await _until_one_ends(self._listen(channel), self._look(backoff))
 
     async def _listen(self, channel: Subscription) -> None:
         """Have those looked at whose job is named; return when nobody has waited for long."""
@@ -182,7 +200,7 @@ class Waiting:
             await channel.ping()
             heard, tick = False, now + LOOK_S
 
-    async def _look(self) -> None:
+    async def _look(self, backoff: Backoff) -> None:
         """Look at those whose turn it is, many in one write."""
         while True:
             await self._rung.wait()
@@ -192,22 +210,39 @@ class Waiting:
                 for wait in batch:
                     del self._due[wait]
                 await self._look_at([wait for wait in batch if not wait.end.done()])
+            if self._unanswered:
+                self._lost(next(iter(self._unanswered.values())))
+                self._look_again(backoff)
+            else:
+                backoff.reset()
+                self._regained()
 
     async def _look_at(self, waits: list[_Wait]) -> None:
         calls = [scripts.FIND.call(wait.keys, wait.id, self._channel) for wait in waits]
         replies = await self._line.send(calls) if calls else []
-        failures = [reply for reply in replies if isinstance(reply, BrokerUnavailable)]
+        now = asyncio.get_running_loop().time()
         for wait, reply in zip(waits, replies, strict=True):
+            self._unanswered.pop(wait, None)
             if isinstance(reply, BrokerUnavailable):
-                continue  # the node of another queue may have answered
-            if isinstance(reply, Exception):
-                self._conclude(wait, reply)
+                self._unanswered[wait] = reply
+                if not wait.seen and wait.patience <= now:
+                    self._conclude(wait, copy.copy(reply))
+            elif isinstance(reply, Exception):
+                self._conclude(wait, copy.copy(reply))
             elif reply[0] in (b"done", b"dead", b""):
                 self._conclude(wait, Ending(reply, wait.seen))
             else:
                 wait.seen = True
-        if failures:
-            raise failures[0]
+
+    def _look_again(self, backoff: Backoff) -> None:
+        """Look soon at those that no look has found yet; for the others the tick is soon enough."""
+
+        def look() -> None:
+            self._again = None
+            self._look_soon([wait for wait in self._unanswered if not wait.seen])
+
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(backoff.next_s(), look)
 
     def _lost(self, error: BrokerUnavailable) -> None:
         if self._away_since is None and self._waits:

@@ -10,6 +10,9 @@ from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 
+#: A count of lost leases that did not grow for so long is forgotten; see lua/lib/lines.lua.
+FORGOTTEN_MS = 72 * 3600 * 1000
+
 
 @dataclass(slots=True)
 class Turn:
@@ -188,7 +191,7 @@ def read_leases(
             token.split(b":", 2)[2].decode(),
             None if payload is None else payload[8:],
             state,
-            0 if lost is None else int(lost.split()[0]),
+            _crashes(lost, now),
             now if payload is None else int.from_bytes(payload[:8]),
             now,
             rise,
@@ -198,6 +201,14 @@ def read_leases(
             tokens, payloads, states, crashes, wishes, strict=True
         )
     ]
+
+
+def _crashes(count: bytes | None, now: int) -> int:
+    """Return the lost leases in `count ms`; after 72 h without another they are forgotten."""
+    if count is None:
+        return 0
+    crashes, at = map(int, count.split())
+    return crashes if now - at < FORGOTTEN_MS else 0
 
 
 def read_reclaimed(flat: list[bytes]) -> list[Reclaimed]:

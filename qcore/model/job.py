@@ -84,6 +84,8 @@ class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     started_ms: int = 0
     #: How the process ended that the job had for itself.
     death: "Death | None" = None
+    #: Somebody wanted it to run although it was dead: it does not expire any more.
+    revived: bool = False
 
     def failed(self, error: AttemptError, *, charge: bool) -> "JobState":
         """Return the record after one more failed run."""

@@ -65,6 +65,8 @@ class ChildProcess:
         #: It has each of its jobs for itself, so that its end tells which one ended it.
         self.is_alone = worker.suspects
         self.was_killed = False
+        #: Loop time of the last beat.
+        self.beat_at = asyncio.get_running_loop().time()
         self.peak_rss_bytes = 0
         self._on_beat = on_beat
         self.beat: Beat | None = None
@@ -72,7 +74,12 @@ class ChildProcess:
         self.ready = asyncio.Event()
         self._buffer = b""
         self._beats_fd, beats_fd = os.pipe()
-        orders_fd, self._orders_fd = os.pipe()
+        try:
+            orders_fd, self._orders_fd = os.pipe()
+        except OSError:
+            os.close(self._beats_fd)
+            os.close(beats_fd)
+            raise
         told = ChildConfig(
             broker=broker,
             worker=worker,
@@ -122,6 +129,7 @@ class ChildProcess:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         if lines:
             self.beat = msgspec.json.decode(lines[-1], type=Beat)
+            self.beat_at = self._loop.time()
             if self.beat.ready:
                 self.ready.set()
             self._on_beat(self.beat)
@@ -160,6 +168,11 @@ class ChildProcess:
         self.process.returncode = os.waitstatus_to_exitcode(status)
         self.peak_rss_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return self.process.returncode
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can take a suspect now, or as soon as it is ready."""
+        return self.is_alone and (self.beat is None or not self.beat.running)
 
     @property
     def view(self) -> WorkerView:

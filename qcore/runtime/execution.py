@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import msgspec
 import structlog
 
@@ -47,6 +46,7 @@ from qcore.model.job import (
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.processes import ProcessPool, RemoteError
 from qcore.runtime.running import Running, Stop
+from qcore.runtime.threads import Threads
 from qcore.task import Task
 
 log = structlog.get_logger()
@@ -75,7 +75,7 @@ class Executor:
     Args:
         tasks: The app's tasks by name.
         lifecycle: What the jobs see of the worker.
-        threads: `def` tasks running at the same time.
+        threads: Where other `def` tasks run.
         pool: Where `run_in="process"` tasks run.
         note: Writes the record of a job; returns False when its lease was lost.
         result_limit_bytes: A job whose encoded result is larger has failed.
@@ -86,14 +86,14 @@ class Executor:
         tasks: Mapping[str, Task[Any, Any]],
         lifecycle: Lifecycle,
         *,
-        threads: int,
+        threads: Threads,
         pool: ProcessPool,
         note: Callable[[Lease, bytes], Awaitable[bool]],
         result_limit_bytes: int,
     ) -> None:
         self._tasks = tasks
         self._lifecycle = lifecycle
-        self._threads = anyio.CapacityLimiter(threads)
+        self._threads = threads
         self._pool = pool
         self._note = note
         self._result_limit_bytes = result_limit_bytes
@@ -112,14 +112,13 @@ class Executor:
         if running.stop is not None:
             return self._stopped(running)
         try:
-            if lease.wished:
-                raise _CalledOff("it was cancelled before it ran")
             envelope = self._read(lease)
+            running.task_name = envelope.task
+            if lease.wished:
+                raise _CalledOff("on request")
             self._check_expiry(envelope, running)
-            task = self._find(envelope, running)
+            task = self._find(envelope)
             running.exclusive = task.settings.exclusive
-            if task.settings.at_most_once:
-                await self._begin_once(running)
             result, keep_ms = await self._call(task, envelope, running)
             return self._completed(result, keep_ms, running)
         except GeneratorExit:
@@ -135,16 +134,22 @@ class Executor:
         return decode_envelope(lease.envelope)
 
     def _check_expiry(self, envelope: Envelope, running: Running) -> None:
+        """Refuse a run that would start too late.
+
+        The age is that at the claim, by the Redis clock, and the wait since then for a place.
+        """
         lease = running.lease
-        running.task_name = envelope.task
-        age_ms = lease.claimed_ms - lease.enqueued_ms
-        if 0 <= envelope.expires_ms <= age_ms:
+        if envelope.expires_ms < 0 or decode_state(lease.state).revived:
+            return
+        waited_ms = round((time.monotonic() - running.claimed_at) * 1000)
+        age_ms = lease.claimed_ms - lease.enqueued_ms + waited_ms
+        if envelope.expires_ms <= age_ms:
             raise _CalledOff(
                 f"it expired: {age_ms / 1000:g} s after its enqueue no run may start, it was to "
                 f"start within {envelope.expires_ms / 1000:g} s"
             )
 
-    def _find(self, envelope: Envelope, running: Running) -> Task[Any, Any]:
+    def _find(self, envelope: Envelope) -> Task[Any, Any]:
         task = self._tasks.get(envelope.task)
         if task is None:
             raise _Unrunnable(
@@ -152,6 +157,17 @@ class Executor:
                 "register it under this name"
             )
         return task
+
+    async def _begin(self, task: Task[Any, Any], envelope: Envelope, running: Running) -> None:
+        """Begin the run: it has its place now, and the clock of the task timeout starts.
+
+        A job that is stopped while it waits for a thread or a process has not begun.
+        """
+        self._check_expiry(envelope, running)
+        if task.settings.at_most_once:
+            await self._begin_once(running)
+        if task.settings.timeout_s is not None:
+            running.deadline = asyncio.get_running_loop().time() + task.settings.timeout_s
 
     async def _begin_once(self, running: Running) -> None:
         """Write down that the only run begins; whoever finds that written does not begin it."""
@@ -163,6 +179,7 @@ class Executor:
         if not await self._note(running.lease, encode(state)):
             running.cancel(Stop.LEASE_LOST)
             await asyncio.sleep(0)  # where the cancellation arrives
+        running.begun_once = True
 
     async def _call(
         self, task: Task[Any, Any], envelope: Envelope, running: Running
@@ -175,17 +192,13 @@ class Executor:
             running.context = Context(self._facts(task, running), self._lifecycle)
             named = task.with_context(named, running.context)
         if task.settings.run_in == "loop":
-            _begin(running, task.settings.timeout_s)
+            await self._begin(task, envelope, running)
             result = await task.function(**named)
         else:
-            async with self._threads:
+            async with self._threads.thread() as thread:
+                await self._begin(task, envelope, running)
                 running.in_thread = True
-                _begin(running, task.settings.timeout_s)
-                result = await anyio.to_thread.run_sync(
-                    partial(task.function, **named),
-                    abandon_on_cancel=True,
-                    limiter=anyio.CapacityLimiter(1),
-                )
+                result = await thread.call(partial(task.function, **named))
         keep_ms = task.keep_ms(envelope.keep_ms, result)
         return (encode(result) if keep_ms else None), keep_ms
 
@@ -193,7 +206,7 @@ class Executor:
         self, task: Task[Any, Any], envelope: Envelope, running: Running
     ) -> tuple[Any, int]:
         async with self._pool.process() as process:
-            _begin(running, task.settings.timeout_s)
+            await self._begin(task, envelope, running)
             raw = await process.call(
                 task.function.__module__,
                 task.function.__qualname__,
@@ -256,8 +269,10 @@ class Executor:
         is_over = running.stop not in (None, Stop.TIMEOUT)
         if is_over or (running.stop is not None and isinstance(error, asyncio.CancelledError)):
             return self._stopped(running)
-        if isinstance(error, _CalledOff):
+        if isinstance(error, _CalledOff) or running.lease.wished:  # whatever else is wrong with it
             return self._cancelled(str(error), running)
+        if running.begun_once:
+            return self._bury(_last(error), running)
         if isinstance(error, _Unrunnable | NewerVersion):
             return self._park(error, running)
         if isinstance(error, CodecError | GiveUp):
@@ -277,7 +292,7 @@ class Executor:
         if running.stop is Stop.LEASE_LOST:
             return None
         if running.stop is Stop.CANCELLED:
-            return self._cancelled("it was cancelled while it ran", running)
+            return self._cancelled("on request, while it ran", running)
         log.info("job.released", **self._fields(running))
         return Released()
 
@@ -370,6 +385,13 @@ class Executor:
         }
 
 
+def _last(error: BaseException) -> BaseException:
+    """Return how the only run of a job failed: it cannot ask for another one."""
+    if isinstance(error, RetryLater):
+        return GiveUp(f"at most once: it raised RetryLater ({error}), and must not run again")
+    return error
+
+
 def error_text(error: BaseException) -> str:
     """Return what is kept of an error: its trace, or for words to an operator just these."""
     if isinstance(error, RemoteError):
@@ -392,12 +414,6 @@ def _own_frames(error: BaseException) -> TracebackType | None:
 
 def _one_line(error: BaseException) -> str:
     return error_text(error).rstrip().rpartition("\n")[2][:200]
-
-
-def _begin(running: Running, timeout_s: float | None) -> None:
-    """Start the clock of the task timeout: when it runs, not while it waits for a thread."""
-    if timeout_s is not None:
-        running.deadline = asyncio.get_running_loop().time() + timeout_s
 
 
 def _now_ms() -> int:

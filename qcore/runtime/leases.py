@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import structlog
@@ -64,16 +64,7 @@ class LeaseKeeper:
                 wait_s = config.extend_s
 
     async def _extend(self) -> None:
-        leases = self._held()
-        if not leases:
-            return
-        groups = self._broker.groups(sorted({lease.queue for lease in leases}))
-        parts = [[lease for lease in leases if lease.queue in group] for group in groups]
-        # what fails for one must neither hide nor hold up what the others are told
-        ends = await asyncio.gather(*map(self._extend_part, parts), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
+        await self._for_each_part(self._extend_part)
 
     async def _extend_part(self, leases: Sequence[Lease]) -> None:
         sent_at = asyncio.get_running_loop().time()
@@ -86,7 +77,19 @@ class LeaseKeeper:
         """Ask once per heartbeat which of the jobs somebody wants cancelled, until cancelled."""
         while True:
             await anyio.sleep(self._config.heartbeat_s)
-            if leases := self._held():
-                with contextlib.suppress(BrokerError):  # the next heartbeat asks again
-                    for token in await self._broker.wishes(leases):
-                        self._unwanted(token)
+            with contextlib.suppress(BrokerError):  # the next heartbeat asks again
+                await self._for_each_part(self._heed_part)
+
+    async def _heed_part(self, leases: Sequence[Lease]) -> None:
+        for token in await self._broker.wishes(leases):
+            self._unwanted(token)
+
+    async def _for_each_part(self, act: Callable[[Sequence[Lease]], Awaitable[None]]) -> None:
+        """Act on all leases at once; what fails for some must not hold up what others are told."""
+        leases = self._held()
+        groups = self._broker.groups(sorted({lease.queue for lease in leases}))
+        parts = [[lease for lease in leases if lease.queue in group] for group in groups]
+        ends = await asyncio.gather(*(act(part) for part in parts if part), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end

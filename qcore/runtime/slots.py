@@ -60,12 +60,16 @@ class Slots:
         self._running += change
         self._in_place[self._places[lease.queue]] += change
 
-    def room(self) -> Room | None:
-        """Return what may be claimed now; None when nothing may."""
+    def room(self, hanging_threads: int) -> Room | None:
+        """Return what may be claimed now, with so many threads that have no job any more.
+
+        None when nothing may.
+        """
         free = self._concurrency - self._running
         queues: dict[str, int] = {}
         for queue, place in self._places.items():
-            most = min(free, self._sizes[place] - self._in_place[place])
+            taken = self._in_place[place] + (hanging_threads if place == "thread" else 0)
+            most = min(free, self._sizes[place] - taken)
             if most > 0:
                 queues[queue] = most
         if not queues:

@@ -30,9 +30,19 @@ EXIT_BOOT_LOOP = 70
 _STABLE_S = 10.0
 #: What a supervisor keeps of the shutdown timeout for itself: its share, and at most so long.
 _OWN_SHARE, _OWN_MOST_S = 0.2, 2.0
-#: A process of its own that was ended by SIGKILL may have been ended by anybody. With the loss that
-#: makes so many leases, three of them in processes of its own, the job is taken for the cause.
-_KILLS_PROVE = 5
+#: Signals by which code ends its own process. Any other may have come from anywhere, and exit code
+#: 1 is that of a worker which fails.
+_OWN_SIGNALS = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+}
+#: Then the loss that makes so many leases, three of them in processes of its own, is the proof.
+_LOSSES_PROVE = 5
 #: A claim that was on its way when its process died is looked for again after this.
 _SECOND_LOOK_S = 1.0
 
@@ -184,7 +194,7 @@ class Supervisor:
             await self._pause(backoff)
 
     async def _keep_for_suspects(self, slot: int, takers: anyio.abc.TaskGroup) -> None:
-        """Run a child for suspects while more of them wait than have one; it leaves by itself."""
+        """Run a child for suspects while more wait than can be taken; it leaves by itself."""
         worker = msgspec.structs.replace(
             self._worker, concurrency=1, threads=1, pool_size=1, suspects=True
         )
@@ -193,12 +203,12 @@ class Supervisor:
             await self._suspects_wait.wait()
             if self._stopping.is_set():
                 return
-            if self._suspects <= sum(child.is_alone for child in self._children.values()):
+            if self._suspects <= sum(child.is_free for child in self._children.values()):
                 self._suspects_wait.clear()
                 continue
             child = await self._run_child(slot, worker, takers)
-            if child is not None and child.process.returncode == 0:
-                self._suspects = 0  # none was left when it looked; a later beat knows better
+            if child is not None and child.process.returncode == 0 and child.beat is not None:
+                self._suspects = child.beat.suspects  # as many as it left
             if child is not None and child.ready.is_set():
                 backoff.reset()
             await self._pause(backoff)
@@ -236,11 +246,15 @@ class Supervisor:
         """Return the exit code of a child; kill it if it never gets ready."""
         if self._ordered is not None:
             child.order(self._ordered)
-        expecting = asyncio.get_running_loop().create_task(self._expect_ready(child))
+        loop = asyncio.get_running_loop()
+        watching = [loop.create_task(self._expect_ready(child))]
+        if child.is_alone:
+            watching.append(loop.create_task(self._expect_beats(child)))
         try:
             code = await child.wait()
         finally:
-            expecting.cancel()
+            for task in watching:
+                task.cancel()
         beat = child.beat
         level = log.info if code == 0 else log.error
         level(
@@ -263,6 +277,18 @@ class Supervisor:
             log.info("worker.ready", worker=child.name, pid=child.process.pid, after_s=after_s)
             return
         log.error("worker.killed", worker=child.name, why=f"not ready after {limit_s:g} s")
+        child.kill()
+
+    async def _expect_beats(self, child: ChildProcess) -> None:
+        """Kill a child whose loop is blocked for longer than a lease: its job is lost already."""
+        loop, limit_s = asyncio.get_running_loop(), self._worker.lease_s
+        await child.ready.wait()
+        while True:
+            left_s = child.beat_at + limit_s - loop.time()
+            if left_s <= 0:
+                break
+            await anyio.sleep(left_s)
+        log.error("worker.killed", worker=child.name, why=f"silent for {limit_s:g} s")
         child.kill()
 
     def _judge(self, child: ChildProcess) -> None:
@@ -321,11 +347,10 @@ class Supervisor:
         """Active -> dead: the job that ended the process which it had for itself."""
         lease_ms = round(self._worker.lease_s * 1000)
         leases = await self._broker.recover([queue], f"{child.owner}:", lease_ms)
-        proven = [
-            lease
-            for lease in leases
-            if code != -signal.SIGKILL or lease.crashes + 1 >= _KILLS_PROVE
-        ]
+        is_proof = -code in _OWN_SIGNALS if code < 0 else code != 1
+        proven = [i for i in leases if is_proof or i.crashes + 1 >= _LOSSES_PROVE]
+        if not proven:
+            return
         how = signal_name(-code) if code < 0 else f"exit {code}"
         ended = [(lease, Buried(encode(_with_death(lease, child, how)))) for lease in proven]
         turn = await self._broker.turn(ended, None)

@@ -16,8 +16,8 @@ from qcore.app import App
 from qcore.broker.wire import Turn
 from qcore.config import WorkerConfig
 from qcore.context import Lifecycle
-from qcore.errors import BrokerError
-from qcore.model.job import Lease, Released
+from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.model.job import Acked, Lease, Released
 from qcore.runtime.deadlines import Deadlines
 from qcore.runtime.exchange import Exchange
 from qcore.runtime.execution import Executor
@@ -27,6 +27,7 @@ from qcore.runtime.memory import rss_bytes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
+from qcore.runtime.threads import Threads
 
 log = structlog.get_logger()
 
@@ -60,7 +61,7 @@ class Beat(msgspec.Struct, frozen=True):
     rss_bytes: int
     loop_lag_ms: float
     #: Ready jobs that wait for a process of their own, seen since the last beat.
-    suspects: int
+    suspects: int = 0
 
 
 class Worker:
@@ -89,10 +90,11 @@ class Worker:
         self._owner = owner
         self._lifecycle = Lifecycle()
         self._pool = ProcessPool(config.pool_size, app.config, pool_command)
+        self._threads = Threads(config.threads, freed=self._look_again)
         self._executor = Executor(
             app.tasks,
             self._lifecycle,
-            threads=config.threads,
+            threads=self._threads,
             pool=self._pool,
             note=self._note,
             result_limit_bytes=app.broker.config.payload_limit_bytes,
@@ -240,7 +242,9 @@ class Worker:
 
     def _room(self) -> Room | None:
         """Return what may be claimed now."""
-        return None if self._stop.is_set() else self._slots.room()
+        if self._stop.is_set():
+            return None
+        return self._slots.room(self._threads.hanging)
 
     async def _rest(self, limit_s: float) -> None:
         """Wait before the next try to reach Redis; while stopping there is little time to wait."""
@@ -256,10 +260,10 @@ class Worker:
         self._trust(turn.leases, sent_at)
         if not turn.claimed:
             return
+        self._see_suspects(turn.suspects)
         if self._config.suspects:
             self._await_suspects()
             return
-        self._see_suspects(turn.suspects)
         if self._due is not None:
             self._due.cancel()
             self._due = None
@@ -308,8 +312,13 @@ class Worker:
         if self._running.pop(running.lease.token, None) is None:
             return  # given up at shutdown, its lease is released
         self._slots.give(running.lease)
-        if outcome is not None:
+        if outcome is None:
+            self._look_again()  # a slot is free, and no settle brings a claim along
+        else:
             self._exchange.add(running.lease, outcome)
+        if self._config.suspects and not (running.stop is None and isinstance(outcome, Acked)):
+            # what it left behind, a thread perhaps, must not be blamed on the next one
+            self.drain()
         self._turn.set()
 
     def _held(self) -> list[Lease]:
@@ -339,7 +348,9 @@ class Worker:
         while True:
             try:
                 return await self._app.broker.note(lease, state)
-            except BrokerError:  # the turns log that Redis is away
+            except BrokerError as e:
+                if not isinstance(e, BrokerUnavailable):  # the turns log that Redis is away
+                    log.warning("note.refused", job=lease.id, queue=lease.queue, error=str(e))
                 await anyio.sleep(backoff.next_s())
 
     # -- waiting for work -----------------------------------------------------------------------

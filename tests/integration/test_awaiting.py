@@ -31,7 +31,7 @@ from qcore.model.codec import TRACE_BYTES, encode
 from qcore.model.job import Acked, Buried, JobOutcome, Lease
 from tests.support.moves import claim, failed_state, settle
 from tests.support.programs import run
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server, free_port, scripts_obey_min_replicas
 from tests.support.waiting import eventually
 from tests.support.workers import working
 
@@ -284,6 +284,85 @@ async def test_user_who_may_not_listen_is_told(own_server: Server):
     with pytest.raises(BrokerRefused, match="refuses this client"):
         await Inspector(broker).ended("default", "a")
     await broker.close()
+
+
+@scripts_obey_min_replicas
+async def test_server_that_cannot_look_for_a_while_is_asked_over_the_same_connection(
+    own_server: Server, app: App, other: Broker, one, monkeypatch
+):
+    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    result = await awaited(own_server, await one.enqueue())
+    (lease,) = await leases(other)
+    first, looks = listeners(own_server), []
+    send = app.broker._upkeep.send
+
+    async def spy(commands: Any, **options: Any) -> list[Any]:
+        looks.append(commands)
+        return await send(commands, **options)
+
+    monkeypatch.setattr(app.broker._upkeep, "send", spy)
+    own_server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    await eventually(lambda: len(looks) >= 5)
+    assert listeners(own_server) == first
+    own_server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+    await settle(other, (lease, kept(1)), now_ms=None)
+    assert await result == 1
+
+
+async def test_node_that_is_away_delays_only_its_own_results(
+    own_server: Server, app: App, other: Broker, one, monkeypatch
+):
+    """More results than one look takes, on both sides."""
+    queue = app.broker._waiting
+    send = app.broker._upkeep.send
+
+    async def half(calls: Any, **options: Any) -> list[Any]:
+        replies = await send(calls, **options)
+        away = BrokerUnavailable("the node is away")
+        pairs = zip(calls, replies, strict=True)
+        return [away if c.keys[0].startswith(b"{qcore:bad}") else reply for c, reply in pairs]
+
+    monkeypatch.setattr(app.broker._upkeep, "send", half)
+    ended = Inspector(app.broker).ended
+    lost = [asyncio.create_task(ended("bad", f"{n}")) for n in range(150)]
+    results = [asyncio.create_task((await one.enqueue()).result()) for _ in range(150)]
+    await eventually(lambda: sum(wait.seen for wait in queue._all()) == 150)
+    for lease in await leases(other):
+        await settle(other, (lease, kept(1)), now_ms=None)
+    assert await asyncio.gather(*results) == [1] * 150
+    assert {type(e) for e in await asyncio.gather(*lost, return_exceptions=True)} == {
+        BrokerUnavailable
+    }
+
+
+async def test_error_in_the_serving_itself_leaves_nobody_waiting(
+    own_server: Server, app: App, one, monkeypatch
+):
+    result = await awaited(own_server, await one.enqueue())
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(app.broker._waiting, "_lost", broken)
+    own_server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    with pytest.raises(BrokerUnavailable, match="a mistake"):
+        await result
+
+
+async def test_wait_that_begins_while_all_tasks_are_cancelled_is_served(
+    own_server: Server, app: App, other: Broker, one
+):
+    """As in the `finally` of a task at the end of `asyncio.run`."""
+    job = await one.enqueue()
+    await awaited(own_server, job)
+    server = app.broker._waiting._server
+    assert server is not None
+    server.cancel()
+    late = asyncio.create_task(job.result(timeout=30))
+    await asyncio.sleep(0)
+    await eventually(server.done)
+    await end(other, kept(1))
+    assert await late == 1
 
 
 def test_fork_awaits_by_a_connection_of_its_own(own_server: Server):

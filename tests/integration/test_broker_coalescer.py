@@ -1,6 +1,7 @@
 """Many callers that enqueue at once -> few calls, each job exactly once."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -8,7 +9,7 @@ import pytest
 
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig
-from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
+from qcore.errors import BrokerError, BrokerUnavailable, NotConfirmed, PayloadTooLarge
 from qcore.model.job import Acked, Job
 from tests.support.moves import QUEUE, ask, claim, content, settle, status_of
 from tests.support.proxy import Proxy
@@ -147,6 +148,33 @@ async def test_enqueue_goes_on_after_all_callers_were_cancelled(own_broker):
     assert (await content(own_broker))["ready"][-1] == "b"
 
 
+async def test_enqueue_while_all_tasks_are_cancelled_is_delivered(own_broker):
+    """As in the `finally` of a task at the end of `asyncio.run`."""
+    first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
+    await asyncio.sleep(0)
+    for coalescer in own_broker._coalescers.values():
+        coalescer._flusher.cancel()
+    late = asyncio.create_task(own_broker.enqueue([Job("b", QUEUE, b"")]))
+    assert await asyncio.wait_for(late, 10) == []
+    assert await asyncio.wait_for(first, 10) == []
+
+
+async def test_enqueue_that_is_in_flight_when_all_tasks_are_cancelled_is_unknown(
+    own_server, own_broker
+):
+    own_server.signal(signal.SIGSTOP)
+    try:
+        first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
+        (coalescer,) = own_broker._coalescers.values()
+        await eventually(lambda: coalescer._number > 1)
+        coalescer._flusher.cancel()
+        with pytest.raises(BrokerUnavailable, match="may have been enqueued: the call was") as e:
+            await asyncio.wait_for(first, 10)
+        assert e.value.sent
+    finally:
+        own_server.signal(signal.SIGCONT)
+
+
 async def test_close_delivers_what_was_added(own_server):
     broker = Broker(BrokerConfig(url=own_server.url))
     calls = [asyncio.ensure_future(broker.enqueue([Job(f"{n}", QUEUE, b"")])) for n in range(20)]
@@ -250,3 +278,30 @@ async def test_enqueue_gets_its_whole_deadline_behind_one_that_fails(proxy, prox
     await proxy.listen()
     assert await late == []
     assert (await content(direct))["ready"] == ["late"]
+
+
+# -- confirmed enqueues ----------------------------------------------------------------------------
+
+
+async def test_confirm_has_its_whole_time_behind_one_that_fails(own_server):
+    broker = Broker(BrokerConfig(url=own_server.url, enqueue_timeout_s=2))
+    calls = [asyncio.ensure_future(broker.enqueue([Job("a", QUEUE, b"")], confirm=1))]
+    await asyncio.sleep(0.1)  # it is sent; the next two gather behind it
+    calls.append(asyncio.ensure_future(broker.enqueue([Job("b", QUEUE, b"")], confirm=1)))
+    await asyncio.sleep(1.3)
+    began = time.monotonic()
+    with pytest.raises(NotConfirmed, match="c enqueued, but 0 of 1 replicas"):
+        await broker.enqueue([Job("c", QUEUE, b"")], confirm=1)
+    assert time.monotonic() - began > 1.4
+    await asyncio.gather(*calls, return_exceptions=True)
+    await broker.close()
+
+
+async def test_confirm_that_this_user_may_not_ask_for_fails_at_once(own_server):
+    own_server.ask("ACL", "SETUSER", "default", "-wait")
+    broker = Broker(BrokerConfig(url=own_server.url))
+    with pytest.raises(NotConfirmed, match=r"a enqueued, but nobody can say .* refuses"):
+        await broker.enqueue([Job("a", QUEUE, b"")], confirm=1)
+    assert script_calls(own_server, "eval") == 1
+    assert await status_of(broker, "a") == "ready"
+    await broker.close()

@@ -169,7 +169,7 @@ async def test_line_opens_a_new_connection_when_the_server_closed_the_idle_one(
 async def test_line_to_a_silent_server_ends_in_time_and_sent_nothing(new_line, silent_url):
     line = new_line(silent_url, TIMEOUT_S)
     began = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.3 s") as e:
+    with pytest.raises(BrokerUnavailable, match=r"did not answer within \d+\.\d s") as e:
         await line.run((b"PING",))
     assert time.monotonic() - began < TIMEOUT_S + 0.5
     assert e.value.sent is False

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from qcore import App, Context, JobCancelled, JobNotFound, JobStatus
 from tests.support import process_tasks
@@ -30,7 +31,7 @@ async def test_cancel_of_a_scheduled_job_ends_it_without_a_worker(app: App):
     job = await work.options(delay=60).enqueue()
     assert await job.cancel()
     assert await job.status() is JobStatus.CANCELLED
-    with pytest.raises(JobCancelled, match=f"job {job.ref} was cancelled: it was cancelled before"):
+    with pytest.raises(JobCancelled, match=f"job {job.ref} was cancelled: on request"):
         await job.result(timeout=1)
     assert not await job.cancel()
 
@@ -48,9 +49,22 @@ async def test_cancel_of_a_ready_job_shows_at_once_and_it_never_runs(app: App):
     async with working(app) as worker:
         await eventually(lambda: worker.beat().done == 3)
     assert ran == [0, 2]
-    with pytest.raises(JobCancelled, match="it was cancelled before it ran"):
+    with pytest.raises(JobCancelled, match="on request"):
         await jobs[1].result(timeout=1)
     assert "cancels" not in await _keys(app)
+
+
+async def test_cancel_of_a_ready_job_is_logged_with_its_task(app: App):
+    @app.task(name="pay")
+    async def work() -> None: ...
+
+    job = await work.enqueue()
+    await job.cancel()
+    with structlog.testing.capture_logs() as lines:
+        async with working(app) as worker:
+            await eventually(lambda: worker.beat().done == 1)
+    (line,) = [line for line in lines if line["event"] == "job.cancelled"]
+    assert (line["task"], line["reason"]) == ("pay", "it was cancelled before it ran")
 
 
 async def test_cancel_of_a_running_coroutine_raises_in_it(app: App):
@@ -70,7 +84,7 @@ async def test_cancel_of_a_running_coroutine_raises_in_it(app: App):
         await eventually(lambda: seen)
         assert await job.cancel()
         assert await job.status() in (JobStatus.ACTIVE, JobStatus.CANCELLED)
-        with pytest.raises(JobCancelled, match="it was cancelled while it ran"):
+        with pytest.raises(JobCancelled, match="on request, while it ran"):
             await job.result(timeout=10)
     assert seen == ["began", "cancelled, True"]
     assert await _keys(app) <= {"done", "expiry", "meta", "producers", "wake"}
@@ -93,6 +107,29 @@ async def test_cancelled_coroutine_that_cleans_up_and_raises_is_cancelled(app: A
         await began.wait()
         await job.cancel()
         assert (await reached(app, job, JobStatus.CANCELLED)).errors == ()
+
+
+async def test_cancelled_coroutine_that_goes_on_ends_at_its_timeout(app: App):
+    """And it is cancelled, whatever ended it: that came first."""
+    seen: list[str] = []
+
+    @app.task(timeout=2)
+    async def work() -> None:
+        for _ in range(2):
+            try:
+                seen.append("began")
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+        raise asyncio.CancelledError
+
+    async with working(app, heartbeat_s=SOON_S):
+        job = await work.enqueue()
+        await eventually(lambda: seen)
+        assert await job.cancel()
+        with pytest.raises(JobCancelled, match="it was cancelled while it ran"):
+            await job.result(timeout=10)
+    assert seen == ["began", "cancelled"] * 2
 
 
 async def test_cancelled_coroutine_that_completes_has_completed(app: App):
@@ -146,7 +183,7 @@ async def test_cancel_of_a_process_task_kills_its_process(
         job = await process_tasks.run_on.enqueue(str(path))
         pid = int(await eventually(lambda: path.exists() and path.read_text(), 20))
         assert await job.cancel()
-        with pytest.raises(JobCancelled, match="it was cancelled while it ran"):
+        with pytest.raises(JobCancelled, match="on request, while it ran"):
             await job.result(timeout=10)
         await eventually(lambda: not Path(f"/proc/{pid}").exists())
         # the pool starts another one for the next job

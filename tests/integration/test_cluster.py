@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from qcore import App, BrokerUnavailable, JobStatus, NotConfirmed, Retry
-from qcore.broker.cluster import Cluster
+from qcore.broker.broker import Broker
+from qcore.broker.cluster import Cluster, ClusterLine
+from qcore.broker.line import NotAsked
+from qcore.broker.urls import Address
 from qcore.broker.wire import ClaimRequest
-from qcore.config import WorkerConfig
+from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.job import Acked, Job
 from qcore.runtime.exchange import Exchange
 from qcore.runtime.slots import Room
+from tests.support.servers import Server
 from tests.support.topologies import Nodes, names_on_different_nodes, slot_of
 from tests.support.waiting import eventually
 from tests.support.workers import dead, reached, working
@@ -154,6 +158,33 @@ async def test_confirmed_enqueue_says_whether_the_replica_has_it(app: App):
     assert await app.inspector.job(app.queues[0], "b") is not None
 
 
+async def test_confirmed_enqueues_to_queues_of_one_node_do_not_fail_each_other(own_nodes: Nodes):
+    broker = Broker(BrokerConfig(url=own_nodes.url, enqueue_timeout_s=1))
+    queues = [f"q{n}" for n in range(6)]  # of three nodes
+    ends = await asyncio.gather(
+        *(broker.enqueue([Job("a", queue, b"x")], confirm=1) for queue in queues),
+        return_exceptions=True,
+    )
+    assert [type(end) for end in ends] == [NotConfirmed] * 6
+    await broker.close()
+
+
+async def test_call_that_waits_for_its_connection_in_vain_says_nothing_of_the_node(app: App):
+    cluster = app.broker._endpoint._place
+    assert isinstance(cluster, Cluster)
+    line = ClusterLine(cluster, 5)
+    marker = app.broker.keys(app.queues[0]).names["wake"]
+    blocked = asyncio.ensure_future(line.send([(b"BZPOPMIN", marker, 2)]))
+    await eventually(lambda: line._lines)
+    (reply,) = await line.send([(b"ZCARD", marker)], timeout_s=0.1)
+    (late,) = await line.send([(b"ZCARD", marker)], timeout_s=-0.1)
+    assert isinstance(reply, NotAsked)
+    assert isinstance(late, NotAsked)
+    assert not cluster._away
+    assert await blocked == [None]
+    await line.close()
+
+
 async def test_queue_that_has_moved_is_followed_in_the_same_call(nodes: Nodes, app: App):
     queue, other = app.queues[:2]
     namespace = app.broker.config.namespace
@@ -184,6 +215,25 @@ def node_of(nodes: Nodes, app: App, queue: str):
     return nodes.master_of(slot_of(app.broker.config.namespace, queue))
 
 
+async def test_master_that_is_cut_off_and_names_itself_is_not_believed(
+    nodes: Nodes, app: App, tmp_path: Path
+):
+    """Its clients reach it, other nodes do not: it refuses, and they know its successor."""
+    cluster = app.broker._endpoint._place
+    assert isinstance(cluster, Cluster)
+    queue = app.queues[0]
+    await put(app, queue, "a")
+    right = dict(cluster._slots)
+    with Server(tmp_path / "cut-off", {"cluster-enabled": "yes"}) as cut_off:
+        # it lacks one slot, so that it serves none, as one that reaches no other
+        cut_off.ask("CLUSTER", "ADDSLOTS", *range(16383))
+        cluster._slots[slot_of(app.broker.config.namespace, queue)] = Address(
+            "127.0.0.1", cut_off.port
+        )
+        await put(app, queue, "b")
+    assert cluster._slots == right
+
+
 async def test_turn_brings_what_the_living_nodes_have(own_nodes: Nodes):
     async with app_on(own_nodes) as app:
         first, second, third = app.queues
@@ -209,7 +259,7 @@ async def test_exchange_keeps_the_outcomes_of_a_node_that_is_away(own_nodes: Nod
         looked = asyncio.Event()
         config = WorkerConfig(queues=app.queues)
         exchange = Exchange(app.broker, config, OWNER, wake=looked.set)
-        room = Room(dict.fromkeys(app.queues, 10), 10, 1)
+        room = Room(dict.fromkeys(app.queues, 10), 10)
         for queue in app.queues:
             await put(app, queue, queue)
         first = app.queues[0]

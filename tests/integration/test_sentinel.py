@@ -112,6 +112,15 @@ async def test_replica_that_a_sentinel_takes_for_the_master_is_not_believed(tmp_
 # -- confirmed enqueues ------------------------------------------------------------------------
 
 
+async def test_confirm_that_waits_in_vain_holds_up_no_other(app: App):
+    vain = asyncio.ensure_future(app.broker.enqueue([Job("a", "default", b"x")], confirm=3))
+    await asyncio.sleep(0)
+    assert await app.broker.enqueue([Job("b", "default", b"x")], confirm=2) == []
+    assert not vain.done()
+    with pytest.raises(NotConfirmed, match="a enqueued, but 2 of 3 replicas"):
+        await vain
+
+
 async def test_confirm_fails_when_the_replicas_do_not_answer(sentinels: SentinelSet, app: App):
     replicas = [s for s in sentinels.servers if s is not sentinels.master()]
     await app.broker.enqueue([Job("a", "default", b"x")], confirm=2)

@@ -160,6 +160,39 @@ async def test_blocking_call_in_a_running_loop_is_refused(app: App):
         job.status_sync()
 
 
+@pytest.mark.parametrize("broken", ["start", "loop"])
+def test_thread_that_cannot_start_or_ends_is_replaced(redis_url: str, namespace: str, broken: str):
+    """An error for the call that meets it, not a wait for ever for all that follow."""
+    assert run(
+        f"""
+from qcore import blocking
+
+def full(self):
+    raise RuntimeError("can't start new thread")
+
+def end():
+    raise SystemExit
+
+if {broken!r} == "start":
+    start, threading.Thread.start = threading.Thread.start, full
+    try:
+        note.enqueue_sync(1)
+    except RuntimeError as e:
+        print(e)
+    threading.Thread.start = start
+else:
+    note.enqueue_sync(1)
+    (thread,) = [t for t in threading.enumerate() if t.name == "qcore-sync"]
+    blocking._loop.call_soon_threadsafe(end)
+    thread.join()
+    print("can't start new thread")
+print(note.enqueue_sync(2).status_sync())
+""",
+        redis_url,
+        namespace,
+    ) == ["can't start new thread", "ready"]
+
+
 async def test_blocking_use_does_not_open_the_app_for_loops(redis_url: str, namespace: str):
     app = App(redis_url, namespace=namespace)
 

@@ -1,18 +1,28 @@
 """What a task may ask of its runs: not too late, never twice, never overlapping, in order."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from qcore import App, ArgumentError, ConfigError, Context, JobCancelled, JobStatus, Retry
+from qcore import (
+    App,
+    ArgumentError,
+    ConfigError,
+    Context,
+    JobCancelled,
+    JobStatus,
+    Retry,
+)
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
-from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig
+from qcore.runtime.worker import Worker
 from tests.support import process_tasks
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -41,6 +51,10 @@ async def direct(own_server: Server) -> AsyncIterator[Broker]:
 async def proxy(own_server: Server, direct: Broker) -> AsyncIterator[Proxy]:
     async with Proxy(own_server.port) as proxy:
         yield proxy
+
+
+def _waiting_for_threads(worker: Worker) -> int:
+    return worker._threads.waiting
 
 
 # -- expires ---------------------------------------------------------------------------------------
@@ -90,6 +104,35 @@ async def test_job_that_began_in_time_may_end_later(app: App):
         assert await (await work.enqueue()).result(timeout=10) == "done"
 
 
+async def test_job_that_expires_while_it_waits_for_a_thread_does_not_run(app: App):
+    ran: list[str] = []
+    go = threading.Event()
+
+    @app.task
+    def hold() -> None:
+        go.wait(20)
+
+    @app.task(expires=1)
+    def late() -> None:
+        ran.append("late")
+
+    @app.task
+    async def other() -> None: ...  # with it the queue is claimed beyond the free threads
+
+    try:
+        async with working(app, threads=1) as worker:
+            await hold.enqueue()
+            job = await late.enqueue()
+            await eventually(lambda: _waiting_for_threads(worker) == 1)
+            await asyncio.sleep(1)
+            go.set()
+            with pytest.raises(JobCancelled, match=r"it expired: .* within 1 s"):
+                await job.result(timeout=10)
+    finally:
+        go.set()
+    assert ran == []
+
+
 @pytest.mark.parametrize("expires", [0, -1])
 def test_expires_of_a_task_is_more_than_nothing(app: App, expires: float):
     with pytest.raises(ConfigError, match=r"expires is .* allowed is more than 0"):
@@ -98,128 +141,58 @@ def test_expires_of_a_task_is_more_than_nothing(app: App, expires: float):
         async def work() -> None: ...
 
 
+@pytest.mark.parametrize("expires", [0, 0.0001])
+def test_expires_of_a_job_is_more_than_nothing(app: App, expires: float):
+    @app.task
+    async def work() -> None: ...
+
+    with pytest.raises(ArgumentError, match=r"expires is .* allowed is more than 0"):
+        work.options(expires=expires)
+
+
 def test_expires_before_the_delay_is_refused(app: App):
     @app.task
     async def work() -> None: ...
 
-    with pytest.raises(ArgumentError, match="is not later than delay"):
+    @app.task(expires=60)
+    async def soon() -> None: ...
+
+    with pytest.raises(ArgumentError, match="so it could never start"):
         work.options(delay=10, expires=10)
+    with pytest.raises(ArgumentError, match="so it could never start"):
+        soon.options(delay=3600)
+    soon.options(delay=59)
+    soon.options(delay=3600, expires=3601)
 
 
-# -- at most once ----------------------------------------------------------------------------------
+async def test_expires_before_the_eta_is_refused_at_the_enqueue(app: App):
+    @app.task(expires=60)
+    async def soon() -> None: ...
+
+    now = datetime.now(UTC)
+    with pytest.raises(
+        ArgumentError, match=r"ready 3\d\d\d.* s after its enqueue and expire after 60"
+    ):
+        await soon.options(eta=now + timedelta(hours=1)).enqueue()
+    await soon.options(eta=now + timedelta(seconds=30)).enqueue()
 
 
-async def test_at_most_once_runs_once_and_keeps_its_result(app: App):
-    runs: list[str] = []
+async def test_job_that_was_revived_does_not_expire(app: App):
+    ran: list[str] = []
 
-    @app.task(at_most_once=True)
-    async def pay(ctx: Context) -> str:
-        runs.append(ctx.job_id)
-        return "paid"
+    @app.task(expires=2, retry=Retry(max_attempts=1))
+    async def work(ctx: Context) -> str:
+        ran.append(ctx.job_id)
+        if len(ran) == 1:
+            raise ValueError
+        return "done"
 
     async with working(app):
-        job = await pay.enqueue()
-        assert await job.result(timeout=10) == "paid"
-    assert runs == [job.id]
-
-
-async def test_at_most_once_that_fails_is_dead(app: App):
-    @app.task(at_most_once=True)
-    async def pay() -> None:
-        raise ValueError("no money")
-
-    async with working(app):
-        record = await dead(app, await pay.enqueue())
-    assert (record.attempts, record.reason) == (1, "ValueError: no money")
-
-
-async def test_at_most_once_whose_worker_died_after_the_beginning_is_dead(app: App):
-    runs: list[str] = []
-    began = asyncio.Event()
-
-    @app.task(at_most_once=True)
-    async def pay(ctx: Context) -> None:
-        runs.append(ctx.job_id)
-        began.set()
-        await asyncio.sleep(60)
-
-    first = new_owner()
-    async with working(app, owner=first, shutdown_timeout_s=2):
-        job = await pay.enqueue()
-        await began.wait()
-        # as its supervisor does when the process is gone
-        taken = await app.broker.reclaim_owner("default", first, charge=True, crash_limit=10)
-        assert [item.to for item in taken] == ["ready"]
-        record = await dead(app, job)
-    assert runs == [job.id]
-    assert record.reason is not None
-    assert record.reason.startswith("at most once: its run of 20")
-    assert record.reason.endswith("was cut off")
-
-
-async def test_at_most_once_whose_worker_died_before_the_beginning_runs(app: App):
-    runs: list[str] = []
-
-    @app.task(at_most_once=True)
-    async def pay(ctx: Context) -> None:
-        runs.append(ctx.job_id)
-
-    job = await pay.enqueue()
-    gone = new_owner()
-    (lease,) = (
-        await app.broker.turn([], ClaimRequest(["default"], 1, 30_000, f"{gone}:1:"))
-    ).leases
-    assert lease.id == job.id
-    await app.broker.reclaim_owner("default", gone, charge=True, crash_limit=10)
-    async with working(app):
-        assert await job.result(timeout=10) is None
-    assert runs == [job.id]
-
-
-async def test_at_most_once_runs_once_though_the_reply_to_its_note_is_lost(proxy: Proxy):
-    runs: list[str] = []
-    async with App(proxy.url, queues=("default",)) as app:
-
-        @app.task(at_most_once=True)
-        async def pay(ctx: Context) -> str:
-            runs.append(ctx.job_id)
-            return "paid"
-
-        proxy.lose_reply(scripts.NOTE.sha, times=2)
-        async with working(app, lease_s=30, extend_s=10, sweep_s=5):
-            job = await pay.enqueue()
-            assert await job.result(timeout=20) == "paid"
-        assert proxy.lost_all
-    assert runs == [job.id]
-
-
-async def test_at_most_once_that_a_shutdown_cut_off_is_dead_at_its_next_claim(app: App):
-    began = asyncio.Event()
-    runs: list[str] = []
-
-    @app.task(at_most_once=True)
-    async def pay(ctx: Context) -> None:
-        runs.append(ctx.job_id)
-        began.set()
-        await asyncio.sleep(60)
-
-    async with working(app) as worker:
-        job = await pay.enqueue()
-        await began.wait()
-        worker.stop_now()
-    assert await job.status() is JobStatus.READY
-    async with working(app):
-        record = await dead(app, job)
-    assert runs == [job.id]
-    assert "was cut off" in (record.reason or "")
-    assert record.crashes == 0
-
-
-def test_at_most_once_with_retries_is_refused(app: App):
-    with pytest.raises(ConfigError, match="at_most_once=True leaves no attempt to retry"):
-
-        @app.task(at_most_once=True, retry=SOON)
-        async def pay() -> None: ...
+        job = await work.enqueue()
+        await dead(app, job)
+        await asyncio.sleep(2)
+        assert await app.inspector.revive("default", [job.id]) == [job.id]
+        assert await job.result(timeout=10) == "done"
 
 
 # -- exclusive -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -382,9 +383,9 @@ class House(Agreeing):
         try:
             for model in self.models.values():  # the clock may have gone back since
                 calls = [at for _, at in model.producers.values()]
-                self.now = max(
-                    [self.now, *calls, *model.scheduled.values(), *model.expiry.values()]
-                )
+                times = (model.scheduled, model.expiry, model.dead)
+                dates = [at for table in times for at in table.values()]
+                self.now = max([self.now, *calls, *dates])
             for queue in QUEUES if self.agreed else ():
                 self._empty(queue)
         finally:
@@ -431,6 +432,7 @@ async def forget_keys(broker: Broker) -> None:
     await broker.ask([(b"DEL", *names)])
 
 
+@pytest.mark.timeout(400)  # 30 s on a quiet machine, and no deadline to miss on another
 def test_scripts_do_what_the_model_says(redis_url, namespace):
     """A failure prints its steps, and @reproduce_failure(...) to repeat them."""
     with asyncio.Runner() as loop:

@@ -78,7 +78,7 @@ class Agreeing(RuleBasedStateMachine):
             token,
             model.jobs[id][1].encode(),
             None if state is None else state.encode(),
-            model.crashes.get(id, (0, 0))[0],
+            model.lost(id, self.now),
             fence,
             id in model.cancels,
         )

@@ -59,15 +59,16 @@ class Model:
 
     # -- what several transitions share -----------------------------------------------------------
 
-    def _line(self, id: str) -> list[str]:
-        return self.suspects if self._lost(id) >= SUSPECT else self.ready
+    def _line(self, id: str, now: int) -> list[str]:
+        return self.suspects if self.lost(id, now) >= SUSPECT else self.ready
 
-    def _lost(self, id: str) -> int:
-        return self.crashes[id][0] if id in self.crashes else 0
+    def lost(self, id: str, now: int) -> int:
+        count, at = self.crashes.get(id, (0, now))
+        return count if now - at < FORGET_CRASHES_MS else 0
 
-    def _to_head(self, ids: Sequence[str]) -> None:
+    def _to_head(self, ids: Sequence[str], now: int) -> None:
         for id in reversed(ids):
-            self._line(id).insert(0, id)
+            self._line(id, now).insert(0, id)
 
     def _forget(self, ids: Iterable[str]) -> None:
         for id in ids:
@@ -88,7 +89,7 @@ class Model:
         due = by_score(self.scheduled, -math.inf, now, limit)
         for id in due:
             del self.scheduled[id]
-            self._line(id).append(id)
+            self._line(id, now).append(id)
         return len(due)
 
     def _give_back(self, token: str, charge: bool, now: int, crash_limit: int) -> str:
@@ -96,8 +97,7 @@ class Model:
         del self.active[token], self.running[id]
         if id in self.cancels:
             return self._cancelled(id, *self.cancels[id], now)
-        count, at = self.crashes.get(id, (0, now))
-        count = count if now - at < FORGET_CRASHES_MS else 0
+        count = self.lost(id, now)
         if charge:
             count += 1
             self.crashes[id] = (count, now)
@@ -109,7 +109,7 @@ class Model:
         if charge and count >= SUSPECT:
             self.scheduled[id] = now + min(60_000, 1000 * 2 ** (count - SUSPECT))
             return "scheduled"
-        self._to_head([id])
+        self._to_head([id], now)
         return "ready"
 
     # -- producers --------------------------------------------------------------------------------
@@ -144,7 +144,8 @@ class Model:
         self, now: int, deadline: int, prefix: str, limit: int, room: int, promote: int, line: str
     ) -> tuple[list[str], int, int]:
         """One queue's part of a claim; return ids, the bytes left, the fence."""
-        self._promote_due(now, promote)
+        if self._promote_due(now, promote) and line == "suspects":
+            self.wake = dict(MARKER)
         waiting, ids = getattr(self, line), []
         for id in waiting[:limit]:
             size = 8 + len(self.jobs[id][1])
@@ -164,7 +165,7 @@ class Model:
     def again(self, line: str, *, took: bool) -> float:
         """Return when a claim can bring more; 0 for now. Called once all queues had their turn."""
         if getattr(self, line):
-            if took:
+            if took and line == "ready":
                 self.wake = dict(MARKER)
             return 0
         return min(self.scheduled.values(), default=math.inf)
@@ -209,7 +210,7 @@ class Model:
                     self.state[id], self.scheduled[id] = what[0], now + what[1]
                 case _:
                     released.append(id)
-        self._to_head(released)
+        self._to_head(released, now)
         if released:
             self.wake = dict(MARKER)
         return lost

@@ -1,8 +1,10 @@
 """Every Lua file agrees with its entry in scripts.py and with the table of keys."""
 
+import copy
 import hashlib
 
 import pytest
+from redis.exceptions import MovedError
 
 from qcore.broker import scripts
 from qcore.broker.keys import QUEUE_KEYS, queue_keys, queues_key
@@ -171,3 +173,10 @@ def test_keys_of_queues_and_namespaces_never_meet():
     }
     assert len(tags) == 9
     assert queues_key("shop") == b"shop:queues"
+
+
+def test_error_of_a_slot_that_moved_can_be_copied_for_each_caller():
+    moved = copy.copy(scripts.error_of(MovedError("1234 ::1:7001")))
+    assert isinstance(moved, scripts.Moved)
+    assert (moved.slot, moved.host, moved.port) == (1234, "::1", 7001)
+    assert "MOVED 1234" in str(moved)

@@ -43,7 +43,8 @@ redis.call('ZREM', queues[1].active, '')
 local reply = { whole(now), '', 0 }
 for q, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
-  promote_due(k, now, promote)
+  -- who claims suspects wakes somebody for what else became ready
+  if promote_due(k, now, promote) > 0 and suspects == '1' then redis.call('ZADD', k.wake, 0, '1') end
   local ids = redis.call('LPOP', k.line, math.min(left, k.most)) or {}
   if #ids > 0 then
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))

@@ -1,6 +1,5 @@
 -- give_back: takes a lease away and says where its job went. A charged loss counts as a crash:
 -- the first returns to the head of ready, later ones wait 1, 2, 4 ... 60 s, the last is dead.
--- A count is `crashes ms`; one older than 72 h is forgotten.
 local function give_back(k, token, charge, now, crash_limit)
   local id = id_of(token)
   redis.call('ZREM', k.active, token)
@@ -10,8 +9,7 @@ local function give_back(k, token, charge, now, crash_limit)
     call_off(k, id, wish, now)
     return 'cancelled'
   end
-  local count, at = string.match(redis.call('HGET', k.crashes, id) or '', '^(%d+) (%d+)$')
-  count = count and now - at < 72 * 3600 * 1000 and tonumber(count) or 0
+  local count = count_of(redis.call('HGET', k.crashes, id), now)
   if charge then
     count = count + 1
     redis.call('HSET', k.crashes, id, count .. ' ' .. whole(now))
@@ -27,6 +25,6 @@ local function give_back(k, token, charge, now, crash_limit)
     redis.call('ZADD', k.scheduled, whole(now + wait), id)
     return 'scheduled'
   end
-  line_up(k, { id }, 'LPUSH')
+  line_up(k, { id }, 'LPUSH', now)
   return 'ready'
 end

@@ -2,18 +2,24 @@
 -- process, so it waits in `suspects` for a process of its own.
 local SUSPECT = 2
 
+-- count_of: the lost leases in `count ms`; a count to which nothing was added for 72 h is forgotten.
+local function count_of(text, now)
+  local count, at = string.match(text or '', '^(%d+) (%d+)$')
+  return count and now - at < 72 * 3600 * 1000 and tonumber(count) or 0
+end
+
 -- crashes_of: how many leases each of `ids` has lost; {} when no job of the queue has lost one.
-local function crashes_of(crashes, ids)
+local function crashes_of(crashes, ids, now)
   if #ids == 0 or redis.call('EXISTS', crashes) == 0 then return {} end
   local counts = redis.call('HMGET', crashes, unpack(ids))
-  for i = 1, #ids do counts[i] = tonumber(string.match(counts[i] or '0', '^%d+')) end
+  for i = 1, #ids do counts[i] = count_of(counts[i], now) end
   return counts
 end
 
 -- line_up: puts `ids`, oldest first, at the tail ('RPUSH') or the head ('LPUSH') of their lines.
-local function line_up(k, ids, side)
+local function line_up(k, ids, side, now)
   if #ids == 0 then return end
-  local counts, ready, suspects = crashes_of(k.crashes, ids), {}, {}
+  local counts, ready, suspects = crashes_of(k.crashes, ids, now), {}, {}
   for i, id in ipairs(ids) do
     -- what is pushed last stands first at the head
     local line = (counts[i] or 0) < SUSPECT and ready or suspects
@@ -28,7 +34,7 @@ local function promote_due(k, now, limit)
   local due = redis.call('ZRANGEBYSCORE', k.scheduled, '-inf', whole(now), 'LIMIT', 0, limit)
   if #due > 0 then
     redis.call('ZREM', k.scheduled, unpack(due))
-    line_up(k, due, 'RPUSH')
+    line_up(k, due, 'RPUSH', now)
   end
   return #due
 end

@@ -61,6 +61,6 @@ local function go_back(k, items, is_held, now)
       released[#released + 1] = item.id
     end
   end
-  line_up(k, released, 'LPUSH')
+  line_up(k, released, 'LPUSH', now)
   if #released > 0 then redis.call('ZADD', k.wake, 0, '1') end
 end
