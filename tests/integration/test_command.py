@@ -374,7 +374,7 @@ async def test_help_is_there(qcore: Command, words: str):
 
 async def test_worker_whose_redis_is_away_says_so_and_goes_on(tmp_path: Path):
     with fleet_on(tmp_path, f"redis://127.0.0.1:{free_port()}/0", "away") as fleet:
-        command = fleet.start(processes=1)
+        command = fleet.start(processes=1, shutdown_timeout=3.0)
         await command.ready(1)
         await eventually(lambda: command.events("broker.lost"), 10)
         assert command.process.poll() is None
