@@ -48,9 +48,9 @@ def queues(
     elif not rows:
         typer.echo("No queue has been used yet in this namespace.")
     else:
-        counts = ("ready", "scheduled", "active", "dead")
+        counts = ("ready", "suspects", "scheduled", "active", "dead")
         print_table(
-            ("QUEUE", "READY", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY"),
+            ("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY"),
             [(row["name"], *(row[c] for c in counts), _age(row["oldest_ready_s"])) for row in rows],
         )
 

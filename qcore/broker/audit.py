@@ -18,6 +18,7 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, fault, ok, span
 from qcore.broker.keys import QueueKeys
+from qcore.broker.wire import earliest_ms
 from qcore.config import WorkerConfig
 
 #: Members of one page, and payloads: of those a hundred may be 13 MB.
@@ -30,6 +31,8 @@ _NAMED = 5
 _WHILE_LEASED = (
     'return redis.call("ZSCORE", KEYS[1], ARGV[1]) and redis.call("ZREM", KEYS[2], ARGV[2])'
 )
+#: A job that has lost so many leases runs in a process of its own, after at most this pause.
+_SUSPECT, _PAUSE_MS = 2, 60_000
 _TOKEN = re.compile(rb"[0-9a-f]{16}:[0-9]+:(.+)", re.DOTALL)
 
 
@@ -41,11 +44,16 @@ class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     now_ms: int
+    #: With suspects.
     ready: int
+    #: Those of the ready that have lost two leases.
+    suspects: int = 0
+    #: No suspect runs, and none has lost a lease since then.
+    suspects_ms: int | None = None
     scheduled: int
     active: int
     dead: int
-    #: When the next ready job was enqueued.
+    #: When the next ready job or the next suspect was enqueued.
     enqueued_ms: int | None
     #: The earliest due time of a scheduled job.
     due_ms: int | None
@@ -58,7 +66,8 @@ class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
 async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading]:
     """Read the queues named.
 
-    Redis: depth.lua and three short reads per queue, one round trip.
+    Redis: depth.lua and three short reads per queue, one round trip; where suspects wait, pages
+    of at most 500 crash counts.
     """
     commands: list[scripts.Call | tuple[object, ...]] = []
     for name in names:
@@ -75,16 +84,18 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
     for name, meta, due, lease, depth in zip(
         names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
     ):
-        now, ready, scheduled, active, dead, stamp = depth
+        now, ready, suspects, scheduled, active, dead, *stamps = depth
         readings.append(
             QueueReading(
                 name=name,
                 now_ms=int(now),
-                ready=ready,
+                ready=ready + suspects,
+                suspects=suspects,
+                suspects_ms=await _idle_since(broker, broker.keys(name)) if suspects else None,
                 scheduled=scheduled,
                 active=active,
                 dead=dead,
-                enqueued_ms=int.from_bytes(stamp) if stamp else None,
+                enqueued_ms=earliest_ms(stamps),
                 due_ms=int(float(due[1])) if due else None,
                 lease_ends_ms=int(float(lease[1])) if lease else None,
                 last_sweep_ms=int(meta[0]) if meta[0] else None,
@@ -92,6 +103,20 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
             )
         )
     return readings
+
+
+async def _idle_since(broker: Broker, keys: QueueKeys) -> int | None:
+    """Return when a suspect last lost a lease, unix ms; None while one runs."""
+    last: int | None = None
+    async for page in _scan(broker, b"HSCAN", keys.names["crashes"], _PAGE):
+        losses = {id: lost.split() for id, lost in zip(page[::2], page[1::2], strict=True)}
+        suspects = {id: int(at) for id, (count, at) in losses.items() if int(count) >= _SUSPECT}
+        if suspects:
+            (tokens,) = await broker.ask([(b"HMGET", keys.names["running"], *suspects)])
+            if any(tokens):
+                return None
+            last = max(last or 0, *suspects.values())
+    return last
 
 
 def check_queue(reading: QueueReading, worker: WorkerConfig) -> list[Finding]:
@@ -117,7 +142,12 @@ def check_queue(reading: QueueReading, worker: WorkerConfig) -> list[Finding]:
     sweep = "never swept" if swept is None else f"swept {span((now - swept) / 1000)} ago"
     if late:
         remedy = f"Start a worker that serves it: qcore worker APP --queues {reading.name}."
-        if is_served:
+        if is_served and reading.suspects_ms:
+            remedy = (
+                f"Only qcore worker APP --queues {reading.name} starts the process of its own "
+                "that such a job needs: run one, or read its logs for processes that do not start."
+            )
+        elif is_served:
             remedy = "Read the logs of its workers for errors: they sweep, but not to the end."
         return [fault(check, f"{'; '.join(late)}; {sweep}", remedy)]
     counts = ", ".join(
@@ -136,6 +166,8 @@ def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterat
     # the oldest job of a queue that is served may be old: the queue is long
     if reading.ready and not is_served and (age := late(reading.enqueued_ms)):
         yield f"{reading.ready} ready, nobody has taken the next one for {age}"
+    elif is_served and (idle := reading.suspects_ms) and (age := late(idle + _PAUSE_MS)):
+        yield f"{reading.suspects} ready that lost two leases, none of them has run for {age}"
     if age := late(reading.due_ms):
         yield f"a scheduled job has been due for {age}"
     if (guard is None or guard <= now) and (age := late(reading.lease_ends_ms)):

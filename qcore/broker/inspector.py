@@ -9,6 +9,7 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.keys import queues_key
+from qcore.broker.wire import earliest_ms
 from qcore.config import KEEP_S
 from qcore.errors import CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
@@ -19,11 +20,15 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs a queue holds."""
 
     name: str
+    #: With suspects.
     ready: int
+    #: Those of the ready that have lost two leases: they wait for a process of their own.
+    suspects: int
     scheduled: int
     active: int
     dead: int
-    #: Seconds since the next job was enqueued; None when none is ready.
+    #: Seconds since the next ready job, or the next suspect if that is older, was enqueued; None
+    #: when none is ready.
     oldest_ready_s: float | None
 
 
@@ -214,13 +219,13 @@ class Inspector:
 
 
 def _stats(name: str, reply: list[Any]) -> QueueStats:
-    now, ready, scheduled, active, dead, stamp = reply
-    oldest_s = None
-    if stamp:
-        oldest_s = max(0, int(now) - int.from_bytes(stamp)) / 1000
+    now, ready, suspects, scheduled, active, dead, *stamps = reply
+    enqueued = earliest_ms(stamps)
+    oldest_s = None if enqueued is None else max(0, int(now) - enqueued) / 1000
     return QueueStats(
         name=name,
-        ready=ready,
+        ready=ready + suspects,
+        suspects=suspects,
         scheduled=scheduled,
         active=active,
         dead=dead,

@@ -215,3 +215,8 @@ def read_reclaimed(flat: list[bytes]) -> list[Reclaimed]:
     """Return what a reply of token, destination, token, ... says."""
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return [Reclaimed(token, to.decode()) for token, to in pairs]
+
+
+def earliest_ms(stamps: Sequence[bytes | None]) -> int | None:
+    """Return the earliest of the times in front of payloads, unix ms."""
+    return min((int.from_bytes(stamp) for stamp in stamps if stamp), default=None)

@@ -29,7 +29,8 @@ async def test_depth_tells_how_long_the_next_job_waits(broker):
     call = scripts.DEPTH.call(broker.keys(QUEUE), NOW)
     (reply,) = await broker.ask([call])
     assert int(reply[0]) == NOW
-    assert int.from_bytes(reply[5]) == NOW - 2500
+    assert int.from_bytes(reply[6]) == NOW - 2500
+    assert reply[7] is None
 
 
 async def test_depth_of_a_queue_without_ready_jobs_has_no_age(broker, inspector):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from qcore.broker.audit import read_queues
 from qcore.model.job import Released
 from tests.support.moves import (
     LEASE_MS,
@@ -151,11 +152,35 @@ async def test_suspects_that_do_not_fit_go_back_to_their_own_head(broker):
 async def test_suspects_count_as_ready(broker, inspector):
     await suspects(broker, "x", "y")
     (stats,) = await inspector.queues([QUEUE])
-    assert stats.ready == 2
+    assert (stats.ready, stats.suspects) == (2, 2)
     assert stats.oldest_ready_s is not None
     assert (await inspector.job(QUEUE, "x")).status == "ready"
     assert await inspector.clear(QUEUE) == 2
     assert set(await content(broker)) == {"done", "expiry"}
+
+
+@both
+async def test_suspects_that_wait_are_seen_behind_younger_ready_jobs(broker, inspector):
+    now = int((await ask(broker, b"TIME"))[0]) * 1000
+    await put(broker, "x", when="+1", now_ms=now - 600_000)
+    await crashed(broker, x=2)
+    await broker.promote(QUEUE, now_ms=now)
+    await put(broker, "a", now_ms=now)
+    (stats,) = await inspector.queues([QUEUE])
+    assert (stats.ready, stats.suspects) == (2, 1)
+    assert stats.oldest_ready_s >= 600
+
+
+@both
+async def test_doctor_reads_since_when_no_suspect_has_run(broker):
+    await suspects(broker, "x", "y", "z")
+    await crashed(broker, before=1)
+    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "y", f"3 {NOW + SECOND}")
+    (reading,) = await read_queues(broker, [QUEUE])
+    assert (reading.ready, reading.suspects, reading.suspects_ms) == (3, 3, NOW + SECOND)
+    await claim(broker, 1, suspects=True)
+    (reading,) = await read_queues(broker, [QUEUE])
+    assert (reading.ready, reading.suspects, reading.suspects_ms) == (2, 2, None)
 
 
 @both

@@ -55,13 +55,20 @@ async def test_queues_shows_depths(app: App, qcore: Command):
     await nothing.options(queue="other").enqueue()
     default, other = (await qcore("queues", "--json")).json
     assert default.pop("oldest_ready_s") >= 0
-    assert default == {"name": "default", "ready": 3, "scheduled": 1, "active": 0, "dead": 1}
+    assert default == {
+        "name": "default",
+        "ready": 3,
+        "suspects": 0,
+        "scheduled": 1,
+        "active": 0,
+        "dead": 1,
+    }
     assert (other["name"], other["ready"]) == ("other", 1)
     said = await qcore("queues", "other")
     assert said.out.splitlines()[0].split() == [
-        *("QUEUE", "READY", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST", "READY")
+        *("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST", "READY")
     ]
-    assert said.out.splitlines()[1].split()[:5] == ["other", "1", "0", "0", "0"]
+    assert said.out.splitlines()[1].split()[:6] == ["other", "1", "0", "0", "0", "0"]
     assert len(said.out.splitlines()) == 2
     assert died.queue == "default"
 
@@ -367,7 +374,7 @@ async def test_help_is_there(qcore: Command, words: str):
 
 async def test_worker_whose_redis_is_away_says_so_and_goes_on(tmp_path: Path):
     with fleet_on(tmp_path, f"redis://127.0.0.1:{free_port()}/0", "away") as fleet:
-        command = fleet.start(processes=1)
+        command = fleet.start(processes=1, shutdown_timeout=3.0)
         await command.ready(1)
         await eventually(lambda: command.events("broker.lost"), 10)
         assert command.process.poll() is None

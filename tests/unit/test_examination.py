@@ -196,6 +196,9 @@ LATE, SOON = NOW - 36_000, NOW - 34_000
         {"due_ms": NOW + 1000},
         {"lease_ends_ms": LATE, "guard_until_ms": NOW + 20_000},
         {"dead": 7},
+        # they run one after the other, and wait for up to a minute after a crash
+        {"ready": 9, "suspects": 9, "enqueued_ms": NOW - 3_600_000},
+        {"ready": 9, "suspects": 9, "suspects_ms": NOW - 94_000},
     ],
 )
 def test_queue_that_is_served_or_empty_is_well(readings):
@@ -207,6 +210,7 @@ def test_queue_that_is_served_or_empty_is_well(readings):
     [
         ({"ready": 3, "enqueued_ms": LATE, "last_sweep_ms": None}, "3 ready", "Start a worker"),
         ({"ready": 3, "enqueued_ms": LATE, "last_sweep_ms": LATE}, "swept 36.0 s ago", "Start a"),
+        ({"ready": 9, "suspects": 2, "suspects_ms": NOW - 96_000}, "2 ready that", "Only qcore"),
         ({"due_ms": LATE, "last_sweep_ms": LATE}, "has been due for 36.0 s", "Start a worker"),
         ({"due_ms": LATE}, "has been due for 36.0 s", "logs of its workers"),
         ({"lease_ends_ms": LATE, "last_sweep_ms": LATE}, "a lease ended 36.0 s ago", "--queues or"),
