@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -17,6 +18,18 @@ from qcore.errors import BrokerUnavailable, ConfigError
 #: A server that is asked who is master, and one that is said to be it, has so long to answer: one
 #: that hangs must not use up the time of the call that looks for the others.
 STEP_S = 1.0
+#: Options whose values the code relies on; those of a URL would count for more than its own.
+_SET_HERE = frozenset(
+    (
+        "protocol",
+        "retry",
+        "retry_on_error",
+        "retry_on_timeout",
+        "socket_timeout",
+        "decode_responses",
+        "encoding",
+    )
+)
 
 
 class Server:
@@ -30,6 +43,9 @@ class Server:
         # ten times when a reply is late, and (RESP3) not replace a connection that the server
         # closed while it was idle.
         try:
+            options = parse_qs(urlsplit(url).query, keep_blank_values=True)
+            for name in sorted(_SET_HERE & options.keys()):
+                raise ValueError(f"qcore sets {name} itself")
             self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                 url,
                 protocol=2,
