@@ -407,9 +407,13 @@ class Worker:
         for running in list(self._running.values()):
             # a thread, or a task that swallows its cancellation
             log.warning("job.abandoned", job=running.lease.id, task=running.task_name)
+            self.abandoned += 1
+            if running.exclusive:
+                # nobody else may have it while it runs: its lease is renewed to the last, and the
+                # supervisor takes it back, uncharged, when this process is gone
+                continue
             del self._running[running.lease.token]
             self._exchange.add(running.lease, Released())
-            self.abandoned += 1
         self._turn.set()
         await anyio.sleep(stop_at - loop.time())
         scope.cancel()
