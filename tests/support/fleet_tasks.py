@@ -94,7 +94,7 @@ async def swallow_cancellation(ctx: Context, n: int, seconds: float) -> None:
 
 @app.task(exclusive=True)
 async def swallow_alone(ctx: Context, n: int, seconds: float) -> None:
-    await swallow_cancellation(ctx, n, seconds)
+    await swallow_cancellation.function(ctx, n, seconds)
 
 
 # -- those that end badly ----------------------------------------------------------------------
