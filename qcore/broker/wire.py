@@ -19,6 +19,8 @@ class Turn:
     """What one settle-and-claim call brought."""
 
     leases: list[Lease] = field(default_factory=list[Lease])
+    #: Loop time from which on the leases were given: when the call that brought them was sent.
+    sent_at: float = 0.0
     #: Tokens among the settled that were no longer held.
     lost: set[bytes] = field(default_factory=set[bytes])
     #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.

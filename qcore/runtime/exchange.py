@@ -70,6 +70,8 @@ class Exchange:
         self._lost_claims: list[_LostClaim] = []
         #: Leases of lost claims, not handed out yet.
         self._found: list[Lease] = []
+        #: Loop time at which they were first asked for; they may be handed out much later.
+        self._found_at = 0.0
         self._away: dict[str, _Away] = {}
         #: Outcomes that Redis has accepted.
         self.settled = 0
@@ -112,6 +114,7 @@ class Exchange:
         Raises:
             BrokerError: nothing is known of this call; the next one makes up for it.
         """
+        sent_at = asyncio.get_running_loop().time()
         await self._recover()
         turn = Turn()
         resting = self._resting()
@@ -123,6 +126,8 @@ class Exchange:
             self._ended = [item for item in self._ended if item[0].queue in resting]
             turn = await self._send(sending, claim)
         turn.postponed = postponed
+        # a turn brings what was found or what was claimed, never both
+        turn.sent_at = self._found_at if self._found else sent_at
         turn.leases += self._fitting(room)
         return turn
 
@@ -236,7 +241,7 @@ class Exchange:
         """Find what lost claims took: at once, and once more a second later."""
         loop = asyncio.get_running_loop()
         for claim in self._due_claims(self._resting()):
-            lease_ms = round(self._config.lease_s * 1000)
+            lease_ms, sent_at = round(self._config.lease_s * 1000), loop.time()
             try:
                 leases = await self._broker.recover(claim.queues, claim.prefix, lease_ms)
             except BrokerError as e:
@@ -248,6 +253,8 @@ class Exchange:
             new = [lease for lease in leases if lease.token not in (claim.found or ())]
             for lease in new:
                 log.info("job.recovered", job=lease.id, queue=lease.queue)
+            if new and not self._found:
+                self._found_at = sent_at
             self._found += new
             if claim.found is None:
                 found = frozenset(lease.token for lease in new)

@@ -223,7 +223,7 @@ class Worker:
                     self._listening.set()
                 await self._turn.wait()
                 continue
-            self._more, sent_at = False, asyncio.get_running_loop().time()
+            self._more = False
             try:
                 turn = await self._exchange.take(room)
             except BrokerError as e:
@@ -233,7 +233,7 @@ class Worker:
             else:
                 backoff.reset()
                 self._mark_back()
-                self._accept(turn, sent_at)
+                self._accept(turn)
                 # what a lost claim had taken came first: the claim is yet to be made
                 self._more = self._more or turn.postponed
 
@@ -254,10 +254,10 @@ class Worker:
             with anyio.move_on_after(limit_s):
                 await self._stop.wait()
 
-    def _accept(self, turn: Turn, sent_at: float) -> None:
+    def _accept(self, turn: Turn) -> None:
         for lease in turn.leases:
             self._start(lease)
-        self._trust(turn.leases, sent_at)
+        self._trust(turn.leases, turn.sent_at)
         if not turn.claimed:
             return
         self._see_suspects(turn.suspects)
@@ -414,9 +414,13 @@ class Worker:
         for running in list(self._running.values()):
             # a thread, or a task that swallows its cancellation
             log.warning("job.abandoned", job=running.lease.id, task=running.task_name)
+            self.abandoned += 1
+            if running.exclusive:
+                # nobody else may have it while it runs: its lease is renewed to the last, and the
+                # supervisor takes it back, uncharged, when this process is gone
+                continue
             del self._running[running.lease.token]
             self._exchange.add(running.lease, Released())
-            self.abandoned += 1
         self._turn.set()
         await anyio.sleep(stop_at - loop.time())
         scope.cancel()

@@ -27,7 +27,7 @@ from tests.support import process_tasks
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-from tests.support.workers import dead, working
+from tests.support.workers import dead, record_of, working
 
 SOON = Retry(max_attempts=3, backoff=0.01, jitter=0)
 
@@ -270,6 +270,37 @@ async def test_job_that_is_not_exclusive_runs_on_while_redis_is_away(proxy: Prox
             go.set()
             proxy.open.set()
             assert await job.result(timeout=20) == "done"
+
+
+async def test_exclusive_job_that_outlasts_its_worker_is_nobody_elses_while_it_runs(app: App):
+    began, end = asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
+
+    @app.task(exclusive=True)
+    async def work() -> None:
+        began.set()
+        while not end.is_set():
+            try:
+                await end.wait()
+            except asyncio.CancelledError:
+                continue
+        ended.append("ended")
+
+    owner = new_owner()
+    try:
+        async with working(app, owner=owner, shutdown_timeout_s=2) as worker:
+            job = await work.enqueue()
+            await began.wait()
+            worker.stop_now()
+            await eventually(lambda: worker.abandoned == 1)
+        assert await job.status() is JobStatus.ACTIVE
+        # as its supervisor does when the process is gone
+        taken = await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=10)
+        assert [item.to for item in taken] == ["ready"]
+        assert (await record_of(app, job)).crashes == 0
+    finally:
+        end.set()
+    await eventually(lambda: ended)
 
 
 def test_exclusive_thread_is_refused(app: App):

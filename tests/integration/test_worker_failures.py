@@ -12,7 +12,6 @@ from qcore import App, Context, GiveUp, JobStatus, Retry, RetryLater
 from qcore.broker.identity import new_id
 from qcore.model.job import ERROR_TEXT_LIMIT, Job
 from qcore.runtime import execution
-from tests.support.waiting import eventually
 from tests.support.workers import dead, reached, working
 
 SOON = Retry(max_attempts=3, backoff=[0.05, 0.2], jitter=0)
@@ -184,22 +183,6 @@ async def test_thread_that_hangs_after_its_timeout_keeps_its_place(app: App):
     finally:
         end.set()
     assert most == 1
-
-
-async def test_run_that_times_out_before_its_thread_begins_leaves_no_place_taken(app: App):
-    """Many runs, whose timeouts come at about the time at which their threads begin."""
-
-    @app.task(timeout=0.1, retry=Retry(max_attempts=1))
-    def brief(n: int) -> None:
-        time.sleep(n % 4 * 0.05)
-
-    async with working(app, threads=4) as worker:
-        for n in range(40):
-            await brief.enqueue(n)
-        await eventually(lambda: worker.beat().done == 40, 30)
-        threads = worker._threads
-        await eventually(lambda: threads._places.borrowed_tokens == 0)
-        assert threads.hanging == 0
 
 
 async def test_timeout_counts_from_the_start_and_not_from_the_claim(app: App):

@@ -92,6 +92,11 @@ async def swallow_cancellation(ctx: Context, n: int, seconds: float) -> None:
                 continue
 
 
+@app.task(exclusive=True)
+async def swallow_alone(ctx: Context, n: int, seconds: float) -> None:
+    await swallow_cancellation.function(ctx, n, seconds)
+
+
 # -- those that end badly ----------------------------------------------------------------------
 
 HUGE = "x" * 10_000_000
