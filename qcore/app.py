@@ -237,7 +237,9 @@ class App:
         return broker_config(self._url, self._namespace)
 
     async def open(self) -> None:
-        """Make the app ready to enqueue; may be called again.
+        """Make the app ready to enqueue.
+
+        May be called again, also by `async with` inside another one; the last `close` counts.
 
         Every event loop gets connections of its own, and so does a forked process. Loops that
         do not open an app that is open elsewhere may use it as well: their connections are
@@ -252,7 +254,11 @@ class App:
         await self._brokers.open()
 
     async def close(self) -> None:
-        """Deliver what is on its way, and close every connection of this event loop."""
+        """Deliver what is on its way, and close every connection of this event loop.
+
+        Nothing happens while this loop has opened the app more often than it has closed it.
+        Cancelling drops what is on its way; it may have been enqueued.
+        """
         await self._brokers.close()
 
     async def __aenter__(self) -> "App":

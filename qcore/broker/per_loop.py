@@ -21,8 +21,8 @@ class _Held:
     #: Its end closes the broker. A loop ends the generators that began in it as its last act, so
     #: a broker that nobody closes is closed in its own loop all the same.
     guard: AsyncGenerator[None, None]
-    #: What stands in `Brokers._opened` if this loop opened the app.
-    mark: object
+    #: How often this loop has opened the app and not closed it since.
+    opens: int = 0
 
 
 class Brokers:
@@ -35,7 +35,8 @@ class Brokers:
     def __init__(self, config: Callable[[], BrokerConfig]) -> None:
         self._config = config
         self._held: dict[asyncio.AbstractEventLoop, _Held] = {}
-        self._opened: set[object] = set()
+        #: The process that this one was forked from had the app open.
+        self._inherited_open = False
         _all.add(self)
         # it holds what is open, so that connections are closed, not collected in another thread
         weakref.finalize(self, _close_all, self._held).atexit = False
@@ -54,41 +55,52 @@ class Brokers:
             ) from None
         held = self._held.get(loop)
         if held is None:
-            if not self._opened and not blocking.is_own(loop):
+            if not self._is_open() and not blocking.is_own(loop):
                 raise ConfigError(
                     "the app is not open: use `async with app:`, or `await app.open()`"
                 )
             held = self._make(loop)
         return held.broker
 
+    def _is_open(self) -> bool:
+        return self._inherited_open or any(held.opens for held in self._held.values())
+
     async def open(self) -> None:
-        """Open the broker of the running loop; may be called again.
+        """Open the broker of the running loop; each call needs a `close` of its own.
 
         Raises:
             ConfigError, BrokerUnavailable: see `Broker.open`.
         """
         loop = asyncio.get_running_loop()
         held = self._held.get(loop) or self._make(loop)
+        held.opens += 1
         try:
             await held.broker.open()
         except BaseException:
             await self.close()
             raise
-        self._opened.add(held.mark)
+        self._forget_ended(lambda _: True)  # from now on this loop says whether the app is open
 
     async def close(self) -> None:
-        """Close the broker of the running loop, if there is one."""
-        held = self._held.pop(asyncio.get_running_loop(), None)
-        if held is not None:
-            self._opened.discard(held.mark)
+        """Close the broker of the running loop, if there is one and this is the last close."""
+        loop = asyncio.get_running_loop()
+        held = self._held.get(loop)
+        if held is None:
+            return
+        held.opens -= 1
+        if held.opens <= 0:
+            del self._held[loop]
             await held.guard.aclose()
 
+    def _forget_ended(self, which: Callable[[_Held], bool]) -> None:
+        for loop, held in list(self._held.items()):
+            if loop.is_closed() and which(held):
+                self._held.pop(loop, None)
+
     def _make(self, loop: asyncio.AbstractEventLoop) -> _Held:
-        for other in list(self._held):
-            if other.is_closed():
-                self._held.pop(other, None)
+        self._forget_ended(lambda held: not held.opens)  # an app that was left open stays open
         broker = Broker(self._config())
-        held = self._held[loop] = _Held(broker, _guard(broker), object())
+        held = self._held[loop] = _Held(broker, _guard(broker))
         with suppress(StopIteration):  # runs to its yield, so that the loop knows of it
             held.guard.__anext__().send(None)
         return held
@@ -97,6 +109,7 @@ class Brokers:
         """Begin anew in a forked child."""
         # Kept for ever: to close a connection would take it out of the poll set that the child
         # shares with its parent, and end a TLS session that the parent is using.
+        self._inherited_open = self._is_open()
         _inherited.append(dict(self._held))
         self._held.clear()
 

@@ -1,9 +1,11 @@
 """Where a connection may lead: one server, the embedded server, the master that Sentinels name."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -17,6 +19,18 @@ from qcore.errors import BrokerUnavailable, ConfigError
 #: A server that is asked who is master, and one that is said to be it, has so long to answer: one
 #: that hangs must not use up the time of the call that looks for the others.
 STEP_S = 1.0
+#: Options whose values the code relies on; those of a URL would count for more than its own.
+_SET_HERE = frozenset(
+    (
+        "protocol",
+        "retry",
+        "retry_on_error",
+        "retry_on_timeout",
+        "socket_timeout",
+        "decode_responses",
+        "encoding",
+    )
+)
 
 
 class Server:
@@ -30,6 +44,9 @@ class Server:
         # ten times when a reply is late, and (RESP3) not replace a connection that the server
         # closed while it was idle.
         try:
+            options = parse_qs(urlsplit(url).query, keep_blank_values=True)
+            for name in sorted(_SET_HERE & options.keys()):
+                raise ValueError(f"qcore sets {name} itself")
             self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                 url,
                 protocol=2,
@@ -164,8 +181,8 @@ def _leave_again(joining: "asyncio.Task[EmbeddedServer]") -> None:
 class Sentinels:
     """The master of a service; its Sentinels are asked who that is at each connect.
 
-    All are asked at once and the first master that says so itself is taken: a Sentinel that was
-    away may name an old one, which is a replica, dead or hanging by now.
+    All are asked at once and most are believed, if the server says itself that it is a master: a
+    Sentinel that was away, or is cut off, names an old one.
     """
 
     fails_over = True
@@ -196,32 +213,44 @@ class Sentinels:
             BrokerUnavailable: no Sentinel names a server that says that it is the master.
             AuthenticationError: the master, or every Sentinel, refuses user or password.
         """
+        votes, failures = await self._votes()
+        for address, count in votes.most_common():
+            if count < max(votes.values()):
+                break
+            try:
+                return await self._master_at(address)
+            except (RedisError, OSError) as e:
+                failures.append(e)
+        raise self._nobody(failures)
+
+    async def _votes(self) -> tuple[Counter[Address], list[Exception]]:
+        """Ask all Sentinels, until most name the same master; return also what failed."""
         asking = [asyncio.create_task(self._named_by(s)) for s in self._sentinels]
-        tried: set[Address] = set()
+        votes: Counter[Address] = Counter()
         failures: list[Exception] = []
         try:
             for answer in asyncio.as_completed(asking):
                 try:
                     address = await answer
-                    if address is not None and address not in tried:
-                        tried.add(address)
-                        return await self._master_at(address)
                 except (RedisError, OSError) as e:
                     failures.append(e)
+                    continue
+                if address is not None:
+                    votes[address] += 1
+                    if 2 * votes[address] > len(asking):
+                        break
         finally:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-        raise self._nobody(failures)
+        return votes, failures
 
     async def has_successor(self, connection: AbstractConnection) -> bool:
         """Say whether most Sentinels name another master than the one connected to."""
-        answers = await asyncio.gather(
-            *map(self._named_by, self._sentinels), return_exceptions=True
-        )
+        votes, _ = await self._votes()
         here = Address(getattr(connection, "host", ""), getattr(connection, "port", 0))
-        others = [a for a in answers if isinstance(a, Address) and a != here]
-        return 2 * len(others) > len(self._sentinels)
+        del votes[here]
+        return 2 * votes.total() > len(self._sentinels)
 
     def _nobody(self, failures: list[Exception]) -> Exception:
         for failure in failures:

@@ -64,7 +64,7 @@ async def test_cancel_of_a_ready_job_is_logged_with_its_task(app: App):
         async with working(app) as worker:
             await eventually(lambda: worker.beat().done == 1)
     (line,) = [line for line in lines if line["event"] == "job.cancelled"]
-    assert (line["task"], line["reason"]) == ("pay", "it was cancelled before it ran")
+    assert (line["task"], line["reason"]) == ("pay", "on request")
 
 
 async def test_cancel_of_a_running_coroutine_raises_in_it(app: App):
@@ -127,7 +127,7 @@ async def test_cancelled_coroutine_that_goes_on_ends_at_its_timeout(app: App):
         job = await work.enqueue()
         await eventually(lambda: seen)
         assert await job.cancel()
-        with pytest.raises(JobCancelled, match="it was cancelled while it ran"):
+        with pytest.raises(JobCancelled, match="on request, while it ran"):
             await job.result(timeout=10)
     assert seen == ["began", "cancelled"] * 2
 

@@ -108,12 +108,43 @@ async def test_app_that_is_not_open_says_so(redis_url: str, namespace: str):
     with pytest.raises(ConfigError, match="the app is not open"):
         await task.enqueue()
     async with app:
-        await app.open()
-        await task.enqueue()
+        async with app:
+            await task.enqueue()
+        await task.enqueue()  # the outer one goes on
     with pytest.raises(ConfigError, match="the app is not open"):
         await task.enqueue()
     with pytest.raises(ConfigError, match="the app is not open"):
         await asyncio.to_thread(asyncio.run, task.enqueue())  # pyright: ignore[reportArgumentType]
+
+
+async def test_open_that_fails_does_not_close_the_app_of_another(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    app = App(redis_url, namespace=namespace)
+    task = app.task(_nothing)
+
+    async def fail(_: Broker) -> None:
+        raise ConfigError("no")
+
+    async with app:
+        with monkeypatch.context() as m:
+            m.setattr(Broker, "open", fail)
+            with pytest.raises(ConfigError, match="no"):
+                await app.open()
+        await task.enqueue()
+
+
+async def test_app_that_a_loop_left_open_is_closed_by_the_next_that_opens_and_closes_it(
+    redis_url: str, namespace: str
+):
+    app = App(redis_url, namespace=namespace)
+    task = app.task(_nothing)
+    await asyncio.to_thread(asyncio.run, app.open())  # pyright: ignore[reportArgumentType]
+    await task.enqueue()
+    async with app:
+        await task.enqueue()
+    with pytest.raises(ConfigError, match="the app is not open"):
+        await task.enqueue()
 
 
 def test_broker_without_a_loop_says_so(redis_url: str):

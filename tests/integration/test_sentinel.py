@@ -5,6 +5,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from qcore import App, ArgumentError, BrokerUnavailable, NotConfirmed
 from qcore.broker import scripts
 from qcore.model.job import Job
+from tests.support.proxy import Proxy
 from tests.support.servers import Server, free_port
 from tests.support.topologies import SERVICE, SentinelSet
 from tests.support.workers import working
@@ -85,28 +87,50 @@ async def test_sentinels_that_are_away_are_named_without_the_password():
         assert "hunter2" not in str(e.value)
 
 
+@asynccontextmanager
+async def sentinel_that_names(server: Server) -> AsyncIterator[int]:
+    """Stands for a Sentinel with old news, which answers first; gives its port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            port = str(server.port).encode()
+            named = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port)
+            commands = data.count(b"*") - data.count(b"SENTINEL")
+            writer.write(b"+OK\r\n" * commands + named * data.count(b"SENTINEL"))
+        writer.close()
+
+    liar = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with liar:
+        yield liar.sockets[0].getsockname()[1]
+
+
+async def test_old_master_that_fewer_sentinels_name_is_not_believed(
+    sentinels: SentinelSet, namespace: str, own_server: Server
+):
+    """It says itself that it is the master, but most Sentinels have replaced it."""
+    async with (
+        sentinel_that_names(own_server) as port,
+        Proxy(sentinels.sentinels[0].port) as one,
+        Proxy(sentinels.sentinels[1].port) as two,
+    ):
+        one.delay_s = two.delay_s = 0.1
+        hosts = f"127.0.0.1:{port},127.0.0.1:{one.port},127.0.0.1:{two.port}"
+        async with App(f"redis+sentinel://{hosts}/{SERVICE}", namespace=namespace) as app:
+            await app.broker.register(["default"])
+    assert own_server.ask("DBSIZE") == 0
+
+
 async def test_replica_that_a_sentinel_takes_for_the_master_is_not_believed(tmp_path: Path):
     """A Sentinel with old news; the one with the right ones may answer later."""
     with Server(tmp_path / "master") as master:
         replica = Server(tmp_path / "replica", {"replicaof": f"127.0.0.1 {master.port}"})
         with replica:
-
-            async def name_replica(
-                reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-            ) -> None:
-                while data := await reader.read(4096):
-                    port = str(replica.port).encode()
-                    named = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port)
-                    commands = data.count(b"*") - data.count(b"SENTINEL")
-                    writer.write(b"+OK\r\n" * commands + named * data.count(b"SENTINEL"))
-                writer.close()
-
-            liar = await asyncio.start_server(name_replica, "127.0.0.1", 0)
-            async with liar:
-                port = liar.sockets[0].getsockname()[1]
-                async with App(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}") as app:
-                    with pytest.raises(BrokerUnavailable, match="is no master, it is a slave"):
-                        await app.inspector.queues()
+            async with (
+                sentinel_that_names(replica) as port,
+                App(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}") as app,
+            ):
+                with pytest.raises(BrokerUnavailable, match="is no master, it is a slave"):
+                    await app.inspector.queues()
 
 
 # -- confirmed enqueues ------------------------------------------------------------------------
