@@ -1,7 +1,6 @@
 """Results that are awaited: by many, and whatever happens to the way to Redis meanwhile."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,10 +12,8 @@ from qcore import (
     BrokerRefused,
     BrokerUnavailable,
     ConfigError,
-    JobCancelled,
     JobFailed,
     JobHandle,
-    JobNotFound,
     JobStatus,
     ResultExpired,
     Task,
@@ -26,7 +23,6 @@ from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
 from qcore.broker.subscription import Subscription
 from qcore.config import BrokerConfig
-from qcore.handle import Accepted
 from qcore.model.codec import TRACE_BYTES, encode
 from qcore.model.job import Acked, Buried, JobOutcome, Lease
 from tests.support.moves import claim, failed_state, settle
@@ -415,46 +411,6 @@ async def test_handle_of_an_expired_result_says_how_long_it_was_kept(
         await app.job(job.ref).result()
     assert await job.status() is JobStatus.COMPLETED
     assert await app.job(job.ref).status() is JobStatus.COMPLETED
-
-
-async def test_handle_of_a_cancelled_job_says_so_when_the_reason_is_gone(
-    own_server: Server, app: App, one
-):
-    job = await one.options(delay=60).enqueue()
-    assert await job.cancel()
-    own_server.ask("ZADD", "{qcore:default}:expiry", 1, job.id)
-    assert await app.broker.prune("default") == (1, 0)
-    for handle in (job, app.job(job.ref)):
-        assert await handle.status() is JobStatus.CANCELLED
-        with pytest.raises(JobCancelled, match=f"{job.ref} was cancelled: .* no longer kept"):
-            await handle.result()
-
-
-async def test_handle_of_a_job_without_trace_knows_what_that_means(app: App, one):
-    now = time.monotonic()
-
-    def handle(accepted: Accepted | None) -> JobHandle[Any]:
-        return one.handle("default", "gone", accepted=accepted)
-
-    assert await handle(Accepted(60, now + 60)).result() is None
-    with pytest.raises(ResultExpired, match="kept for 60 s"):
-        await handle(Accepted(60, now - 1)).result()
-    with pytest.raises(ResultExpired, match="keep=0"):
-        await handle(Accepted(0, now + 60)).result()
-    for stranger in (handle(None), app.job("default/gone")):
-        with pytest.raises(JobNotFound, match="there is no job default/gone"):
-            await stranger.result()
-
-
-@pytest.mark.parametrize(
-    ("options", "keep_s", "wait_s"),
-    [({}, 86400, 0), ({"keep": 60}, 60, 0), ({"keep": 0}, 0, 0), ({"delay": 100}, 86400, 100)],
-)
-async def test_producer_knows_until_when_a_result_is_kept(one, options, keep_s, wait_s):
-    before = time.monotonic()
-    accepted = (await one.options(**options).enqueue())._accepted
-    assert accepted.keep_s == keep_s
-    assert before <= accepted.until - keep_s - wait_s <= time.monotonic()
 
 
 async def test_job_that_was_seen_alive_and_kept_nothing_returned_none(

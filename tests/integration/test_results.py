@@ -1,13 +1,25 @@
 """What is kept of a job that has ended."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from qcore import App, JobCancelled, JobFailed, JobNotFound, JobStatus, Retry
+from qcore import (
+    App,
+    JobCancelled,
+    JobFailed,
+    JobHandle,
+    JobNotFound,
+    JobStatus,
+    ResultExpired,
+    Retry,
+    Task,
+)
+from qcore.handle import Accepted
 from tests.support.waiting import eventually
 from tests.support.workers import dead, working
 
@@ -158,3 +170,55 @@ async def test_result_above_the_limit_is_a_failure_of_the_job(app: App):
     async with working(app):
         record = await dead(app, await large.enqueue())
     assert record.errors[0].kind == "PayloadTooLarge"
+
+
+# -- what is no longer kept ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one(app: App) -> Task[[], int]:
+    @app.task(name="one")
+    async def one() -> int:
+        return 1
+
+    return one
+
+
+async def test_handle_of_a_cancelled_job_says_so_when_the_reason_is_gone(
+    app: App, one: Task[[], int]
+):
+    job = await one.options(delay=60).enqueue()
+    assert await job.cancel()
+    await app.broker.ask([(b"ZADD", app.broker.keys("default").names["expiry"], 1, job.id)])
+    assert await app.broker.prune("default") == (1, 0)
+    for handle in (job, app.job(job.ref)):
+        assert await handle.status() is JobStatus.CANCELLED
+        with pytest.raises(JobCancelled, match=f"{job.ref} was cancelled: .* no longer kept"):
+            await handle.result()
+
+
+async def test_handle_of_a_job_without_trace_knows_what_that_means(app: App, one):
+    now = time.monotonic()
+
+    def handle(accepted: Accepted | None) -> JobHandle[Any]:
+        return one.handle("default", "gone", accepted=accepted)
+
+    assert await handle(Accepted(60, now + 60)).result() is None
+    with pytest.raises(ResultExpired, match="kept for 60 s"):
+        await handle(Accepted(60, now - 1)).result()
+    with pytest.raises(ResultExpired, match="keep=0"):
+        await handle(Accepted(0, now + 60)).result()
+    for stranger in (handle(None), app.job("default/gone")):
+        with pytest.raises(JobNotFound, match="there is no job default/gone"):
+            await stranger.result()
+
+
+@pytest.mark.parametrize(
+    ("options", "keep_s", "wait_s"),
+    [({}, 86400, 0), ({"keep": 60}, 60, 0), ({"keep": 0}, 0, 0), ({"delay": 100}, 86400, 100)],
+)
+async def test_producer_knows_until_when_a_result_is_kept(one, options, keep_s, wait_s):
+    before = time.monotonic()
+    accepted = (await one.options(**options).enqueue())._accepted
+    assert accepted.keep_s == keep_s
+    assert before <= accepted.until - keep_s - wait_s <= time.monotonic()

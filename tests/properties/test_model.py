@@ -23,7 +23,7 @@ from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settl
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 from tests.support.content import forget_namespace
-from tests.support.machine import QUEUES, Agreeing, plain, teach
+from tests.support.machine import QUEUES, Agreeing, pairs, plain, teach, words_of
 from tests.support.model import HOUR_MS, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
 
@@ -249,7 +249,7 @@ class House(Agreeing):
             x.id for x, outcome in chunk if isinstance(outcome, Acked) and x.token in accepted
         }
         # within one call each kind of outcome keeps the order in which it was given
-        ended = [(x.token.decode(), _words(outcome)) for x, outcome in chunk]
+        ended = [(x.token.decode(), words_of(outcome)) for x, outcome in chunk]
         retries_first = sorted(ended, key=lambda item: item[1][0] == "release")
         expected = self.models[queue].settle(self.now, retries_first)
         self.agree({token.decode() for token in lost}, set(expected))
@@ -290,7 +290,7 @@ class House(Agreeing):
             rules = (LEASE_MS, STALE_MS, GUARD_MS, CRASH_LIMIT, limit)
             reply = self.ask(scripts.RECLAIM, queue, self.now, *rules)
             expected = self.models[queue].reclaim(self.now, *rules)
-            self.agree(_pairs(reply), expected, crashed=True)
+            self.agree(pairs(reply), expected, crashed=True)
             self.now += GUARD_MS * lasts
 
     @rule(queue=queues)
@@ -308,7 +308,7 @@ class House(Agreeing):
         words = (self.now, owner, int(charge), CRASH_LIMIT, 0)
         cursor, *reply = self.ask(scripts.RECLAIM_OWNER, queue, *words)
         expected = self.models[queue].reclaim_owner(self.now, owner, charge, CRASH_LIMIT)
-        self.agree((cursor, _pairs(reply)), (b"0", expected), crashed=charge)
+        self.agree((cursor, pairs(reply)), (b"0", expected), crashed=charge)
 
     @rule(queue=queues, limit=few)
     def prune(self, queue: str, limit: int) -> None:
@@ -401,25 +401,6 @@ class House(Agreeing):
             self.now += TRACE_MS + SILENT_MS + KEEP_MS
             self.prune(queue, limit=1000)
         assert set(self.found[queue]) <= {"wake", "meta"}
-
-
-def _words(outcome: Outcome) -> tuple[Any, ...]:
-    match outcome:
-        case Acked(outcome=None):
-            return ("ack",)
-        case Acked(outcome=kept, keep_ms=ms):
-            return ("keep", (kept or b"").decode(), ms)
-        case Retried(delay_ms=ms, state=state):
-            return ("retry", state.decode(), ms)
-        case Buried(state=state):
-            return ("bury", state.decode())
-        case Released():
-            return ("release",)
-
-
-def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:
-    words = [word.decode() for word in flat]
-    return list(zip(words[::2], words[1::2], strict=True))
 
 
 async def forget_keys(broker: Broker) -> None:

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.scripts import Script
-from qcore.model.job import Lease
+from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 from tests.support.content import reads, shown
 from tests.support.model import Model, id_of
 
@@ -21,6 +21,8 @@ class Agreeing(RuleBasedStateMachine):
 
     loop: asyncio.Runner
     broker: Broker
+    #: The time that every script is told, unix ms.
+    now: int
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +92,27 @@ def plain(leases: Sequence[Lease]) -> list[tuple[object, ...]]:
         (x.queue, x.token.decode(), x.envelope, x.state, x.crashes, x.fence, x.wished)
         for x in leases
     ]
+
+
+def words_of(outcome: Outcome) -> tuple[Any, ...]:
+    """Return an outcome as the model takes it."""
+    match outcome:
+        case Acked(outcome=None):
+            return ("ack",)
+        case Acked(outcome=kept, keep_ms=ms):
+            return ("keep", (kept or b"").decode(), ms)
+        case Retried(delay_ms=ms, state=state):
+            return ("retry", state.decode(), ms)
+        case Buried(state=state):
+            return ("bury", state.decode())
+        case Released():
+            return ("release",)
+
+
+def pairs(flat: list[bytes]) -> list[tuple[str, str]]:
+    """Return what a script replied in pairs, as text."""
+    words = [word.decode() for word in flat]
+    return list(zip(words[::2], words[1::2], strict=True))
 
 
 async def teach(broker: Broker) -> None:
