@@ -24,6 +24,8 @@ class Accepted(NamedTuple):
     keep_s: float
     #: Until then no result can have expired; `time.monotonic`.
     until: float
+    #: Whatever it returns is kept, None too, as an explicit `keep` asks.
+    keeps_all: bool = False
 
 
 class JobHandle(Generic[R]):
@@ -113,7 +115,10 @@ class JobHandle(Generic[R]):
             JobFailed: it is dead; the message is the reason and the trace of its last error.
             JobCancelled: it was cancelled, or it expired; the message says why.
             ResultExpired: it has completed, and its result was not kept or no longer is.
-            JobNotFound: there is no trace of it, and this handle did not enqueue it.
+            JobNotFound: there is no trace of it, and this handle did not enqueue it; or it did,
+                with an explicit `keep` whose time is not over: Redis lost the job, or it was
+                purged or cleared. With the default `keep` such a job looks like one that
+                returned None.
             BrokerUnavailable: Redis could not be asked at first, for as long as an enqueue tries.
             CodecError: the kept result does not fit the task's annotation.
 
@@ -140,6 +145,11 @@ class JobHandle(Generic[R]):
             raise JobNotFound(
                 f"there is no job {self.ref}: the id or the queue is wrong, or it ended and its "
                 "outcome is no longer kept"
+            )
+        if self._accepted.keeps_all and time.monotonic() <= self._accepted.until:
+            raise JobNotFound(
+                f"there is no job {self.ref}, and its outcome would still be kept: Redis lost it, "
+                "or it was purged or cleared"
             )
 
     def _result_of(self, record: JobRecord | None) -> Any:

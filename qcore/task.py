@@ -120,7 +120,9 @@ class Dispatch(Generic[P, R]):
         wait_s = (job.delay_ms or 0) / 1000
         if job.eta_ms is not None:
             wait_s = max(0, job.eta_ms / 1000 - datetime.now(UTC).timestamp())
-        return Accepted(keep_s, time.monotonic() + wait_s + keep_s)
+        explicit = self._options.keep_ms >= 0 or self._task.settings.keep_s is not None
+        until = time.monotonic() + wait_s + keep_s
+        return Accepted(keep_s, until, keeps_all=explicit and keep_s > 0)
 
     async def enqueue_many(
         self,

@@ -34,6 +34,7 @@ from qcore.broker.wire import (
     Turn,
     by_queue,
     chunks,
+    part_of,
     read_leases,
     read_reclaimed,
     settle_items,
@@ -122,15 +123,22 @@ class Broker:
         await self._endpoint.open()
 
     async def close(self) -> None:
-        """Deliver what waits in the coalescer, close connections, leave the embedded server."""
-        await self._waiting.close()
-        for coalescer in self._coalescers.values():
-            await coalescer.close()
-        await self._bells.close()
-        producing = [coalescer.line for coalescer in self._coalescers.values()]
-        for line in (self._turns, self._bell, self._renewing, self._upkeep, *producing):
-            await line.close()
-        await self._endpoint.close()
+        """Deliver what waits, or if cancelled drop it; close connections; leave the server."""
+        senders = list(self._coalescers.values())
+        lines = [self._turns, self._bell, self._renewing, self._upkeep, *(s.line for s in senders)]
+        try:
+            await self._waiting.close()
+            for sender in senders:
+                await sender.close()
+            for line in lines:
+                await line.close()
+        finally:
+            await self._bells.close()
+            for sender in senders:
+                sender.abandon()
+            for line in lines:
+                await line.drop()
+            await self._endpoint.close()
 
     # -- producers ------------------------------------------------------------------------------
 
@@ -198,8 +206,7 @@ class Broker:
         """
         now = _now(now_ms)
         settles = self._settle_calls(ended, now)
-        groups = self.groups(claim.queues) if claim is not None else []
-        claims = [_part(claim, group) for group in groups] if claim is not None else []
+        claims = [part_of(claim, q) for q in self.groups(claim.queues)] if claim is not None else []
         first = claims.pop(0) if claims else None
         calls = [call for _, call in settles]
         if first is not None:
@@ -437,12 +444,6 @@ async def _answers(
         if isinstance(reply, BrokerError):
             raise reply
     return replies
-
-
-def _part(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
-    """Return the claim for some of its queues."""
-    most = dict(zip(claim.queues, claim.limits, strict=True)) if claim.limits else {}
-    return replace(claim, queues=queues, limits=[most[q] for q in queues] if most else ())
 
 
 def _now(now_ms: int | None) -> object:

@@ -319,8 +319,13 @@ class ClusterLine:
 
     async def close(self) -> None:
         """Close all connections after the calls in flight."""
-        for line in self._lines.values():
+        for line in list(self._lines.values()):
             await line.close()
+
+    async def drop(self) -> None:
+        """Close all connections at once; calls in flight fail."""
+        for line in list(self._lines.values()):
+            await line.drop()
 
 
 def _leaders_of(commands: Sequence[Call | Command]) -> list[int]:

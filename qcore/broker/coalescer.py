@@ -101,6 +101,13 @@ class Coalescer:
             # not the task itself: cancelling this call must not cancel the others' enqueues
             await asyncio.wait([self._flusher])
 
+    def abandon(self) -> None:
+        """Fail everything that was added and is not delivered."""
+        for parcel in self._waiting:
+            _conclude(parcel, _cut_off(parcel, sent=False))
+        if self._flusher is not None:
+            self._flusher.cancel()
+
     def _start(self) -> None:
         self._flusher = asyncio.get_running_loop().create_task(self._flush())
         self._flusher.add_done_callback(self._stopped)
@@ -120,7 +127,7 @@ class Coalescer:
                 await self._deliver(batch)
             finally:  # all have ended, unless this was cancelled
                 for parcel in batch:
-                    _conclude(parcel, _cut_off(parcel))
+                    _conclude(parcel, _cut_off(parcel, sent=True))
 
     def _take(self) -> list[_Parcel]:
         batch = [self._waiting.popleft()]
@@ -228,10 +235,10 @@ def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
         parcel.done.set_result(end)
 
 
-def _cut_off(parcel: _Parcel) -> BrokerUnavailable:
+def _cut_off(parcel: _Parcel, *, sent: bool) -> BrokerUnavailable:
+    outcome = "may have been enqueued" if sent else "not enqueued"
     return BrokerUnavailable(
-        f"queue {parcel.keys.queue}: {_named(parcel)} may have been enqueued: the call was cut off",
-        sent=True,
+        f"queue {parcel.keys.queue}: {_named(parcel)} {outcome}: the call was cut off", sent=sent
     )
 
 

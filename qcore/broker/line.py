@@ -88,11 +88,11 @@ class Line:
                 sent = True
                 replies = await _exchange(connection, commands)
             except BaseException:
-                await self._drop()
+                await self.drop()
                 raise
             if any(isinstance(reply, BrokerUnavailable) for reply in replies):
                 # a master that became a replica: its address may lead to the new one by now
-                await self._drop()
+                await self.drop()
             return replies
 
         try:
@@ -150,7 +150,7 @@ class Line:
                 # something to read that nobody asked for: the server closed it while it was idle
                 if not await connection.can_read():
                     return connection
-            await self._drop()
+            await self.drop()
         self._connection = await self._place.connect()
         return self._connection
 
@@ -182,9 +182,10 @@ class Line:
     async def close(self) -> None:
         """Close the connection after the call in flight."""
         async with self._busy:
-            await self._drop()
+            await self.drop()
 
-    async def _drop(self) -> None:
+    async def drop(self) -> None:
+        """Close the connection at once; a call in flight fails."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -73,6 +73,12 @@ class ClaimRequest:
     limits: Sequence[int] = ()
     #: Claim jobs that have lost two leases, and no others; else none of these.
     suspects: bool = False
+
+
+def part_of(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
+    """Return the claim for some of its queues."""
+    most = dict(zip(claim.queues, claim.limits, strict=True)) if claim.limits else {}
+    return replace(claim, queues=queues, limits=[most[q] for q in queues] if most else ())
 
 
 @dataclass(slots=True, frozen=True)

@@ -29,15 +29,24 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     broker = msgspec.json.decode(child_variable(POOL_BROKER), type=BrokerConfig)
     replies = os.fdopen(os.dup(1), "wb")
-    # what a task forks must not hold the pipe open when this process is gone
-    os.register_at_fork(after_in_child=lambda: os.close(replies.fileno()))
+    # What a task forks must not hold the pipe open when this process is gone. The number stays
+    # taken, else it would be that of a file of the child's.
+    void = os.open(os.devnull, os.O_WRONLY)
+    os.register_at_fork(after_in_child=lambda: _cut(replies, void))
+    own = os.getpid()
     os.dup2(2, 1)  # what a task prints must not mix with the replies
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     while True:
         reply = _serve(_request.decode(requests.get()), broker)
+        if os.getpid() != own:  # a child that the task forked came back out of it
+            os._exit(0)
         replies.write(frame(encode(reply)))
         replies.flush()
+
+
+def _cut(replies: BinaryIO, void: int) -> None:
+    os.dup2(void, replies.fileno())
 
 
 def _read(requests: "queue.SimpleQueue[bytes]") -> None:

@@ -148,6 +148,26 @@ async def test_enqueue_goes_on_after_all_callers_were_cancelled(own_broker):
     assert (await content(own_broker))["ready"][-1] == "b"
 
 
+async def test_close_that_is_cancelled_leaves_nothing_open(own_server, own_broker):
+    own_server.signal(signal.SIGSTOP)
+    try:
+        first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
+        (coalescer,) = own_broker._coalescers.values()
+        await eventually(lambda: coalescer._number > 1)
+        second = asyncio.create_task(own_broker.enqueue([Job("b", QUEUE, b"")]))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await own_broker.close()
+        with pytest.raises(BrokerUnavailable, match="may have been enqueued"):
+            await first
+        with pytest.raises(BrokerUnavailable, match="not enqueued"):
+            await second
+        assert coalescer.line._connection is None
+        assert own_broker._upkeep._connection is None
+    finally:
+        own_server.signal(signal.SIGCONT)
+
+
 async def test_enqueue_while_all_tasks_are_cancelled_is_delivered(own_broker):
     """As in the `finally` of a task at the end of `asyncio.run`."""
     first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))

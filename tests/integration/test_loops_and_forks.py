@@ -306,6 +306,41 @@ asyncio.run(main())
     )
 
 
+def test_fork_awaits_by_a_connection_of_its_own(own_server: Server):
+    """Two processes wait, each for its job; the one that is forked ends both."""
+    assert run(
+        """
+from qcore.broker.wire import ClaimRequest
+from qcore.model.job import Acked
+
+async def begin():
+    job = await note.enqueue(1)
+    waiters = app.broker.keys("default").names["waiters"]
+    result = asyncio.create_task(job.result(timeout=30))
+    while await app.broker.ask([(b"HEXISTS", waiters, job.id)]) != [1]:
+        await asyncio.sleep(0.01)
+    return result
+
+async def child():
+    result = await begin()
+    claim = ClaimRequest(["default"], 9, 9000, "00000000000000aa:1:")
+    leases = (await app.broker.turn([], claim)).leases
+    await app.broker.turn([(lease, Acked()) for lease in leases], None)
+    print(len(leases), await result, "in the child")
+
+async def main():
+    async with app:
+        result = await begin()
+        gone_well(forked(lambda: asyncio.run(child())))
+        print(await result)
+
+asyncio.run(main())
+""",
+        own_server.url,
+        "qcore",
+    ) == ["2 None in the child", "None"]
+
+
 # -- the embedded server ---------------------------------------------------------------------------
 
 

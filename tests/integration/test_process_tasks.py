@@ -148,6 +148,17 @@ async def test_what_a_process_task_prints_does_not_disturb_its_reply(app: App):
         assert await (await tasks.chatty.enqueue()).result(timeout=20) == "done"
 
 
+@pytest.mark.parametrize("exits", [False, True])
+async def test_child_that_a_process_task_forks_and_that_comes_back_ends(
+    app: App, tmp_path: Path, exits: bool
+):
+    """It has no caller, and its reply must not end up in a file that it has opened."""
+    async with working(app):
+        job = await tasks.fork.enqueue(str(tmp_path / "file"), exits)
+        assert await job.result(timeout=20) == 0
+    assert (tmp_path / "file").read_bytes() == b"grandchild child"
+
+
 async def test_large_results_cross_the_pipe_up_to_the_limit(app: App):
     async with working(app):
         assert len(await (await tasks.large.enqueue(100_000)).result(timeout=20)) == 100_000

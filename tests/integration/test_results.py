@@ -204,6 +204,13 @@ async def test_handle_of_a_job_without_trace_knows_what_that_means(app: App, one
         return one.handle("default", "gone", accepted=accepted)
 
     assert await handle(Accepted(60, now + 60)).result() is None
+    lost = handle(Accepted(60, now + 60, keeps_all=True))
+    for ask in (lost.result, lost.status):
+        with pytest.raises(JobNotFound, match="Redis lost it, or it was purged"):
+            await ask()
+    assert (await one.options(keep=60).enqueue())._accepted.keeps_all
+    assert not (await one.options(keep=0).enqueue())._accepted.keeps_all
+    assert not (await one.enqueue())._accepted.keeps_all
     with pytest.raises(ResultExpired, match="kept for 60 s"):
         await handle(Accepted(60, now - 1)).result()
     with pytest.raises(ResultExpired, match="keep=0"):

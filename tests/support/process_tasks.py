@@ -97,6 +97,24 @@ def die_once(ctx: Context, how: str) -> int:
     os._exit(7)
 
 
+@app.task(run_in="process", retry=ONCE)
+def fork(path: str, exits: bool) -> int:
+    """Fork a child that opens a file and comes back; return how it ended."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    file = Path(path).open("wb", buffering=0)  # noqa: SIM115 - left open on purpose
+    if grandchild := os.fork():
+        os.waitpid(grandchild, 0)
+    else:
+        file.write(b"grandchild ")
+        os._exit(0)
+    file.write(b"child")
+    globals()["kept_open"] = file
+    if exits:
+        sys.exit(3)
+    return 1
+
+
 @app.task(run_in="process")
 def chatty() -> str:
     print("to standard output " * 1000)
