@@ -5,10 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from qcore.broker.cluster import ClusterLine
 from qcore.broker.line import Line
+from qcore.broker.scripts import Moved
 from qcore.errors import BrokerError, BrokerUnavailable
 
 #: What a wait that failed rests before it is tried again; the others go on meanwhile.
 _REST_S = 1.0
+#: What a wait rests when its queue has moved to another node.
+_MOVE_S = 0.05
 
 
 class Bells:
@@ -85,6 +88,10 @@ class Bells:
         (reply,) = await self._lines[queue].send(
             [(b"BZPOPMIN", self._marker(queue), f"{block_s:.3f}")], timeout_s=block_s + margin_s
         )
+        if isinstance(reply, Moved):
+            # the next wait goes to the new node; nodes may disagree for a moment
+            await asyncio.sleep(_MOVE_S)
+            return False
         if isinstance(reply, BrokerError):
             raise reply
         if reply is not None and queue not in self._heard:

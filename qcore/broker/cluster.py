@@ -234,7 +234,8 @@ class ClusterLine:
 
         Args:
             commands: Scripts or plain commands; the key of a plain one is its second word. One
-                without goes where the one before it went.
+                without goes where the one before it went. One that blocks is not sent on when its
+                slot has moved: it has less time by then, so its reply is Moved.
             timeout_s: For everything together; the configured call timeout by default.
 
         Raises:
@@ -253,7 +254,8 @@ class ClusterLine:
                 *(self._send_to(node, at, commands, replies, end) for node, at in nodes.items())
             )
             # what followed a command that moved, a WAIT, spoke of the wrong node
-            open_places = [i for i in open_places if isinstance(replies[leaders[i]], Moved)]
+            moved = [i for i in open_places if isinstance(replies[leaders[i]], Moved)]
+            open_places = [i for i in moved if not _blocks(commands[i])]
             if not open_places:
                 break
         return replies
@@ -335,6 +337,10 @@ def _leaders_of(commands: Sequence[Call | Command]) -> list[int]:
         keyed = isinstance(command, Call) or (len(command) > 1 and command[0] not in _KEYLESS)
         leaders.append(i if keyed or not leaders else leaders[-1])
     return leaders
+
+
+def _blocks(command: Call | Command) -> bool:
+    return not isinstance(command, Call) and command[0] == b"BZPOPMIN"
 
 
 def _slot_of(command: Call | Command) -> int | None:

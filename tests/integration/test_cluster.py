@@ -140,6 +140,26 @@ async def test_wait_for_jobs_hands_back_a_marker_that_comes_while_nobody_listens
     assert await app.broker.wait_for_jobs([second, third], 10) == third
 
 
+async def test_wait_for_jobs_follows_a_queue_that_moves(nodes: Nodes, app: App):
+    queue, other = app.queues[:2]
+    namespace = app.broker.config.namespace
+    cluster = app.broker._endpoint._place
+    assert isinstance(cluster, Cluster)
+    waiting = asyncio.create_task(app.broker.wait_for_jobs([queue], 2))
+    source = nodes.master_of(slot_of(namespace, queue))
+    target = nodes.master_of(slot_of(namespace, other))
+
+    await eventually(lambda: source.ask("INFO", "clients")["blocked_clients"] == 1)
+    await asyncio.sleep(app.broker._endpoint.margin_s + 0.2)  # too late to wait as long again
+    await asyncio.to_thread(nodes.migrate, slot_of(namespace, queue), target)
+    assert await waiting is None
+    assert await app.broker.wait_for_jobs([queue], 2) is None
+    assert not cluster._away
+    waiting = asyncio.create_task(app.broker.wait_for_jobs([queue], 10))
+    await put(app, queue, "a")
+    assert await waiting == queue
+
+
 async def test_pass_on_sets_every_marker_after_the_waits_have_ended(app: App):
     waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
     await put(app, app.queues[0], "a")
