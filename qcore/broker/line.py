@@ -57,6 +57,8 @@ class Line:
         self._place = place
         self.timeout_s = timeout_s
         self._connection: AbstractConnection | None = None
+        #: Digests of the scripts that went out by source over this connection.
+        self._taught: set[bytes] = set()
         self._busy = asyncio.Lock()
 
     async def send(
@@ -86,7 +88,7 @@ class Line:
             try:
                 connection = await self._open()
                 sent = True
-                replies = await _exchange(connection, commands)
+                replies = await _exchange(connection, commands, self._taught)
             except BaseException:
                 await self.drop()
                 raise
@@ -151,6 +153,7 @@ class Line:
                 if not await connection.can_read():
                     return connection
             await self.drop()
+        self._taught.clear()
         self._connection = await self._place.connect()
         return self._connection
 
@@ -192,9 +195,21 @@ class Line:
 
 
 async def _exchange(
-    connection: AbstractConnection, commands: Sequence[Call | Command]
+    connection: AbstractConnection, commands: Sequence[Call | Command], taught: set[bytes]
 ) -> list[Any]:
-    words = [c.words() if isinstance(c, Call) else c for c in commands]
+    """Send each script by its source once per connection, so that the order of a write holds.
+
+    One that a server has forgotten runs behind the others of its write.
+    """
+    words: list[Command] = []
+    for command in commands:
+        if not isinstance(command, Call):
+            words.append(command)
+        elif command.teaches or command.script.sha not in taught:
+            taught.add(command.script.sha)
+            words.append(command.by_source())
+        else:
+            words.append(command.by_digest())
     replies = await _write_and_read(connection, words)
     again = _to_repeat(commands, replies)
     if again:

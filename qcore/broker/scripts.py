@@ -54,12 +54,8 @@ class Call:
         self.script = script
         self.keys = keys
         self.args = args
-        #: It goes out by its source at once: what stands behind it speaks of its writes.
+        #: It goes out by its source always: what stands behind it speaks of its writes.
         self.teaches = False
-
-    def words(self) -> tuple[object, ...]:
-        """Return the command as it goes out first."""
-        return self.by_source() if self.teaches else self.by_digest()
 
     def by_digest(self) -> tuple[object, ...]:
         """Return the command that runs a script the server knows."""

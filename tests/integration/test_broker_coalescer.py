@@ -207,7 +207,7 @@ async def test_close_delivers_what_was_added(own_server):
 
 
 async def test_enqueue_whose_reply_was_lost_is_executed_once(proxy, proxied, direct):
-    proxy.lose_reply(b"EVALSHA", times=3)
+    proxy.lose_reply(b"EVAL", times=3)
     assert await enqueue_each(proxied, "a", "b") == [[], []]
     assert proxy.lost_all
     assert (await content(direct))["ready"] == ["a", "b"]
@@ -217,7 +217,7 @@ async def test_enqueue_whose_reply_was_lost_does_not_run_a_finished_job_again(
     proxy, proxied, direct
 ):
     """Its payload is gone, so that its id alone would not be known any more."""
-    proxy.lose_reply(b"EVALSHA")
+    proxy.lose_reply(b"EVAL")
     proxy.open.clear()
     call = asyncio.ensure_future(proxied.enqueue([Job("a", QUEUE, b"")]))
     proxy.open.set()
@@ -266,7 +266,7 @@ async def test_outage_longer_than_the_deadline_says_that_nothing_was_enqueued():
 async def test_enqueue_without_an_answer_may_be_enqueued_and_says_so(proxy, direct):
     broker = Broker(BrokerConfig(url=proxy.url, enqueue_timeout_s=0.6))
     await broker.enqueue([Job("first", QUEUE, b"")])
-    proxy.lose_reply(b"EVALSHA", times=10**6)
+    proxy.lose_reply(b"EVAL", times=10**6)
     with pytest.raises(BrokerUnavailable, match="a may have been enqueued") as e:
         await broker.enqueue([Job("a", QUEUE, b"")])
     assert e.value.sent is True

@@ -1,6 +1,5 @@
 """Odd things that tasks and their surroundings do, none of which may cost a worker a slot."""
 
-import asyncio
 import math
 import os
 import signal
@@ -88,13 +87,3 @@ async def test_process_that_dies_while_idle_harms_no_job(redis_url: str, namespa
 def test_signal_without_a_name_is_named_by_its_number():
     assert signal_name(9) == "SIGKILL"
     assert signal_name(40) == "signal 40"
-
-
-async def test_close_that_is_cancelled_leaves_the_enqueues_of_others_alone(app: App):
-    task = app.task(_nothing)
-    enqueuing = asyncio.create_task(task.enqueue())
-    await asyncio.sleep(0)
-    closing = asyncio.create_task(app.broker.close())
-    await asyncio.sleep(0)
-    closing.cancel()
-    assert (await asyncio.wait_for(enqueuing, 5)).id

@@ -51,7 +51,7 @@ def expected(outcome: Outcome) -> tuple[object, ...]:
         case Acked(outcome=kept, keep_ms=keep_ms):
             return ("keep", kept, keep_ms)
         case Retried(delay_ms=delay_ms, state=state):
-            return ("retry", delay_ms, state)
+            return ("retry", state, delay_ms)
         case Buried(state=state):
             return ("bury", state)
         case Released():
@@ -159,7 +159,7 @@ class CheckingBroker:
     def __init__(self) -> None:
         self.chunks: list[list[int]] = []
 
-    async def enqueue(self, jobs):
+    async def enqueue(self, jobs, *, confirm=0):
         if any(len(job.envelope) > 8 * CALL_BYTES for job in jobs):
             raise PayloadTooLarge("too large")
         self.chunks.append([len(job.envelope) for job in jobs])

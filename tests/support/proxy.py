@@ -6,6 +6,8 @@ import struct
 from contextlib import suppress
 from typing import Self
 
+from qcore.broker.scripts import SCRIPTS
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -17,7 +19,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         #: Each open connection, with the client's end of it.
         self._pipes: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._lost_word: bytes | None = None
+        self._lost_words: tuple[bytes, ...] = ()
         self._lost_times = 0
         self.port = 0
         #: Connections that were accepted so far.
@@ -43,10 +45,13 @@ class Proxy:
     def lose_reply(self, word: bytes, times: int = 1) -> None:
         """Cut the connection instead of the next replies to a request that contains `word`.
 
-        The digest of a script is a word that no other request contains. Requests of the same write
-        lose their replies too.
+        The digest of a script stands for its source, too: it goes out once per connection.
+        Requests of the same write lose their replies too.
         """
-        self._lost_word, self._lost_times = word, times
+        sources = [
+            script.source.partition("\n")[0].encode() for script in SCRIPTS if script.sha == word
+        ]
+        self._lost_words, self._lost_times = (word, *sources), times
 
     @property
     def lost_all(self) -> bool:
@@ -105,7 +110,7 @@ class Proxy:
         while data := await reader.read(1 << 20):
             await self.open.wait()
             await self.asks.wait()
-            if self._lost_times and self._lost_word is not None and self._lost_word in data:
+            if self._lost_times and any(word in data for word in self._lost_words):
                 self._lost_times -= 1
                 losing.set()
             await self._pass(data, writer)
