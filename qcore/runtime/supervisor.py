@@ -317,10 +317,11 @@ class Supervisor:
     async def _take_back(self, child: ChildProcess, code: int) -> None:
         """Reclaim what a gone child still held, now and a second later; wait for Redis."""
         # an exit code alone proves nothing: a task may call os._exit(0)
-        left_well = code == 0 and child.beat is not None and child.beat.stopped
-        charge = not left_well and not self._stopping.is_set()
-        # one that left in good order had no claim on its way
-        looks = 1 if left_well else 2
+        beat = child.beat
+        left_well = code == 0 and beat is not None and beat.stopped
+        if left_well and beat is not None and not beat.holding:
+            return  # Redis may be away, and nothing is to be waited for
+        charge, looks = not left_well and not self._stopping.is_set(), 2
         backoff, left = self._reconnecting(), list(self._worker.queues)
         while looks:
             missed: list[str] = []

@@ -62,6 +62,8 @@ class Beat(msgspec.Struct, frozen=True):
     loop_lag_ms: float
     #: Ready jobs that wait for a process of their own, seen since the last beat.
     suspects: int = 0
+    #: It holds leases, or may hold some that it does not know of.
+    holding: bool = True
 
 
 class Worker:
@@ -207,6 +209,7 @@ class Worker:
             rss_bytes=rss_bytes(os.getpid(), *self._pool.pids()),
             loop_lag_ms=round(self._lag_ms, 1),
             suspects=suspects,
+            holding=bool(self._running) or not self._exchange.is_clear,
         )
 
     # -- the turn -------------------------------------------------------------------------------

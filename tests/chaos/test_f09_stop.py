@@ -152,6 +152,19 @@ async def test_term_while_redis_is_away_holds_the_deadline(
     assert not fleet.left_behind()
 
 
+async def test_term_to_idle_workers_does_not_wait_for_a_redis_that_is_away(
+    fleet: Fleet, durable_server: Server
+):
+    command = fleet.start(processes=2, shutdown_timeout=60)
+    await command.ready(2)
+    async with fleet.producer() as producer:
+        await producer.send("work")
+    await fleet.emptied(20)
+    durable_server.kill()
+    command.signal()
+    await ended_by(command, time.monotonic(), 15)
+
+
 async def test_term_while_redis_is_away_tells_it_what_ended_when_it_is_back(
     fleet: Fleet, durable_server: Server
 ):

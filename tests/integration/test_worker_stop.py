@@ -4,6 +4,7 @@ from qcore import App
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
 from qcore.broker.inspector import Inspector
+from qcore.broker.per_loop import Brokers
 from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.runtime import exchange
@@ -18,7 +19,7 @@ async def test_worker_that_drains_takes_the_second_look_for_a_lost_claim(own_ser
     direct = Broker(BrokerConfig(url=own_server.url))
     async with Proxy(own_server.port) as proxy:
         app = App(proxy.url)
-        app._broker = Broker(BrokerConfig(url=proxy.url, call_timeout_s=0.5))
+        app._brokers = Brokers(lambda: BrokerConfig(url=proxy.url, call_timeout_s=0.5))
 
         @app.task
         async def unwanted() -> None: ...
