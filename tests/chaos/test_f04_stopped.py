@@ -33,5 +33,5 @@ async def test_worker_stopped_for_three_leases_settles_nothing_late(
     assert len(findings.duplicated) >= STOPS
     assert command.events("lease.lost")
     # yet every job was settled once
-    assert [e["exit_code"] for e in command.events("worker.exited")] == [0, 0]
+    assert command.exit_codes() == [0, 0]
     assert sum(e["done"] for e in command.events("worker.stopped")) == findings.done

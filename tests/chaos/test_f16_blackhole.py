@@ -34,7 +34,7 @@ async def test_workers_cut_off_for_two_leases_lose_jobs_to_others_and_come_back(
         for command in (near, far):
             command.signal()
             assert await command.ended(15) == 0
-            assert [e["exit_code"] for e in command.events("worker.exited")] == [0]
+            assert command.exit_codes() == [0]
     findings = assert_sound(fleet.history, fleet.runs(), faults=fleet.faults)
     # it was cut off indeed: others took its jobs, and it learned that
     assert findings.runs > findings.done

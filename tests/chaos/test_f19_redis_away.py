@@ -47,7 +47,7 @@ async def flows_again(fleet: Fleet, timeout_s: float) -> None:
 
 
 def assert_no_worker_died(command: Command) -> None:
-    assert [e["exit_code"] for e in command.events("worker.exited")] == [0, 0]
+    assert command.exit_codes() == [0, 0]
 
 
 @pytest.mark.parametrize("outage_s", OUTAGES_S)
