@@ -70,7 +70,7 @@ class Command:
     def exit_codes(self) -> list[int | None]:
         """Return how its workers ended; one for suspects counts only if it ended badly."""
         ends = self.events("worker.exited")
-        return [e["exit_code"] for e in ends if e["exit_code"] or ".suspects." not in e["worker"]]
+        return [e["exit_code"] for e in ends if e["exit_code"] != 0 or ".suspects." not in e["worker"]]
 
     def workers(self) -> list[int]:
         """Return the pids of the workers that are ready and not known to be gone."""
