@@ -69,8 +69,8 @@ class Command:
 
     def exit_codes(self) -> list[int | None]:
         """Return how its workers ended; one for suspects counts only if it ended badly."""
-        ends = self.events("worker.exited")
-        return [e["exit_code"] for e in ends if e["exit_code"] != 0 or ".suspects." not in e["worker"]]
+        ends = [(e["worker"], e["exit_code"]) for e in self.events("worker.exited")]
+        return [code for worker, code in ends if code != 0 or ".suspects." not in worker]
 
     def workers(self) -> list[int]:
         """Return the pids of the workers that are ready and not known to be gone."""
