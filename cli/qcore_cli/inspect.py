@@ -262,25 +262,27 @@ def _show(record: JobRecord, as_json: bool) -> None:
         ("attempts", record.attempts or None),
         ("crashes", record.crashes or None),
         ("reason", record.reason),
-        ("process", _ending(record.death)),
         ("result", plain["result"]),
     ]
     for name, value in rows:
         if value not in (None, "-"):
             typer.echo(f"{name:<12} {value}")
+    for death in record.deaths:
+        typer.echo(f"{'crash':<12} {_crash(death)}")
     for error in record.errors:
         when = f"{_time(error.started_ms)}, {error.ended_ms - error.started_ms} ms"
         typer.echo(f"\nattempt {error.attempt}  {error.kind}  {when}, {error.host} pid {error.pid}")
         typer.echo("  " + error.text.rstrip().replace("\n", "\n  "))
 
 
-def _ending(death: Death | None) -> str | None:
-    if death is None:
-        return None
-    beside = ", ".join(death.beside) or "no other job"
+def _crash(death: Death) -> str:
+    beside = "alone"
+    if death.beside:
+        more = "" if len(death.beside) == death.jobs - 1 else ", ..."
+        beside = f"beside {death.jobs - 1}: {', '.join(death.beside)}{more}"
     return (
         f"{death.how}, pid {death.pid} of {death.worker} on {death.host}, at most "
-        f"{death.peak_rss_bytes / 1e6:.0f} MB, beside {beside}"
+        f"{death.peak_rss_bytes / 1e6:.0f} MB, {beside}"
     )
 
 

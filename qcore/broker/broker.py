@@ -14,7 +14,6 @@
 What users and operators do (cancel, clear, revive, purge) is in `inspector`.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,30 +21,29 @@ from typing import Any
 from qcore.broker import scripts
 from qcore.broker.bells import Bells
 from qcore.broker.cluster import ClusterLine
-from qcore.broker.coalescer import CALL_BYTES, Coalescer
+from qcore.broker.coalescer import Coalescer
 from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.line import Line
 from qcore.broker.scripts import Call
 from qcore.broker.waiting import Ending, Waiting
 from qcore.broker.wire import (
+    CHORE_LIMIT,
     ClaimRequest,
     Reclaimed,
     Turn,
     by_queue,
-    chunks,
+    claim_call,
     part_of,
     read_leases,
     read_reclaimed,
-    settle_items,
+    settle_calls,
 )
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome
 
-#: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
-CHORE_LIMIT = 200
 #: A trace of an outcome whose time is over stays as long again as it was kept, and so long at most.
 TRACE_MS = 24 * 3600 * 1000
 #: A producer that was silent for so long has no call left to repeat.
@@ -205,12 +203,12 @@ class Broker:
         of the queues and the limit hold.
         """
         now = _now(now_ms)
-        settles = self._settle_calls(ended, now)
+        settles = settle_calls(self.keys, ended, now)
         claims = [part_of(claim, q) for q in self.groups(claim.queues)] if claim is not None else []
         first = claims.pop(0) if claims else None
         calls = [call for _, call in settles]
         if first is not None:
-            calls.append(self._claim_call(first, now))
+            calls.append(claim_call(self.keys, first, now))
         replies = await self._turns.send(calls)
         turn = Turn()
         for (queue, _), reply in zip(settles, replies, strict=False):
@@ -223,35 +221,10 @@ class Broker:
                 turn.again_ms = 0  # nobody knows, so look when there is room
                 break
             request = replace(part, limit=left)
-            turn.note_claim(request, (await self._turns.send([self._claim_call(request, now)]))[0])
+            (reply,) = await self._turns.send([claim_call(self.keys, request, now)])
+            turn.note_claim(request, reply)
         turn.raise_if_nothing_worked()
         return turn
-
-    def _claim_call(self, claim: ClaimRequest, now: object) -> Call:
-        keys = [self.keys(queue) for queue in claim.queues]
-        return scripts.CLAIM.call(
-            keys,
-            now,
-            claim.limit,
-            claim.lease_ms,
-            claim.prefix,
-            CALL_BYTES,
-            CHORE_LIMIT,
-            int(claim.suspects),
-            *(claim.limits or [claim.limit] * len(keys)),
-        )
-
-    def _settle_calls(
-        self, ended: Sequence[tuple[Lease, Outcome]], now: object
-    ) -> list[tuple[str, Call]]:
-        queues: defaultdict[str, list[tuple[Lease, Outcome]]] = defaultdict(list)
-        for item in ended:
-            queues[item[0].queue].append(item)
-        return [
-            (queue, scripts.SETTLE.call(self.keys(queue), now, *settle_items(chunk)))
-            for queue, items in queues.items()
-            for chunk in chunks(items)
-        ]
 
     async def recover(
         self, queues: Sequence[str], prefix: str, lease_ms: int, *, now_ms: int | None = None
@@ -288,17 +261,23 @@ class Broker:
         ]
         return {token for lost in await _answers(self._renewing, calls) for token in lost}
 
-    async def note(self, lease: Lease, state: bytes) -> bool:
-        """Active -> active with a new record; False when the lease was lost.
+    async def note(self, records: Sequence[tuple[Lease, bytes]]) -> set[bytes]:
+        """Active -> active with new records; return the tokens that were lost.
 
         Raises:
-            BrokerUnavailable: it may have been written; writing it again does no harm.
+            BrokerUnavailable: they may have been written; writing them again does no harm.
 
-        Redis: note.lua, one round trip.
+        Redis: note.lua once per queue and 500 leases; one round trip.
         """
-        call = scripts.NOTE.call(self.keys(lease.queue), lease.token, state)
-        (lost,) = await self.ask([call])
-        return not lost
+        written = {lease.token: record for lease, record in records}
+        calls = [
+            scripts.NOTE.call(
+                self.keys(queue),
+                *(word for lease in held for word in (lease.token, written[lease.token])),
+            )
+            for queue, held in by_queue([lease for lease, _ in records])
+        ]
+        return {token for lost in await self.ask(calls) for token in lost}
 
     async def wishes(self, leases: Sequence[Lease]) -> set[bytes]:
         """Return the tokens of the jobs, among those running, that somebody wants cancelled.

@@ -46,8 +46,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int = 0
     #: Why it is dead or cancelled.
     reason: str | None = None
-    #: The end of the process that it had for itself, when that made it dead.
-    death: Death | None = None
+    #: How the last processes that it ran in ended under it, oldest first.
+    deaths: tuple[Death, ...] = ()
     errors: tuple[AttemptError, ...] = ()
     #: `owner:seq:id` of the lease, while active.
     token: str | None = None
@@ -269,7 +269,7 @@ def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
         attempts=state.failures,
         crashes=crashes,
         reason=reason,
-        death=state.death,
+        deaths=state.deaths,
         errors=state.errors,
         token=None if token is None else token.decode(),
         payload=arguments,

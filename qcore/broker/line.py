@@ -114,7 +114,7 @@ class Line:
                 f"Redis at {self._place.shown} did not answer within {after}", sent=sent
             ) from e
         except Exception as e:
-            raise self._failure(e, sent=sent) from e
+            raise failure_of(e, self._place.shown, sent=sent) from e
 
     @contextmanager
     def _watching(self, limit: asyncio.Timeout) -> Generator[None]:
@@ -157,31 +157,6 @@ class Line:
         self._connection = await self._place.connect()
         return self._connection
 
-    def _failure(self, error: Exception, *, sent: bool) -> BrokerError:
-        if isinstance(error, BrokerError):
-            return error
-        if isinstance(error, RedisError):
-            meant = error_of(error)
-            if type(meant) is not BrokerError:
-                return meant
-        return BrokerUnavailable(
-            f"Redis at {self._place.shown} cannot be reached: "
-            f"{error or type(error).__name__}; start it, or check the URL",
-            sent=sent,
-        )
-
-    async def run(self, command: Call | Command) -> Any:
-        """Send one command and return its reply.
-
-        Raises:
-            BrokerUnavailable: see `send`.
-            BrokerError: the error that Redis answered with.
-        """
-        (reply,) = await self.send([command])
-        if isinstance(reply, BrokerError):
-            raise reply
-        return reply
-
     async def close(self) -> None:
         """Close the connection after the call in flight."""
         async with self._busy:
@@ -192,6 +167,21 @@ class Line:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
+
+
+def failure_of(error: Exception, shown: str, *, sent: bool = False) -> BrokerError:
+    """Return what an error of a connection, or in place of its reply, means to a caller."""
+    if isinstance(error, BrokerError):
+        return error
+    if isinstance(error, RedisError):
+        meant = error_of(error)
+        if type(meant) is not BrokerError:
+            return meant
+    return BrokerUnavailable(
+        f"Redis at {shown} cannot be reached: {error or type(error).__name__}; start it, or check "
+        "the URL",
+        sent=sent,
+    )
 
 
 async def _exchange(

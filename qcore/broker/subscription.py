@@ -10,8 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from qcore.broker.connection import Endpoint
-from qcore.broker.scripts import error_of
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.broker.line import failure_of
 
 
 class Subscription:
@@ -74,9 +73,4 @@ def _told(endpoint: Endpoint) -> Generator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as e:
-        meant = error_of(e) if isinstance(e, RedisError) else None
-        if meant is not None and type(meant) is not BrokerError:
-            raise meant from e
-        raise BrokerUnavailable(
-            f"Redis at {endpoint.shown} cannot be reached: {e or type(e).__name__}"
-        ) from e
+        raise failure_of(e, endpoint.shown) from e

@@ -1,17 +1,22 @@
 """The layout of scripts' arguments and replies: from outcomes to words, from words to leases."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+from qcore.broker import scripts
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
+from qcore.broker.keys import QueueKeys
+from qcore.broker.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 
 #: A count of lost leases that did not grow for so long is forgotten; see lua/lib/lines.lua.
 FORGOTTEN_MS = 72 * 3600 * 1000
+#: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
+CHORE_LIMIT = 200
 
 
 @dataclass(slots=True)
@@ -136,6 +141,35 @@ def by_queue(leases: Sequence[Lease]) -> list[tuple[str, list[Lease]]]:
         (queue, held[i : i + CALL_JOBS])
         for queue, held in queues.items()
         for i in range(0, len(held), CALL_JOBS)
+    ]
+
+
+def claim_call(keys_of: Callable[[str], QueueKeys], claim: ClaimRequest, now: object) -> Call:
+    """Return the call of claim.lua for all queues of the request."""
+    return scripts.CLAIM.call(
+        [keys_of(queue) for queue in claim.queues],
+        now,
+        claim.limit,
+        claim.lease_ms,
+        claim.prefix,
+        CALL_BYTES,
+        CHORE_LIMIT,
+        int(claim.suspects),
+        *(claim.limits or [claim.limit] * len(claim.queues)),
+    )
+
+
+def settle_calls(
+    keys_of: Callable[[str], QueueKeys], ended: Iterable[tuple[Lease, Outcome]], now: object
+) -> list[tuple[str, Call]]:
+    """Return the calls of settle.lua, one per queue and 500 jobs, each with its queue."""
+    queues: defaultdict[str, list[tuple[Lease, Outcome]]] = defaultdict(list)
+    for item in ended:
+        queues[item[0].queue].append(item)
+    return [
+        (queue, scripts.SETTLE.call(keys_of(queue), now, *settle_items(chunk)))
+        for queue, items in queues.items()
+        for chunk in chunks(items)
     ]
 
 

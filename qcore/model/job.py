@@ -7,6 +7,9 @@ import msgspec
 #: Attempts whose errors are kept, and how much of each text.
 ERRORS_KEPT = 5
 ERROR_TEXT_LIMIT = 2048
+#: Ends of processes that are kept of a job, and how many neighbours each names.
+DEATHS_KEPT = 3
+BESIDE_KEPT = 20
 
 
 class JobStatus(StrEnum):
@@ -62,7 +65,9 @@ class Death(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     pid: int
     #: The most resident memory it ever had.
     peak_rss_bytes: int
-    #: Ids of the jobs that ran beside it.
+    #: How many jobs ran in it, this one included.
+    jobs: int = 1
+    #: Ids of the others, at most BESIDE_KEPT.
     beside: tuple[str, ...] = ()
 
 
@@ -82,10 +87,14 @@ class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     parks: int = 0
     #: When a run of an at-most-once task was about to start, unix ms; 0: never.
     started_ms: int = 0
-    #: How the process ended that the job had for itself.
-    death: "Death | None" = None
+    #: How the last processes that it ran in ended under it, oldest first, at most DEATHS_KEPT.
+    deaths: tuple[Death, ...] = ()
     #: Somebody wanted it to run although it was dead: it does not expire any more.
     revived: bool = False
+
+    def died(self, death: Death) -> "JobState":
+        """Return the record after its process has ended under it."""
+        return msgspec.structs.replace(self, deaths=(*self.deaths, death)[-DEATHS_KEPT:])
 
     def failed(self, error: AttemptError, *, charge: bool) -> "JobState":
         """Return the record after one more failed run."""

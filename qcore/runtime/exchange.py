@@ -81,16 +81,9 @@ class Exchange:
         self._ended.append((lease, outcome))
 
     @property
-    def is_owing(self) -> bool:
-        """Whether an outcome or a lost claim waits to be told or looked for."""
-        return bool(self._ended or self._found or self._due_claims())
-
-    @property
     def is_due(self) -> bool:
-        """Whether the next call can do something about it now."""
+        """Whether the next call can tell an outcome, or look for a lost claim."""
         resting = self._resting()
-        if not resting:
-            return self.is_owing
         waiting = any(lease.queue not in resting for lease, _ in self._ended)
         return bool(waiting or self._found or self._due_claims(resting))
 
@@ -232,7 +225,7 @@ class Exchange:
 
     # -- lost claims ----------------------------------------------------------------------------
 
-    def _due_claims(self, resting: Collection[str] = ()) -> list[_LostClaim]:
+    def _due_claims(self, resting: Collection[str]) -> list[_LostClaim]:
         now = asyncio.get_running_loop().time()
         due = [claim for claim in self._lost_claims if claim.look_at <= now]
         return [claim for claim in due if claim.queues[0] not in resting]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 import anyio
 import structlog
 
-from qcore.broker.broker import CHORE_LIMIT, Broker
-from qcore.broker.wire import Reclaimed
+from qcore.broker.broker import Broker
+from qcore.broker.wire import CHORE_LIMIT, Reclaimed
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 

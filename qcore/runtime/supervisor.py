@@ -1,8 +1,8 @@
 """The parent: starts worker processes, watches them, replaces them, stops them."""
 
 import asyncio
-import signal
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -11,15 +11,13 @@ import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
-from qcore.config import SupervisorConfig, WorkerConfig, host_name
+from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.errors import BrokerError
-from qcore.model.codec import decode_state, encode
-from qcore.model.job import AttemptError, Buried, Death, JobState, Lease
 from qcore.runtime.admission import admits
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, STOP_NOW
 from qcore.runtime.child_process import ChildProcess, WorkerView
-from qcore.runtime.maintenance import log_reclaimed
 from qcore.runtime.processes import signal_name
+from qcore.runtime.witness import Witness
 from qcore.runtime.worker import Beat
 
 log = structlog.get_logger()
@@ -30,21 +28,6 @@ EXIT_BOOT_LOOP = 70
 _STABLE_S = 10.0
 #: What a supervisor keeps of the shutdown timeout for itself: its share, and at most so long.
 _OWN_SHARE, _OWN_MOST_S = 0.2, 2.0
-#: Signals by which code ends its own process. Any other may have come from anywhere, and exit code
-#: 1 is that of a worker which fails.
-_OWN_SIGNALS = {
-    signal.SIGABRT,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGSEGV,
-    signal.SIGSYS,
-    signal.SIGTRAP,
-}
-#: Then the loss that makes so many leases, three of them in processes of its own, is the proof.
-_LOSSES_PROVE = 5
-#: A claim that was on its way when its process died is looked for again after this.
-_SECOND_LOOK_S = 1.0
 
 
 class Supervisor:
@@ -76,6 +59,7 @@ class Supervisor:
         )
         self._command = command
         self._broker = broker
+        self._witness = Witness(broker, worker)
         #: By their slot, and whether it is one for suspects.
         self._children: dict[tuple[bool, int], ChildProcess] = {}
         #: Suspects that wait for a process of their own, as the last beats said.
@@ -235,7 +219,8 @@ class Supervisor:
         log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
         code = await self._watch(child)
         del self._children[worker.suspects, slot]
-        takers.start_soon(self._take_back, child, code)
+        excused = self._stopping.is_set()
+        takers.start_soon(partial(self._witness.take_back, child, code, excused=excused))
         return child
 
     async def _pause(self, backoff: Backoff) -> None:
@@ -311,66 +296,3 @@ class Supervisor:
         for child in list(self._children.values()):
             log.error("worker.killed", worker=child.name, why="shutdown timeout")
             child.kill()
-
-    # -- the jobs of the dead -------------------------------------------------------------------
-
-    async def _take_back(self, child: ChildProcess, code: int) -> None:
-        """Reclaim what a gone child still held, now and a second later; wait for Redis."""
-        # an exit code alone proves nothing: a task may call os._exit(0)
-        beat = child.beat
-        left_well = code == 0 and beat is not None and beat.stopped
-        if left_well and beat is not None and not beat.holding:
-            return  # Redis may be away, and nothing is to be waited for
-        charge, looks = not left_well and not self._stopping.is_set(), 2
-        backoff, left = self._reconnecting(), list(self._worker.queues)
-        while looks:
-            missed: list[str] = []
-            for queue in left:
-                try:
-                    if charge and child.is_alone and not child.was_killed:
-                        await self._bury(child, code, queue)
-                    reclaimed = await self._broker.reclaim_owner(
-                        queue, child.owner, charge=charge, crash_limit=self._worker.crash_limit
-                    )
-                except BrokerError:  # the node of another queue may answer
-                    missed.append(queue)
-                else:
-                    log_reclaimed(queue, reclaimed)
-            if missed:
-                left = missed
-                await anyio.sleep(backoff.next_s())
-                continue
-            looks, left = looks - 1, list(self._worker.queues)
-            if looks:
-                await anyio.sleep(_SECOND_LOOK_S)
-
-    async def _bury(self, child: ChildProcess, code: int, queue: str) -> None:
-        """Active -> dead: the job that ended the process which it had for itself."""
-        lease_ms = round(self._worker.lease_s * 1000)
-        leases = await self._broker.recover([queue], f"{child.owner}:", lease_ms)
-        is_proof = -code in _OWN_SIGNALS if code < 0 else code != 1
-        proven = [i for i in leases if is_proof or i.crashes + 1 >= _LOSSES_PROVE]
-        if not proven:
-            return
-        how = signal_name(-code) if code < 0 else f"exit {code}"
-        ended = [(lease, Buried(encode(_with_death(lease, child, how)))) for lease in proven]
-        turn = await self._broker.turn(ended, None)
-        for lease in proven:
-            if lease.token not in turn.lost:
-                log.error(
-                    "job.condemned", job=lease.id, queue=lease.queue, worker=child.name, how=how
-                )
-
-
-def _with_death(lease: Lease, child: ChildProcess, how: str) -> JobState:
-    state = decode_state(lease.state)
-    host, pid, peak = host_name(), child.process.pid, child.peak_rss_bytes
-    text = (
-        f"it ended the process that it had for itself: {how}, after {lease.crashes} lost leases "
-        f"({child.name}, pid {pid} on {host}, at most {peak / 1e6:.0f} MB)"
-    )
-    error = AttemptError(
-        state.failures + 1, "ProcessDied", text, lease.claimed_ms, lease.claimed_ms, host, pid
-    )
-    death = Death(how, child.name, host, pid, peak)
-    return msgspec.structs.replace(state.failed(error, charge=False), death=death)

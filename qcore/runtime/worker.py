@@ -22,6 +22,7 @@ from qcore.runtime.deadlines import Deadlines
 from qcore.runtime.exchange import Exchange
 from qcore.runtime.execution import Executor
 from qcore.runtime.leases import LeaseKeeper
+from qcore.runtime.listener import Listener
 from qcore.runtime.maintenance import Maintenance
 from qcore.runtime.memory import rss_bytes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
@@ -38,8 +39,6 @@ _CLEANUP_SHARE, _CLEANUP_MOST_S = 0.2, 4.0
 _PASS_ON_S = 0.5
 #: Pause between the last tries of a stopping worker to reach Redis.
 _LAST_TRIES_S = 0.2
-#: A queue whose marker was refused is listened to again after this.
-_REFUSED_S = 2.0
 #: Idle workers spread out over this when a scheduled job becomes due.
 _SPREAD_S = (0.02, 0.05)
 #: An exclusive job trusts its lease for this share of it; the rest is for its cleanup.
@@ -108,9 +107,9 @@ class Worker:
         self._more = True
         #: Something happened: a job ended, a marker came, a time has come.
         self._turn = asyncio.Event()
-        #: Slots are free and nothing is in sight: listen for the marker.
-        self._listening = asyncio.Event()
-        self._woken = False
+        self._listener = Listener(
+            app.broker, config, claimable=self._claimable, look=self._look_again
+        )
         self._due: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -164,7 +163,7 @@ class Worker:
                     for service in services:
                         group.start_soon(service)
                     group.start_soon(self._measure_lag)
-                    group.start_soon(self._listen)
+                    group.start_soon(self._listener.run)
                     group.start_soon(self._wind_down, group.cancel_scope)
                     self._ready = True
                     await self._work()
@@ -223,7 +222,7 @@ class Worker:
             room = self._room()
             if not (self._exchange.is_due or (room and self._more)):
                 if room and not config.suspects:
-                    self._listening.set()
+                    self._listener.listen()
                 await self._turn.wait()
                 continue
             self._more = False
@@ -274,10 +273,10 @@ class Worker:
             self._more = True
         elif turn.again_ms is not None:
             # the worker that was woken for a scheduled job is exact, the others let it go first
-            spread_s = 0.0 if self._woken else random.uniform(*_SPREAD_S)
+            spread_s = 0.0 if self._listener.woken else random.uniform(*_SPREAD_S)
             loop = asyncio.get_running_loop()
             self._due = loop.call_later(turn.again_ms / 1000 + spread_s, self._look_again)
-        self._woken = False
+        self._listener.woken = False
 
     def _await_suspects(self) -> None:
         """Look again soon; leave when there has been nothing to do for a while."""
@@ -350,42 +349,13 @@ class Worker:
         backoff = self._app.broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
         while True:
             try:
-                return await self._app.broker.note(lease, state)
+                return not await self._app.broker.note([(lease, state)])
             except BrokerError as e:
                 if not isinstance(e, BrokerUnavailable):  # the turns log that Redis is away
                     log.warning("note.refused", job=lease.id, queue=lease.queue, error=str(e))
                 await anyio.sleep(backoff.next_s())
 
     # -- waiting for work -----------------------------------------------------------------------
-
-    async def _listen(self) -> None:
-        """Block on the markers while slots are free; after each block look once, woken or not."""
-        broker, config = self._app.broker, self._config
-        #: Queues whose marker came while there was no room for them: others may have it.
-        refused: set[str] = set()
-        backoff = broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
-        while True:
-            await self._listening.wait()
-            refused -= self._claimable()
-            queue = None
-            if queues := [name for name in config.queues if name not in refused]:
-                # a job may come to a refused queue while there is room again
-                block_s = min(config.block_s, _REFUSED_S) if refused else config.block_s
-                try:
-                    queue = await broker.wait_for_jobs(queues, block_s)
-                    if queue is not None and queue not in self._claimable():
-                        refused.add(queue)
-                        await broker.wake([queue])
-                        continue
-                    backoff.reset()
-                except BrokerError as e:
-                    # claims may go on all the same, on their own connection
-                    log.warning("marker.lost", error=str(e))
-                    await anyio.sleep(backoff.next_s())
-            self._listening.clear()
-            if queues:
-                self._woken = queue is not None
-                self._look_again()
 
     def _claimable(self) -> set[str]:
         room = self._room()

@@ -115,13 +115,16 @@ async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
         command = fleet.start(processes=2)
         record = await died(producer, culprit.id, 40)
         assert record.crashes == 2
-        assert record.death is not None
-        assert record.death.how == ("exit 3" if how == "_exit" else "SIGSEGV")
+        death = record.deaths[-1]
+        assert death.how == ("exit 3" if how == "_exit" else "SIGSEGV")
         assert "ended the process that it had for itself" in str(record.reason)
-        witness = [e for e in command.events("worker.exited") if e["pid"] == record.death.pid]
-        assert [e["worker"] for e in witness] == [record.death.worker]
-        assert record.death.peak_rss_bytes > 1_000_000
-        assert record.death.beside == ()
+        witness = [e for e in command.events("worker.exited") if e["pid"] == death.pid]
+        assert [e["worker"] for e in witness] == [death.worker]
+        assert death.peak_rss_bytes > 1_000_000
+        assert (death.jobs, death.beside) == (1, ())
+        # who ran beside it when it killed others
+        assert [one.jobs for one in record.deaths[:-1]] == [100, 100]
+        assert all(len(set(one.beside) - {culprit.id}) == 20 for one in record.deaths[:-1])
         await fleet.emptied(20)
         command.signal()
         assert await command.ended(15) == 0

@@ -88,10 +88,10 @@ async def test_fifth_kill_buries_the_job_and_says_how(fleet: Fleet):
         job = await producer.task("work").enqueue(number, 60.0)
         await killed_while_it_runs(fleet, number, 5)
         record = await died(producer, job.id)
-        assert record.death is not None
-        assert (record.death.how, record.death.worker) == ("SIGKILL", "worker.suspects.1")
-        assert record.death.pid == fleet.runs()[number][-1].pid
-        assert record.death.peak_rss_bytes > 1_000_000
+        death = record.deaths[-1]
+        assert (death.how, death.worker) == ("SIGKILL", "worker.suspects.1")
+        assert death.pid == fleet.runs()[number][-1].pid
+        assert death.peak_rss_bytes > 1_000_000
         assert record.attempts == 0
         assert "it ended the process that it had for itself: SIGKILL" in (record.reason or "")
         await eventually(lambda: command.events("job.condemned"))  # it is written down after that
@@ -105,8 +105,8 @@ async def test_job_that_exits_with_three_is_dead_at_its_third_run(fleet: Fleet):
         number = fleet.history.number()
         job = await producer.task("bad").enqueue(number, "_exit")
         record = await died(producer, job.id)
-        assert record.death is not None
-        assert record.death.how == "exit 3"
+        death = record.deaths[-1]
+        assert death.how == "exit 3"
         assert record.crashes == 2
         assert len(fleet.runs()[number]) == 3
         # whoever revives it gives it a new life: it is no suspect any more
@@ -140,7 +140,7 @@ async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(fleet: Fl
         (now, _) = (await producer.app.broker.ask([(b"TIME",)]))[0]
         await producer.app.broker.ask([(b"HSET", keys["crashes"], job.id, f"2 {int(now)}000")])
         record = await died(producer, job.id)
-        assert record.death is None
+        assert record.deaths == ()
         assert "exited with 3" in (record.reason or "")
         (run,) = fleet.runs()[number]
         assert worker_of(command, run.pid) == "worker.suspects.1"

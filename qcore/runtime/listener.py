@@ -1,0 +1,76 @@
+"""Waits for the markers that say a queue may have jobs, while a worker has room for some."""
+
+import asyncio
+from collections.abc import Callable
+
+import anyio
+import structlog
+
+from qcore.broker.broker import Broker
+from qcore.config import WorkerConfig
+from qcore.errors import BrokerError
+
+log = structlog.get_logger()
+
+#: A queue whose marker was refused is listened to again after this.
+_REFUSED_S = 2.0
+
+
+class Listener:
+    """Blocks on the markers when told to; after each block the worker looks, woken or not.
+
+    Args:
+        broker: Where the markers are.
+        config: Queues, block and reconnect times.
+        claimable: The queues that the worker has room for now.
+        look: Called when it is time to claim.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        config: WorkerConfig,
+        *,
+        claimable: Callable[[], set[str]],
+        look: Callable[[], None],
+    ) -> None:
+        self._broker = broker
+        self._config = config
+        self._claimable = claimable
+        self._look = look
+        self._asked = asyncio.Event()
+        #: Whether a marker came with the last look.
+        self.woken = False
+
+    def listen(self) -> None:
+        """Begin one wait, if none is going on: slots are free and nothing is in sight."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Listen whenever asked to, until cancelled."""
+        config = self._config
+        #: Queues whose marker came while there was no room for them: others may have it.
+        refused: set[str] = set()
+        backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        while True:
+            await self._asked.wait()
+            refused -= self._claimable()
+            queue = None
+            if queues := [name for name in config.queues if name not in refused]:
+                # a job may come to a refused queue while there is room again
+                block_s = min(config.block_s, _REFUSED_S) if refused else config.block_s
+                try:
+                    queue = await self._broker.wait_for_jobs(queues, block_s)
+                    if queue is not None and queue not in self._claimable():
+                        refused.add(queue)
+                        await self._broker.wake([queue])
+                        continue
+                    backoff.reset()
+                except BrokerError as e:
+                    # claims may go on all the same, on their own connection
+                    log.warning("marker.lost", error=str(e))
+                    await anyio.sleep(backoff.next_s())
+            self._asked.clear()
+            if queues:
+                self.woken = queue is not None
+                self._look()

@@ -1,0 +1,160 @@
+"""The jobs of a worker that is gone: what was seen of its end is noted, then they go back."""
+
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+
+import anyio
+import structlog
+
+from qcore.broker.broker import Broker
+from qcore.config import WorkerConfig, host_name
+from qcore.errors import BrokerError
+from qcore.model.codec import decode_state, encode
+from qcore.model.job import BESIDE_KEPT, AttemptError, Buried, Death, JobState, Lease, Outcome
+from qcore.runtime.child_process import ChildProcess
+from qcore.runtime.maintenance import log_reclaimed
+from qcore.runtime.processes import signal_name
+
+log = structlog.get_logger()
+
+#: Signals by which code ends its own process. Any other may have come from anywhere, and exit code
+#: 1 is that of a worker which fails.
+_OWN_SIGNALS = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+}
+#: Then the loss that makes so many leases, three of them in processes of its own, is the proof.
+_LOSSES_PROVE = 5
+#: A claim that was on its way when its process died is looked for again after this.
+_SECOND_LOOK_S = 1.0
+
+
+class Witness:
+    """Takes back what worker processes held when they ended.
+
+    Args:
+        broker: Where the leases are.
+        worker: What the processes were told to do.
+    """
+
+    def __init__(self, broker: Broker, worker: WorkerConfig) -> None:
+        self._broker = broker
+        self._worker = worker
+
+    async def take_back(self, child: ChildProcess, code: int, *, excused: bool) -> None:
+        """Reclaim what a gone child still held, now and a second later; wait for Redis.
+
+        Args:
+            child: It is certainly gone.
+            code: How it ended.
+            excused: It was being stopped: nothing is charged, and nothing is concluded.
+        """
+        beat = child.beat
+        # an exit code alone proves nothing: a task may call os._exit(0)
+        left_well = code == 0 and beat is not None and beat.stopped
+        if left_well and beat is not None and not beat.holding:
+            return  # Redis may be away, and nothing is to be waited for
+        charge, looks = not left_well and not excused, 2
+        ids = await self._ids_of(child) if charge else []
+        config, left = self._worker, list(self._worker.queues)
+        backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        while looks:
+            missed: list[str] = []
+            for queue in left:
+                try:
+                    if charge:
+                        await self._write_down(child, code, queue, ids)
+                    reclaimed = await self._broker.reclaim_owner(
+                        queue, child.owner, charge=charge, crash_limit=config.crash_limit
+                    )
+                except BrokerError:  # the node of another queue may answer
+                    missed.append(queue)
+                else:
+                    log_reclaimed(queue, reclaimed)
+            if missed:
+                left = missed
+                await anyio.sleep(backoff.next_s())
+                continue
+            looks, left = looks - 1, list(config.queues)
+            if looks:
+                await anyio.sleep(_SECOND_LOOK_S)
+
+    async def _ids_of(self, child: ChildProcess) -> list[str]:
+        """Return the jobs that it ran, as far as Redis says now."""
+        ids: list[str] = []
+        for queue in self._worker.queues:
+            with suppress(BrokerError):  # what is not known of one job is missing beside the others
+                ids += [lease.id for lease in await self._leases_of(child, queue)]
+        return ids
+
+    async def _leases_of(self, child: ChildProcess, queue: str) -> list[Lease]:
+        lease_ms = round(self._worker.lease_s * 1000)
+        return await self._broker.recover([queue], f"{child.owner}:", lease_ms)
+
+    async def _write_down(
+        self, child: ChildProcess, code: int, queue: str, ids: Sequence[str]
+    ) -> None:
+        """Add the end of the process to the records of its jobs; bury the one that is the cause."""
+        guilty: list[tuple[Lease, Outcome]] = []
+        others: list[tuple[Lease, bytes]] = []
+        for lease in await self._leases_of(child, queue):
+            death = _death_of(child, code, lease, ids)
+            state = decode_state(lease.state).died(death)
+            if _is_proven(child, code, lease):
+                guilty.append((lease, Buried(encode(_condemned(state, lease, death)))))
+            else:
+                others.append((lease, encode(state)))
+        if others:
+            await self._broker.note(others)
+        if guilty:
+            lost = (await self._broker.turn(guilty, None)).lost
+            for lease, _ in guilty:
+                if lease.token not in lost:
+                    how = _how(code)
+                    log.error(
+                        "job.condemned", job=lease.id, queue=queue, worker=child.name, how=how
+                    )
+
+
+def _is_proven(child: ChildProcess, code: int, lease: Lease) -> bool:
+    """Say whether this job, which had the process for itself, is what ended it."""
+    if not child.is_alone or child.was_killed:
+        return False
+    is_proof = -code in _OWN_SIGNALS if code < 0 else code != 1
+    return is_proof or lease.crashes + 1 >= _LOSSES_PROVE
+
+
+def _how(code: int) -> str:
+    return signal_name(-code) if code < 0 else f"exit {code}"
+
+
+def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) -> Death:
+    others = [id for id in ids[: BESIDE_KEPT + 1] if id != lease.id]
+    return Death(
+        _how(code),
+        child.name,
+        host_name(),
+        child.process.pid,
+        child.peak_rss_bytes,
+        max(1, len(ids)),
+        tuple(others[:BESIDE_KEPT]),
+    )
+
+
+def _condemned(state: JobState, lease: Lease, death: Death) -> JobState:
+    text = (
+        f"it ended the process that it had for itself: {death.how}, after {lease.crashes} lost "
+        f"leases ({death.worker}, pid {death.pid} on {death.host}, at most "
+        f"{death.peak_rss_bytes / 1e6:.0f} MB)"
+    )
+    at_ms = lease.claimed_ms
+    error = AttemptError(
+        state.failures + 1, "ProcessDied", text, at_ms, at_ms, death.host, death.pid
+    )
+    return state.failed(error, charge=False)
