@@ -28,7 +28,7 @@ async def test_worker_that_drains_takes_the_second_look_for_a_lost_claim(own_ser
             await app.broker.ask([(b"PING",)])
             async with working(app, owner=owner, shutdown_timeout_s=20.0) as worker:
                 lost = worker._exchange._lost_claims
-                await eventually(lambda: worker._listening.is_set())
+                await eventually(lambda: worker._listener._asked.is_set())
                 proxy.asks.clear()
                 worker._look_again()
                 await eventually(lambda: lost)  # a claim that did not arrive
