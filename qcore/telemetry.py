@@ -46,6 +46,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker.ready": ("worker", "pid", "after_s"),
     "worker.exited": ("worker", "pid", "exit_code", "signal", "rss_bytes", "running"),
     "worker.failed": ("worker", "error"),
-    "worker.killed": ("worker", "why"),
+    "worker.killed": ("worker", "pid", "why"),
+    "worker.replaced": ("worker", "pid", "by", "why"),
+    "replacement.failed": ("worker", "pid", "why"),
     "threads.abandoned": ("count",),
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from typing import Annotated
@@ -24,6 +25,11 @@ Lease = Annotated[
     float, typer.Option(help="Seconds without renewal until a job is given to others.")
 ]
 
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)([MG])(?::(\d+(?:\.\d+)?)([MG]))?")
+_UNITS = {"M": 1024**2, "G": 1024**3}
+#: A process that takes so much more than it may is killed, unless the option says when.
+_KILL_SHARE = 1.5
+
 
 def worker(
     app: Annotated[str, typer.Argument(help="Where the App is: MODULE:NAME, as in tasks:app.")],
@@ -36,6 +42,16 @@ def worker(
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
+    max_jobs: Annotated[
+        int | None, typer.Option(help="Replace a process after about so many jobs.")
+    ] = None,
+    max_time: Annotated[
+        float | None, typer.Option(help="Replace a process after about so many seconds.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Replace a process that takes so much, as 400M; kill it above 400M:1G."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of this supervisor in logs.")] = "",
     allow_eviction: Annotated[
         bool,
@@ -58,8 +74,15 @@ def worker(
         lease=lease,
         shutdown_timeout=shutdown_timeout,
     )
+    recycle_bytes, kill_bytes = memory_limits(max_memory)
     supervision = SupervisorConfig(
-        processes=count_processes(processes), name=name, allow_eviction=allow_eviction
+        processes=count_processes(processes),
+        name=name,
+        allow_eviction=allow_eviction,
+        max_jobs=max_jobs,
+        max_time_s=max_time,
+        max_memory_bytes=recycle_bytes,
+        kill_memory_bytes=kill_bytes,
     )
     command = worker_command(app, log_format)
     raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
@@ -136,6 +159,21 @@ def count_processes(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
+
+
+def memory_limits(text: str | None) -> tuple[int | None, int | None]:
+    """Return what `--max-memory` says: the bytes to be replaced at, and those to be killed at."""
+    if text is None:
+        return None, None
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"--max-memory is {text!r}: give 400M or 1.5G, or 400M:1G to kill above 1G"
+        )
+    soft = int(float(found[1]) * _UNITS[found[2]])
+    if found[3] is None:
+        return soft, round(soft * _KILL_SHARE)
+    return soft, int(float(found[3]) * _UNITS[found[4]])
 
 
 def describe(app: str, url: str | None, namespace: str | None) -> Description:
