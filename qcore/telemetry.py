@@ -33,6 +33,10 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # one worker process
     "worker.started": ("owner", "queues", "concurrency"),
     "worker.draining": ("running", "timeout_s"),
+    "worker.dumped": ("running", "tasks", "threads"),
+    "job.dumped": ("job", "task", "age_s", "stack"),
+    "task.dumped": ("name", "stack"),
+    "thread.dumped": ("name", "stack"),
     "worker.stopped": ("done", "unsettled"),
     # the supervisor
     "server.unchecked": ("url", "error"),
@@ -40,6 +44,11 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "server.refused": ("url", "why", "remedy"),
     "supervisor.started": ("processes", "url"),
     "supervisor.draining": ("workers",),
+    "supervisor.quieted": ("workers",),
+    "supervisor.resumed": ("workers",),
+    "roll.started": ("why", "workers"),
+    "roll.finished": ("why", "workers"),
+    "roll.failed": ("why", "left"),
     "supervisor.gave_up": ("failures",),
     "supervisor.stopped": ("exit_code",),
     "worker.spawned": ("worker", "pid", "owner"),

@@ -64,7 +64,8 @@ def worker(
     """Run the jobs of an app until told to stop.
 
     SIGTERM or Ctrl-C: finish what runs, then leave. A second one: cancel what runs and give it
-    back, nothing charged.
+    back, nothing charged. SIGHUP: replace the processes one by one. SIGTSTP: claim no more jobs;
+    SIGCONT: go on. SIGUSR1: log what runs, with stacks.
     """
     configure_logging(log_format)
     described = describe(app, url, namespace)
@@ -114,23 +115,33 @@ async def _supervise(
 ) -> int:
     broker = Broker(broker_config)
     supervisor = Supervisor(supervision, config, command=command, broker=broker)
-    loop, signals = asyncio.get_running_loop(), 0
-
-    def on_signal() -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            supervisor.drain()
-        else:
-            supervisor.stop_now()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    _obey_signals(supervisor)
     try:
         await broker.open()
         return await supervisor.run()
     finally:
         await broker.close()
+
+
+def _obey_signals(supervisor: Supervisor) -> None:
+    """Let signals be orders to the supervisor; the second one to stop means now."""
+    loop, stops = asyncio.get_running_loop(), 0
+
+    def stop() -> None:
+        nonlocal stops
+        stops += 1
+        if stops == 1:
+            supervisor.drain()
+        else:
+            supervisor.stop_now()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        loop.add_signal_handler(number, supervisor.roll, number.name)
+    loop.add_signal_handler(signal.SIGTSTP, supervisor.quiet)
+    loop.add_signal_handler(signal.SIGCONT, supervisor.resume)
+    loop.add_signal_handler(signal.SIGUSR1, supervisor.dump)
 
 
 def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:

@@ -64,6 +64,11 @@ class Brood:
         for child in self.living:
             child.order(order)
 
+    def dump(self) -> None:
+        """Let every child log what it does."""
+        for child in self.living:
+            child.dump()
+
     def start(
         self,
         place: int,

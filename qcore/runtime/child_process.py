@@ -16,8 +16,11 @@ import msgspec
 
 from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig, child_environment
-from qcore.runtime.child import CHILD_CONFIG, ChildConfig
+from qcore.runtime.child import CHILD_CONFIG, DUMP, ChildConfig
 from qcore.runtime.worker import Beat
+
+#: A child that has not beaten for so long is taken for blocked.
+_SILENT_S = 3.0
 
 
 class WorkerState(StrEnum):
@@ -25,6 +28,8 @@ class WorkerState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
+    #: It claims nothing, and lives on.
+    QUIET = "quiet"
     DRAINING = "draining"
 
 
@@ -128,6 +133,13 @@ class ChildProcess:
         with contextlib.suppress(OSError):
             os.write(self._orders_fd, order)
 
+    def dump(self) -> None:
+        """Let the child log what it does; one whose loop is blocked prints its threads only."""
+        self.order(DUMP)
+        if self.ready.is_set() and self._loop.time() - self.beat_at > _SILENT_S:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGUSR1)
+
     def kill(self, verdict: str = "") -> None:
         """Kill the child and what it started; `verdict` says for which deed of its jobs."""
         self.was_killed = True
@@ -170,16 +182,21 @@ class ChildProcess:
         return self._loop.time() - self.started_at
 
     @property
+    def _state(self) -> WorkerState:
+        if self.beat is None or not self.beat.ready:
+            return WorkerState.STARTING
+        if self.beat.draining or self.is_dismissed:
+            return WorkerState.DRAINING
+        return WorkerState.QUIET if self.beat.quiet else WorkerState.RUNNING
+
+    @property
     def view(self) -> WorkerView:
         """What to show of it."""
         beat = self.beat
-        state = WorkerState.STARTING
-        if beat is not None and beat.ready:
-            state = WorkerState.DRAINING if beat.draining else WorkerState.RUNNING
         return WorkerView(
             name=self.name,
             pid=self.process.pid,
-            state=state,
+            state=self._state,
             running=beat.running if beat else 0,
             done=beat.done if beat else 0,
             rss_bytes=beat.rss_bytes if beat else 0,

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from enum import StrEnum
 
 import anyio
+import msgspec
+import structlog
 
 from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig
@@ -12,8 +15,29 @@ from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.memory import rss_bytes
 from qcore.runtime.slot import Slot
 
+log = structlog.get_logger()
+
 #: Between two looks at the memory of the children: the kernel kills soon after.
 _MEMORY_LOOK_S = 0.2
+
+
+class RollState(StrEnum):
+    """How far a rolling restart is."""
+
+    NONE = "none"
+    ROLLING = "rolling"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Roll(msgspec.Struct, frozen=True, kw_only=True):
+    """The last rolling restart of a supervisor."""
+
+    state: RollState = RollState.NONE
+    why: str = ""
+    #: Workers that were started since it was ordered, of how many.
+    replaced: int = 0
+    workers: int = 0
 
 
 class Rolling:
@@ -26,7 +50,7 @@ class Rolling:
         config: The limits.
         slots: Whose children.
         look_s: Between two looks at the limits.
-        stopping: Set when the supervisor is to end.
+        stopping: Set when the supervisor is to end: nobody is replaced any more.
     """
 
     def __init__(
@@ -41,19 +65,62 @@ class Rolling:
         self._slots = slots
         self._look_s = look_s
         self._stopping = stopping
+        self._state = RollState.NONE
+        self._why = ""
+        #: Loop time of the last order: workers that are older are to be replaced.
+        self._since = 0.0
+        self._called = asyncio.Event()
         #: Limits wait until then, after a replacement that did not come up.
         self._resting_until = 0.0
         self._backoff = Backoff(config.restart_least_s, config.restart_most_s)
 
+    @property
+    def last(self) -> Roll:
+        """The last rolling restart."""
+        fresh = sum(slot.has_ready(self._since) for slot in self._slots)
+        return Roll(state=self._state, why=self._why, replaced=fresh, workers=len(self._slots))
+
+    def roll(self, why: str) -> None:
+        """Replace every worker that lives now; one that is going on begins anew."""
+        self._state, self._why = RollState.ROLLING, why
+        self._since = asyncio.get_running_loop().time()
+        log.info("roll.started", why=why, workers=len(self._slots))
+        self._called.set()
+
     async def run(self) -> None:
         """Replace what is to be replaced, until stopped."""
         while not self._stopping.is_set():
+            slot = self._outdated()
+            if slot is not None:
+                await self._renew(slot)
+                continue
             slot, why = self._over_its_limits()
             if slot is not None:
                 await self._recycle(slot, why)
-            else:
-                with anyio.move_on_after(self._look_s):
-                    await self._stopping.wait()
+                continue
+            with anyio.move_on_after(self._look_s):
+                await self._called.wait()
+            self._called.clear()
+
+    def _outdated(self) -> Slot | None:
+        """Return a slot whose worker is older than the order; end the roll when all are new."""
+        if self._state is not RollState.ROLLING:
+            return None
+        for slot in self._slots:
+            if slot.current is not None and slot.current.started_at <= self._since:
+                return slot
+        if all(slot.has_ready(self._since) for slot in self._slots):
+            self._state = RollState.DONE
+            log.info("roll.finished", why=self._why, workers=len(self._slots))
+        return None
+
+    async def _renew(self, slot: Slot) -> None:
+        since = self._since
+        if not await slot.replace(self._why) and self._since == since:
+            # the next one would not come up either, and the old ones work
+            self._state = RollState.FAILED
+            left = sum(not slot.has_ready(since) for slot in self._slots)
+            log.error("roll.failed", why=self._why, left=left)
 
     def _over_its_limits(self) -> tuple[Slot | None, str]:
         if asyncio.get_running_loop().time() >= self._resting_until:

@@ -78,6 +78,11 @@ class Slot:
             with anyio.move_on_after(backoff.next_s()):
                 await self._stopping.wait()
 
+    def has_ready(self, since: float) -> bool:
+        """Whether the child that works here is ready, and was started after that loop time."""
+        child = self.current
+        return child is not None and child.ready.is_set() and child.started_at > since
+
     async def replace(self, why: str) -> bool:
         """Start another child; when it is ready let the current one leave, and see it gone.
 

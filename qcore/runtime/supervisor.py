@@ -13,7 +13,7 @@ from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.errors import BrokerError
 from qcore.runtime.admission import admits
 from qcore.runtime.brood import Brood
-from qcore.runtime.child import DRAIN, EXIT_CONFIG, STOP_NOW
+from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
 from qcore.runtime.child_process import ChildProcess, WorkerView
 from qcore.runtime.rolling import Rolling, guard_memory
 from qcore.runtime.seclusion import Seclusion
@@ -26,12 +26,15 @@ log = structlog.get_logger()
 EXIT_BOOT_LOOP = 70
 #: What a supervisor keeps of the shutdown timeout for itself: its share, and at most so long.
 _OWN_SHARE, _OWN_MOST_S = 0.2, 2.0
+#: Children that were told to stop now have so long at most, to clean up and to tell Redis.
+_NOW_S = 6.0
 
 
 class Supervisor:
     """Keeps the right number of worker processes alive.
 
-    Runs no code of the user and handles no signals: the command calls `drain` and `stop_now`.
+    Runs no code of the user and handles no signals: the command calls `drain`, `stop_now`,
+    `quiet`, `resume`, `roll` and `dump`.
 
     Args:
         config: How many processes, and when one is given up.
@@ -60,11 +63,13 @@ class Supervisor:
         self._stopping = stopping = asyncio.Event()
         #: Redis was asked once, with or without an answer, or there is no need to.
         self._asked = asyncio.Event()
-        #: Loop time by which the supervisor must be gone.
-        self._leave_at = 0.0
+        #: Loop times at which the children that are left are killed, and the supervisor is gone.
+        self._kill_at = self._leave_at = 0.0
+        self._hurry = asyncio.Event()
         #: The jobs of the dead are taken back in here; set when there are no children any more.
         self._last_takers: anyio.CancelScope | None = None
         self._ordered: bytes | None = None
+        self._is_quiet = False
         self._exit_code = 0
         witness = Witness(broker, worker)
         self._brood = Brood(
@@ -100,6 +105,7 @@ class Supervisor:
         async with anyio.create_task_group() as group:
             group.start_soon(self._enforce_deadline)
             group.start_soon(self._introduce)
+            group.start_soon(self._rolling.run)
             if self._config.kill_memory_bytes is not None:
                 group.start_soon(guard_memory, self._brood, self._config.kill_memory_bytes)
             await self._asked.wait()
@@ -116,7 +122,6 @@ class Supervisor:
         """Keep the children until stopped, and until the last one is gone."""
         async with anyio.create_task_group() as group:
             self._brood.open(group, takers)
-            group.start_soon(self._rolling.run)
             for slot in self._slots:
                 group.start_soon(slot.keep)
                 group.start_soon(self._seclusion.keep, slot.place)
@@ -129,14 +134,42 @@ class Supervisor:
         """Let every child cancel and release what it runs."""
         self._order(STOP_NOW)
 
+    def quiet(self) -> None:
+        """Let every child claim nothing until `resume`; what runs goes on."""
+        if not self._stopping.is_set():
+            log.info("supervisor.quieted", workers=len(self._brood.living))
+            self._is_quiet = True
+            self._brood.order(QUIET)
+
+    def resume(self) -> None:
+        """Let the children claim again after `quiet`; without one it does nothing."""
+        if self._is_quiet and not self._stopping.is_set():
+            log.info("supervisor.resumed", workers=len(self._brood.living))
+            self._is_quiet = False
+            self._brood.order(RESUME)
+
+    def roll(self, why: str) -> None:
+        """Replace every child, one at a time, each when its successor is ready."""
+        if not self._stopping.is_set():
+            self._rolling.roll(why)
+
+    def dump(self) -> None:
+        """Let every child log the stacks of its jobs, tasks and threads."""
+        self._brood.dump()
+
     def workers(self) -> list[WorkerView]:
         """Return the children as their last beats described them."""
         return self._brood.views()
 
     def _order(self, order: bytes) -> None:
+        now = anyio.current_time()
         if not self._stopping.is_set():
             log.info("supervisor.draining", workers=len(self._brood.living))
-            self._leave_at = anyio.current_time() + self._kill_after_s + self._own_s
+            self._kill_at = now + self._kill_after_s
+            self._leave_at = self._kill_at + self._own_s
+        if order == STOP_NOW:
+            self._kill_at = min(self._kill_at, now + _NOW_S)
+            self._hurry.set()
         self._ordered = order
         self._stopping.set()
         self._seclusion.wake()
@@ -193,7 +226,13 @@ class Supervisor:
             self._order(DRAIN)
 
     async def _enforce_deadline(self) -> None:
+        """Kill what is late; after `stop_now` at once what is not ready and so has no job."""
         await self._stopping.wait()
-        await anyio.sleep(self._kill_after_s)
+        with anyio.move_on_after(self._kill_at - anyio.current_time()):
+            await self._hurry.wait()
+            for child in list(self._brood.living):
+                if not child.ready.is_set():
+                    self._brood.kill(child, "stopped before it was ready")
+            await anyio.sleep(self._kill_at - anyio.current_time())
         for child in list(self._brood.living):
             self._brood.kill(child, "shutdown timeout")

@@ -229,6 +229,11 @@ class Fleet:
     def done(self) -> set[int]:
         return self.journal.done()
 
+    def blocked(self) -> set[int]:
+        """Return the numbers of the jobs that hold their loop."""
+        self.journal.runs()
+        return self.journal.blocking
+
     def kill_worker(self, pid: int) -> float:
         """Kill one worker process; return when, on the monotonic clock."""
         self.killed.add(pid)

@@ -111,6 +111,7 @@ async def block(ctx: Context, n: int, seconds: float) -> None:
     with written_down(ctx, n):
         await asyncio.sleep(1.2)
         if not ran:
+            _note(n, "-", ctx.attempt, os.getpid(), "blocks")
             time.sleep(seconds)  # noqa: ASYNC251 - that is the point
 
 
