@@ -5,6 +5,7 @@ import time
 from enum import Enum
 
 from qcore.context import Context
+from qcore.model.fleet import RunningJob
 from qcore.model.job import Lease
 
 
@@ -68,6 +69,11 @@ class Running:
         self.exclusive = False
         self.stop: Stop | None = None
         self._weight = 0
+
+    def shown(self) -> RunningJob:
+        """Return what a beat says of it, which is short."""
+        age_s = round(time.monotonic() - self.claimed_at, 3)
+        return RunningJob(self.lease.id[:64], self.task_name[:100], age_s)
 
     def cancel(self, why: Stop) -> None:
         """Cancel the job; again only for a reason that weighs more than those before.
