@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 
+from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
 from qcore.broker.inspector import Inspector
@@ -32,7 +33,8 @@ def watch(port: int) -> Counter[str]:
             if monitor.connection.can_read(timeout=left_s):
                 seen: Any = monitor.next_command()
                 if seen["client_type"] != "lua":
-                    counts[seen["command"].split()[0]] += 1
+                    is_beat = scripts.HEARTBEAT.sha.decode() in seen["command"]
+                    counts["heartbeat" if is_beat else seen["command"].split()[0]] += 1
     return counts
 
 
@@ -57,6 +59,8 @@ async def test_idle_worker_with_jobs_it_cannot_run_sends_two_commands_a_second_a
             swept = (b"HEXISTS", producer.app.broker.keys("default").names["meta"], b"last_sweep")
             await eventually(lambda: says_yes(producer.app.broker, swept), 20)
         counts = await asyncio.to_thread(watch, own_server.port)
+        # of the supervisor, one a second
+        assert 0 < counts.pop("heartbeat") <= WATCH_S + 1, counts
         assert 0 < counts.total() <= 2 * WATCH_S, counts
         assert command.process.poll() is None
 
