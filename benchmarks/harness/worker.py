@@ -1,0 +1,70 @@
+"""The real `qcore worker` command, measured from outside."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from benchmarks.harness import processes
+from benchmarks.harness.records import ROOT
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return an environment in which this checkout is imported, whatever is installed."""
+    path = os.pathsep.join((str(ROOT), str(ROOT / "cli")))
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("QCORE_")}
+    return inherited | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | extra
+
+
+class Running:
+    """A started command with everything under it; `with` ends it."""
+
+    def __init__(self, words: list[str], env: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, cwd=ROOT
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        processes.end(self.process)
+
+    def pids(self) -> list[int]:
+        return processes.tree(self.process.pid)
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds of all its processes so far."""
+        return processes.cpu_s(*self.pids())
+
+    def rss_bytes(self) -> int:
+        return processes.rss_bytes(*self.pids())
+
+    def tail(self) -> str:
+        """Return the end of what it printed."""
+        return self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+
+def qcore_worker(
+    app: str,
+    url: str,
+    log: Path,
+    *,
+    processes: int = 1,
+    concurrency: int = 100,
+    env: Mapping[str, str] | None = None,
+) -> Running:
+    """Start `qcore worker APP` with its defaults otherwise; `app` is MODULE:NAME."""
+    words = [sys.executable, "-m", "qcore_cli", "worker", app, "--url", url]
+    words += ["--processes", str(processes), "--concurrency", str(concurrency)]
+    return Running(words, environment(**(env or {})), log)

@@ -1,0 +1,64 @@
+"""Measures qcore and its peers; the whole comparison, or some parts of it.
+
+python benchmarks/run.py [PART ...] [--runs 5] [--jobs-scale 1.0] [--systems qcore,saq]
+python benchmarks/run.py --compare [FILE] [--plots]
+"""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "cli")]  # this checkout, whatever is installed
+
+LATEST = HERE / "results" / "latest.jsonl"
+
+
+def main() -> None:
+    given = _arguments()
+    if given.compare is None:
+        _measure(given)
+    from benchmarks.harness import records, table
+
+    lines = records.read(given.compare or given.out)
+    print(table.tables(lines))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts())}")
+    parser.add_argument("--runs", type=int, default=5, help="that count, after one warm-up")
+    parser.add_argument("--jobs-scale", type=float, default=1.0, help="less for a quick look")
+    parser.add_argument("--systems", default="", help="only these, as qcore,saq")
+    parser.add_argument("--out", type=Path, default=LATEST, help="where the lines go")
+    parser.add_argument("--compare", nargs="?", type=Path, const=LATEST, help="only the table")
+    parser.add_argument("--plots", action="store_true", help="write the plots, too")
+    given = parser.parse_args()
+    unknown = [part for part in given.parts if part not in parts()]
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}: there are {', '.join(parts())}")
+    return given
+
+
+def parts() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules([str(HERE / "parts")]))
+
+
+def _measure(given: argparse.Namespace) -> None:
+    from benchmarks.harness.bench import Bench, Options
+    from benchmarks.harness.records import Lines
+
+    systems = tuple(name for name in given.systems.split(",") if name)
+    options = Options(given.runs, given.jobs_scale, systems)
+    lines = Lines(given.out)
+    for part in given.parts or parts():
+        importlib.import_module(f"benchmarks.parts.{part}").run(Bench(part, options, lines))
+    lines.close()
+
+
+if __name__ == "__main__":
+    main()
