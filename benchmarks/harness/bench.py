@@ -40,6 +40,10 @@ class Bench:
             self.log(f"round {number} of {self.options.runs}")
             yield number
 
+    def once(self) -> None:
+        """Count what follows as the only run: it takes long, and is repeated within itself."""
+        self._round = WARM_UP + 1
+
     def jobs(self, full: int) -> int:
         """Return how many jobs this round has, where a run at full size has `full`."""
         scale = self.options.scale * (WARM_UP_SCALE if self._round == WARM_UP else 1)
