@@ -88,10 +88,8 @@ class Probe:
         return self
 
     def __exit__(self, kind: object, *_exc: object) -> None:
-        process = self._process
-        assert process.stdin is not None
-        if kind is not None:
-            process.kill()
-        process.stdin.close()
-        code = process.wait(30)
-        assert kind is not None or code == 0, f"the measured process ended with {code}"
+        with self._process as process:
+            if kind is not None:
+                process.kill()
+        if kind is None and process.returncode:
+            raise RuntimeError(f"the measured process ended with {process.returncode}")

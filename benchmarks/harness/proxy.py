@@ -21,7 +21,8 @@ class Traffic:
 
     #: Of the client, by name.
     commands: Counter[str] = field(default_factory=Counter)
-    #: How often a client wrote after it had read.
+    #: How often a client wrote after it had read. At most: a write of several segments may be
+    #: answered in parts.
     round_trips: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -62,6 +63,7 @@ class Proxy:
         self.counts = counts
         self.seen = Traffic()
         self.port = 0
+        self.transports: set[asyncio.Transport] = set()
         # the timers of epoll and uvloop have whole milliseconds, those of select() microseconds
         self.loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -81,13 +83,21 @@ class Proxy:
     def __enter__(self) -> Self:
         self._thread.start()
         listening = self.loop.create_server(lambda: _Client(self), "127.0.0.1", 0)
-        server = asyncio.run_coroutine_threadsafe(listening, self.loop).result()
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = asyncio.run_coroutine_threadsafe(listening, self.loop).result()
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        async def cut() -> None:
+            self._server.close()
+            for transport in self.transports:
+                transport.abort()
+            await asyncio.sleep(0)  # in which they close
+
+        asyncio.run_coroutine_threadsafe(cut(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
+        self.loop.close()
 
 
 class _End(asyncio.Protocol):
@@ -102,6 +112,7 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.proxy.transports.add(transport)
 
     def data_received(self, data: bytes) -> None:
         self.note(data)
@@ -117,6 +128,8 @@ class _End(asyncio.Protocol):
             self.other.transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        assert self.transport is not None
+        self.proxy.transports.discard(self.transport)
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 
