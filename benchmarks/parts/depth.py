@@ -2,9 +2,10 @@
 
 from contextlib import ExitStack
 from statistics import quantiles
+from typing import Any
 
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.probe import Probe
+from benchmarks.harness.probe import Figures, Probe
 from benchmarks.harness.server import Server
 
 SHALLOW, DEEP = 1_000, 1_000_000
@@ -29,38 +30,43 @@ def run(bench: Bench) -> None:
     with ExitStack() as stack:
         probes: dict[str, Probe] = {}
         sizes: dict[str, float] = {}
-        for name, depth in DEPTHS.items():
+        depths = {name: _scaled(bench, *depth) for name, depth in DEPTHS.items()}
+        for name, depth in depths.items():
             server = stack.enter_context(bench.server())
             probes[name] = stack.enter_context(Probe(server))
-            sizes[name] = _fill(bench, server, probes[name], *depth)
+            sizes[name] = _fill(server, probes[name], *depth)
         for number in bench.rounds():
             for name, probe in probes.items():
-                _measure(bench, name, probe)
+                _measure(bench, name, probe, *depths[name])
                 if number == 1 and name != BASE:
                     kind = "scheduled" if "scheduled" in name else "ready"
                     bench.emit(f"Redis memory of a {kind} job", "qcore", sizes[name], "bytes")
 
 
-def _fill(bench: Bench, server: Server, probe: Probe, ready: int, scheduled: int) -> float:
+def _scaled(bench: Bench, *depth: int) -> tuple[int, ...]:
+    return tuple(max(int(jobs * bench.options.scale), min(jobs, SHALLOW)) for jobs in depth)
+
+
+def _fill(server: Server, probe: Probe, ready: int, scheduled: int) -> float:
     """Return the bytes of Redis for each job put in; there is nothing beside it but the keys."""
     probe.warm_up()
     before = server.info("memory")["used_memory"]
-    ready, scheduled = (
-        max(int(n * bench.options.scale), min(n, SHALLOW)) for n in (ready, scheduled)
-    )
     probe.step("enqueue_many", ready)
     if scheduled:
         probe.step("schedule", scheduled)
     return (server.info("memory")["used_memory"] - before) / (ready + scheduled)
 
 
-def _measure(bench: Bench, name: str, probe: Probe) -> None:
-    def base(case: str) -> dict[str, str]:
-        return {} if name == BASE else {"base": f"{case}, {BASE}"}
+def _measure(bench: Bench, name: str, probe: Probe, ready: int, scheduled: int) -> None:
+    depth = {"ready": ready, "scheduled": scheduled}
+
+    def facts(case: str, figures: Figures) -> dict[str, Any]:
+        base = {} if name == BASE else {"base": f"{case}, {BASE}"}
+        return {**base, **depth, **figures.facts()}
 
     case = "run and refill"
     steady = probe.step("steady", max(bench.jobs(JOBS), SHALLOW))
-    bench.emit(f"{case}, {name}", "qcore", steady.per_s, "jobs/s", **base(case), **steady.facts())
+    bench.emit(f"{case}, {name}", "qcore", steady.per_s, "jobs/s", **facts(case, steady))
     case = "enqueue one by one"
     each = probe.step("enqueue_each", bench.jobs(ONE_BY_ONE))
     bench.emit(
@@ -68,9 +74,10 @@ def _measure(bench: Bench, name: str, probe: Probe) -> None:
         "qcore",
         each.per_s,
         "jobs/s",
-        **base(case),
-        **each.facts(),
+        **facts(case, each),
         p50_ms=quantiles(each.took_s, n=100, method="inclusive")[49] * 1000,
         p99_ms=quantiles(each.took_s, n=100, method="inclusive")[98] * 1000,
     )
-    probe.step("drain", each.jobs)  # back to the depth
+    # back to the depth: a worker that stops has run a few more than it was to
+    drained = probe.step("drain", each.jobs)
+    probe.step("enqueue_many", drained.jobs - each.jobs)

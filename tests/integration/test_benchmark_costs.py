@@ -24,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def client_of(proxy: Proxy) -> "redis.Redis[bytes]":
+def client_of(proxy: Proxy) -> redis.Redis:
     return redis.Redis(port=proxy.port, protocol=2)
 
 
