@@ -1,6 +1,7 @@
 """The measurements of qcore by itself: they count what goes over the wire, and every run."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from benchmarks.harness.probe import Probe
 from benchmarks.harness.proxy import Proxy
 from benchmarks.harness.server import Server
 from tests.support.fleet import ROOT
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -44,6 +46,20 @@ def test_proxy_counts_commands_round_trips_and_bytes(server: Server):
     sent = 100 * len("*3__$3__SET__$6__key-00__$5__value__")
     assert seen.bytes_sent == sent + len(f"*3__$4__EVAL__$48__{script}__$1__0__")
     assert seen.bytes_received == len("+OK__" * 100 + "$-1__")
+
+
+async def test_proxy_counts_a_write_of_two_segments_as_one_round_trip(server: Server):
+    halves = b"*1\r\n$4\r\nPI", b"NG\r\n"
+    with (
+        Proxy(server.port, counts=True) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client,
+    ):
+        client.sendall(halves[0])
+        await eventually(lambda: proxy.traffic().bytes_sent == len(halves[0]))
+        client.sendall(halves[1])
+        assert client.recv(100) == b"+PONG\r\n"
+        seen = proxy.traffic()
+    assert (seen.commands, seen.round_trips) == (Counter(PING=1), 1)
 
 
 def test_proxy_delays_both_ways_and_keeps_the_order(server: Server):
