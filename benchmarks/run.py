@@ -18,12 +18,14 @@ LATEST = HERE / "results" / "latest.jsonl"
 
 def main() -> None:
     given = _arguments()
+    from benchmarks.harness import environments
+
+    environments.enter(plots=given.plots)
     if given.compare is None:
         _measure(given)
     from benchmarks.harness import records, table
 
-    lines = records.read(given.compare or given.out)
-    print(table.tables(lines))
+    print(table.tables(records.read(given.compare or given.out)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -55,9 +57,14 @@ def _measure(given: argparse.Namespace) -> None:
     systems = tuple(name for name in given.systems.split(",") if name)
     options = Options(given.runs, given.jobs_scale, systems)
     lines = Lines(given.out)
+    failures: list[str] = []
     for part in given.parts or parts():
-        importlib.import_module(f"benchmarks.parts.{part}").run(Bench(part, options, lines))
+        bench = Bench(part, options, lines)
+        importlib.import_module(f"benchmarks.parts.{part}").run(bench)
+        failures += bench.failures
     lines.close()
+    if failures:
+        sys.exit("\n".join(["not measured:", *failures]))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.harness import systems
 from benchmarks.harness.records import WARM_UP, Lines, host
 from benchmarks.harness.server import PERSISTENCE, Server
+from benchmarks.harness.systems import System
 
 #: Memory, where there is such a folder: a disk that writes back is not what is measured.
 SHARED = Path("/dev/shm")
@@ -32,6 +34,7 @@ class Bench:
         self.options = options
         self._lines = lines
         self._round = WARM_UP
+        self.failures: list[str] = []
 
     def rounds(self) -> Iterator[int]:
         """Yield the warm-up, which no table counts, then the runs; systems take turns in each."""
@@ -49,9 +52,19 @@ class Bench:
         scale = self.options.scale * (WARM_UP_SCALE if self._round == WARM_UP else 1)
         return max(int(full * scale), 20)
 
-    def wants(self, system: str) -> bool:
-        """Say whether `--systems` lets this one take part."""
-        return not self.options.systems or system in self.options.systems
+    def systems(self, *names: str) -> list[System]:
+        """Return those of these systems that `--systems` lets take part, ready to run."""
+        wanted = self.options.systems or names
+        return [systems.load(name) for name in names if name in wanted]
+
+    @contextmanager
+    def turn(self, system: str) -> Iterator[None]:
+        """Let one system take its turn; what goes wrong is told at the end, and others go on."""
+        try:
+            yield
+        except RuntimeError as e:
+            self.failures.append(f"{self.part}, {system}, round {self._round}: {e}")
+            self.log(f"{system} FAILED: {e}")
 
     @contextmanager
     def server(self) -> Iterator[Server]:
@@ -86,11 +99,16 @@ class Bench:
             "unit": unit,
             **facts,
             "persistence": PERSISTENCE,
-            "versions": versions or {},
+            "versions": versions or systems.load("qcore").versions,
             "host": host(),
         }
         self._lines.write(record)
         self.log(f"{system:9} {case}: {value:,.4g} {unit}")
+
+    def emit_of(self, system: System, case: str, value: float, unit: str, **facts: Any) -> None:
+        """Write one figure of a system that is compared, with what it says of itself."""
+        said = {"guarantee": system.guarantee, "settings": system.settings}
+        self.emit(case, system.name, value, unit, versions=system.versions, **facts, **said)
 
     def log(self, text: str) -> None:
         """Tell whoever waits how far it is."""
