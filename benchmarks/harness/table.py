@@ -28,10 +28,26 @@ def tables(records: list[Record]) -> str:
 def _of_part(records: list[Record], part: str) -> str:
     cases = cases_of(records, part)
     systems = dict.fromkeys(r["system"] for r in records if r["part"] == part)
+    if list(systems) == [OURS]:
+        return _of_qcore(records, part)
     units = {r["case"]: r["unit"] for r in records if r["part"] == part}
     rows = [["system", *(f"{case}, {units[case]}" for case in cases)]]
     rows.append(["---", *("--:" for _ in cases)])
     rows += [[s, *(_cell(records, part, case, s) for case in cases)] for s in systems]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _of_qcore(records: list[Record], part: str) -> str:
+    """Return a row for each case; its ratio is to the case that its record names as its base."""
+    rows = [["case", "unit", "median (least-most)", "ratio"], ["---", "---", "--:", "--:"]]
+    for case in cases_of(records, part):
+        found = values(records, part, case, OURS)
+        record = next(r for r in records if (r["part"], r["case"]) == (part, case))
+        ratio = ""
+        if "base" in record:
+            of_base = ratios(found, values(records, part, record["base"], OURS))
+            ratio = f"x{number(median(of_base))} of {record['base']}"
+        rows.append([case, record["unit"], _cell(records, part, case, OURS), ratio])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -111,4 +111,5 @@ def test_cheap_parts_run_by_one_command(tmp_path: Path):
     assert found["commands", "enqueue one by one: commands"]["value"] == 1
     assert 0 < found["commands", "drain: round trips"]["value"] < 1
     assert found["tax", "at most once"]["base"] == "no feature"
-    assert "at most once" in done.stdout
+    assert "| at most once | jobs/s |" in done.stdout
+    assert " of no feature |" in done.stdout
