@@ -10,6 +10,9 @@ from benchmarks.harness.records import ROOT
 from benchmarks.harness.server import Server
 from benchmarks.harness.worker import environment
 
+#: What is measured; records say so.
+IN_ONE = "worker and producer in one process"
+
 _numbers = itertools.count()
 
 
@@ -33,7 +36,7 @@ class Figures(NamedTuple):
             "jobs": self.jobs,
             "python_us_per_job": round(self.cpu_s / self.jobs * 1e6, 2),
             "redis_us_per_job": round(self.redis_cpu_s / self.jobs * 1e6, 2),
-            "process": "worker and producer in one process",
+            "process": IN_ONE,
         }
 
 

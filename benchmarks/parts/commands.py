@@ -1,7 +1,7 @@
 """Client commands, round trips and bytes a job, counted on the wire."""
 
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.probe import Probe
+from benchmarks.harness.probe import IN_ONE, Probe
 from benchmarks.harness.proxy import Proxy, Traffic
 
 JOBS = 20_000
@@ -33,8 +33,12 @@ def run(bench: Bench) -> None:
 
 
 def _emit(bench: Bench, case: str, jobs: int, traffic: Traffic) -> None:
-    facts = {"jobs": jobs, "by_name": traffic.commands, **traffic.per_job(jobs)}
-    bench.emit(f"{case}: commands", "qcore", facts["commands"], "a job", **facts)
-    bench.emit(f"{case}: round trips", "qcore", facts["round_trips"], "a job")
-    size = facts["bytes_sent"] + facts["bytes_received"]
-    bench.emit(f"{case}: bytes", "qcore", size, "a job")
+    each = traffic.per_job(jobs)
+    facts = {"jobs": jobs, "by_name": traffic.commands, **each, "process": IN_ONE}
+    size = each["bytes_sent"] + each["bytes_received"]
+    for what, value in (
+        ("commands", each["commands"]),
+        ("round trips", each["round_trips"]),
+        ("bytes", size),
+    ):
+        bench.emit(f"{case}: {what}", "qcore", value, "a job", **facts)

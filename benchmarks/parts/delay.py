@@ -37,7 +37,8 @@ def _measure(bench: Bench, name: str, probe: Probe) -> None:
     together = probe.step("enqueue_together", max(bench.jobs(TOGETHER), 100))
     many = probe.step("enqueue_many", bench.jobs(MANY))
     drained = probe.step("drain", each.jobs + together.jobs + many.jobs)
-    bench.emit(f"enqueue, awaited, {name}", "qcore", median(each.took_s) * 1000, "ms")
+    p50_ms = median(each.took_s) * 1000
+    bench.emit(f"enqueue one by one, p50, {name}", "qcore", p50_ms, "ms", **each.facts())
     for case, figures in (
         ("enqueue from 100 tasks", together),
         ("enqueue_many", many),

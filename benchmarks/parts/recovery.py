@@ -22,7 +22,12 @@ KILLS = 20
 LEASE_S, LEAST_LEASE_S = 30.0, 1.5
 #: Whole workers that are killed, at different times of the 10 s between two renewals.
 HOSTS = 3
-QUEUE = "{qcore:default}:"
+#: Counts in one moment what is ready, running, scheduled and dead: jobs move between these.
+LEFT = """
+return redis.call('LLEN', KEYS[1]) + redis.call('ZCARD', KEYS[2]) + redis.call('ZCARD', KEYS[3])
+  + redis.call('ZCARD', KEYS[4])
+"""
+KEYS = [f"{{qcore:default}}:{key}" for key in ("ready", "active", "scheduled", "dead")]
 
 
 class Start(NamedTuple):
@@ -123,13 +128,7 @@ def _await_second_runs(
     firsts = {start.job: start for start in reversed(_starts(folder, 0))}
     lost = {job for job, start in firsts.items() if start.pid in killed}
     (folder / "over").touch()
-
-    def is_empty() -> bool:
-        left = [server.ask("LLEN", QUEUE + "ready")]
-        left += [server.ask("ZCARD", QUEUE + key) for key in ("active", "scheduled", "dead")]
-        return not any(left)
-
-    command.until(is_empty, 120)
+    command.until(lambda: server.ask("EVAL", LEFT, len(KEYS), *KEYS) == 0, 120)
     starts = _starts(folder, 0)
     runs = Counter(start.job for start in starts)
     if any(runs[job] != (2 if job in lost else 1) for job in firsts):
