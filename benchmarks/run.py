@@ -74,7 +74,8 @@ def _measure(given: argparse.Namespace) -> None:
     failures: list[str] = []
     for part in given.parts or parts():
         bench = Bench(part, options, lines)
-        importlib.import_module(f"benchmarks.parts.{part}").run(bench)
+        with bench.turn("part"):
+            importlib.import_module(f"benchmarks.parts.{part}").run(bench)
         failures += bench.failures
     lines.close()
     if failures:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import systems
 from benchmarks.harness.records import WARM_UP, Lines, host
-from benchmarks.harness.server import PERSISTENCE, Server
+from benchmarks.harness.server import PERSISTENCE, Server, version
 from benchmarks.harness.systems import System
 
 #: Memory, where there is such a folder: a disk that writes back is not what is measured.
@@ -42,6 +42,10 @@ class Bench:
             self._round = number
             self.log(f"round {number} of {self.options.runs}")
             yield number
+
+    def once(self) -> None:
+        """Count what follows as the only run: it takes long, and is repeated within itself."""
+        self._round = WARM_UP + 1
 
     def jobs(self, full: int) -> int:
         """Return how many jobs this round has, where a run at full size has `full`."""
@@ -96,7 +100,7 @@ class Bench:
             **facts,
             "persistence": PERSISTENCE,
             "versions": versions or systems.load("qcore").versions,
-            "host": host(),
+            "host": {**host(), "redis": version()},
         }
         self._lines.write(record)
         self.log(f"{system:9} {case}: {value:,.4g} {unit}")

@@ -27,14 +27,20 @@ def enter(*, plots: bool) -> None:
     os.execv(python, [str(python), *sys.argv])
 
 
-def made(name: str) -> Path:
-    """Return the interpreter of an environment, which is made if it is not as pinned."""
-    folder = FOLDER / name
+def made(name: str, *, base: str = sys.executable, suffix: str = "") -> Path:
+    """Return the interpreter of an environment, which is made if it is not as pinned.
+
+    Args:
+        name: Whose pins.
+        base: The Python to make it from.
+        suffix: Of its folder, where there is one for each of several Pythons.
+    """
+    folder = FOLDER / f"{name}{suffix}"
     pins = PINS / f"{name}.txt"
     python = folder / "bin" / "python"
     if not _is_made(folder, pins):
         print(f"making the environment {folder}", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([base, "-m", "venv", "--clear", str(folder)], check=True)
         pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
         subprocess.run([*pip, "--requirement", str(pins)], check=True)
         shutil.copy(pins, folder / "made")

@@ -1,6 +1,6 @@
 """The tables, from the lines alone: medians with their range, and ratios within a round."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +23,9 @@ def report(records: list[Record]) -> str:
     pieces = [_host(records), _systems(records), "### Targets", _targets(records)]
     for part in dict.fromkeys(r["part"] for r in records):
         of_part = [r for r in records if r["part"] == part]
+        if {r["system"] for r in of_part} == {OURS}:
+            pieces += [f"### {part}", _part_of_qcore(of_part)]
+            continue
         pieces += [f"### {part}", _part(of_part)]
         for fact, title in FACTS.items():
             with_fact = [r for r in of_part if fact in r]
@@ -45,7 +48,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Collection[float]) -> str:
     """Return median, least and most."""
     return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
 
@@ -92,20 +95,34 @@ def _part(records: list[Record], fact: str = "value") -> str:
 
 def _cell(records: list[Record], system: str, fact: str) -> str:
     """Return median and range, and for others how many times better qcore is in the same round."""
-    by_round = {
-        name: {r["round"]: r[fact] for r in records if r["system"] == name}
-        for name in (OURS, system)
-    }
-    theirs = by_round[system]
+    theirs = _rounds(records, fact, system=system)
     if not theirs:
         return ""
-    better = ratios(by_round[OURS], theirs)
+    better = ratios(_rounds(records, fact, system=OURS), theirs)
     if system == OURS or fact in FACTS or not better:
-        return spread(list(theirs.values()))
+        return spread(theirs.values())
     ratio = median(better)
     if records[0]["unit"] not in MORE_IS_BETTER:
         ratio = 1 / ratio
-    return f"{spread(list(theirs.values()))} ×{number(ratio)}"
+    return f"{spread(theirs.values())} x{number(ratio)}"
+
+
+def _part_of_qcore(records: list[Record]) -> str:
+    """Return a row for each case, with its ratio to the case that its lines name as its base."""
+    rows = [["case", "unit", "median (least-most)", "ratio"]]
+    for case in dict.fromkeys(r["case"] for r in records):
+        record = next(r for r in records if r["case"] == case)
+        found, ratio = _rounds(records, "value", case=case), ""
+        if "base" in record:
+            to_base = ratios(found, _rounds(records, "value", case=record["base"]))
+            ratio = f"x{number(median(to_base))} of {record['base']}" if to_base else ""
+        rows.append([case, record["unit"], spread(found.values()), ratio])
+    return _markdown(rows, numbers=True)
+
+
+def _rounds(records: list[Record], fact: str, **which: str) -> dict[int, float]:
+    """Return round -> value of the lines in which every key of `which` has that value."""
+    return {r["round"]: r[fact] for r in records if all(r[k] == v for k, v in which.items())}
 
 
 def ratios(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
