@@ -23,8 +23,7 @@ def main() -> None:
     from benchmarks.harness import environments
 
     environments.enter(plots=given.plots)
-    if given.compare is None:
-        _measure(given)
+    failures = _measure(given) if given.compare is None else []
     from benchmarks.harness import records, table
 
     lines = records.read(given.compare or given.out)
@@ -32,9 +31,14 @@ def main() -> None:
     print(text)
     if given.plots:
         _publish(lines, text)
+    if failures:
+        sys.exit("\n".join(["not measured:", *failures]))
 
 
 def _arguments() -> argparse.Namespace:
+    from benchmarks.harness import systems
+    from benchmarks.harness.targets import LIMIT
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,9 +50,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--compare", nargs="?", type=Path, const=LATEST, help="only the table")
     parser.add_argument("--plots", action="store_true", help="draw plots; tables into README.md")
     given = parser.parse_args()
-    unknown = [part for part in given.parts if part not in parts()]
-    if unknown:
-        parser.error(f"no part {', '.join(unknown)}: there are {', '.join(parts())}")
+    given.systems = tuple(name for name in given.systems.split(",") if name)
+    for kind, names, known in (
+        ("part", given.parts, parts()),
+        ("system", given.systems, (*systems.ALL, systems.BARE, LIMIT)),
+    ):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            parser.error(f"no {kind} {', '.join(unknown)}: there are {', '.join(known)}")
     return given
 
 
@@ -64,12 +73,12 @@ def _publish(lines: list[dict[str, Any]], text: str) -> None:
     table.write_into(HERE / "README.md", "\n".join([text, *images, ""]))
 
 
-def _measure(given: argparse.Namespace) -> None:
+def _measure(given: argparse.Namespace) -> list[str]:
+    """Run the parts; return what failed."""
     from benchmarks.harness.bench import Bench, Options
     from benchmarks.harness.records import Lines
 
-    systems = tuple(name for name in given.systems.split(",") if name)
-    options = Options(given.runs, given.jobs_scale, systems)
+    options = Options(given.runs, given.jobs_scale, given.systems)
     lines = Lines(given.out)
     failures: list[str] = []
     for part in given.parts or parts():
@@ -78,8 +87,7 @@ def _measure(given: argparse.Namespace) -> None:
             importlib.import_module(f"benchmarks.parts.{part}").run(bench)
         failures += bench.failures
     lines.close()
-    if failures:
-        sys.exit("\n".join(["not measured:", *failures]))
+    return failures
 
 
 if __name__ == "__main__":

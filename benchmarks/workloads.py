@@ -7,8 +7,9 @@ Imported by every system in its own environment: standard library only.
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import journal
 
@@ -19,7 +20,7 @@ PAYLOADS = {"100 B": 100, "1 KB": 1024, "10 KB": 10 * 1024}
 #: Of the mixed delays: one job in so many waits, up to so long.
 DELAYED_EACH, LONGEST_DELAY_S = 4, 1.0
 
-Job = Callable[..., Awaitable[None]]
+Job = Callable[..., Any]
 
 
 def note(number: int, began: int = 0) -> None:
@@ -64,7 +65,7 @@ def sleep_in_thread(n: int, data: str = "") -> None:
 
 
 JOBS: dict[str, Job] = {"noop": noop, "sleep": sleep, "cpu": cpu}
-THREAD_JOBS: dict[str, Callable[..., None]] = {"noop": noop_in_thread, "sleep": sleep_in_thread}
+THREAD_JOBS: dict[str, Job] = {"noop": noop_in_thread, "sleep": sleep_in_thread}
 
 
 def delay_s(n: int) -> float:
@@ -72,6 +73,6 @@ def delay_s(n: int) -> float:
     return 0.0 if n % DELAYED_EACH else n * 7919 % 1000 / 1000 * LONGEST_DELAY_S
 
 
-def chosen(jobs: dict[str, Callable[..., object]] = JOBS) -> Callable[..., object]:  # type: ignore[assignment]
+def chosen(jobs: Mapping[str, Job] = JOBS) -> Job:
     """Return the job of this measurement."""
     return jobs[os.environ["BENCH_WORKLOAD"]]

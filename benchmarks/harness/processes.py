@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,23 +47,13 @@ def _fields(pid: int) -> list[str]:
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float = 5.0) -> None:
-    """Ask a process to leave; what is still there after `grace_s` seconds is killed."""
+    """Ask a process to leave; after `grace_s` seconds it and all that is under it are killed."""
     pids = tree(process.pid)
-    if process.poll() is None:
+    if grace_s and process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    last = time.monotonic() + grace_s
-    while time.monotonic() < last and any(_is_alive(pid) for pid in pids):
-        process.poll()
-        time.sleep(0.005)
-    for pid in pids:
-        if _is_alive(pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    for pid in pids:  # parents first: they could start new ones
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return _fields(pid)[0] != "Z"
-    except OSError:
-        return False

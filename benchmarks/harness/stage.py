@@ -1,5 +1,6 @@
 """One measurement of one system: a server, a folder, its producer and its workers."""
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from benchmarks.harness import journal
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.records import ROOT
 from benchmarks.harness.server import Server
-from benchmarks.harness.systems import System, parse
+from benchmarks.harness.systems import System
 from benchmarks.harness.worker import Running, environment
 
 POLL_S = 0.02
@@ -47,7 +48,7 @@ class Stage:
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace")[-2000:]
             raise RuntimeError(f"{self.system.name} {verb} ended with {done.returncode}: {said}")
-        return parse(done.stdout)
+        return json.loads(done.stdout.splitlines()[-1])  # libraries print, too
 
     def preload(self, jobs: int) -> float:
         """Put jobs into the queue in the system's fastest way; return the seconds it took."""
@@ -67,7 +68,8 @@ class Stage:
         """Run the system's workers, behind the gate until `go`; killed at the end."""
         words = [*self.system.command, "worker"]
         words += ["--concurrency", str(concurrency), "--processes", str(processes)]
-        with Running(words, self._env, self.folder / "worker.log") as workers:
+        log = self.folder / "worker.log"
+        with Running(words, self._env, log, grace_s=0) as workers:
             self._await_ready(workers, processes)
             yield workers
 

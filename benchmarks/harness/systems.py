@@ -80,8 +80,3 @@ def load(name: str) -> System:
         versions,
         environment,
     )
-
-
-def parse(text: bytes) -> object:
-    """Return the JSON of the last line; libraries print, too."""
-    return json.loads(text.splitlines()[-1])

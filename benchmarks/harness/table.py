@@ -20,6 +20,8 @@ FACTS = {
 
 def report(records: list[Record]) -> str:
     """Return all tables in Markdown: the systems, the targets, then each part."""
+    if not records:
+        return "no runs that count\n"
     pieces = [_host(records), _systems(records), "### Targets", _targets(records)]
     for part in dict.fromkeys(r["part"] for r in records):
         of_part = [r for r in records if r["part"] == part]
@@ -99,7 +101,7 @@ def _cell(records: list[Record], system: str, fact: str) -> str:
     if not theirs:
         return ""
     better = ratios(_rounds(records, fact, system=OURS), theirs)
-    if system == OURS or fact in FACTS or not better:
+    if system == OURS or fact in FACTS or records[0]["unit"] == "times" or not better:
         return spread(theirs.values())
     ratio = median(better)
     if records[0]["unit"] not in MORE_IS_BETTER:

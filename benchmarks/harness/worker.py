@@ -26,8 +26,11 @@ def environment(**extra: str) -> dict[str, str]:
 class Running:
     """A started command with everything under it; `with` ends it."""
 
-    def __init__(self, words: list[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, words: list[str], env: Mapping[str, str], log: Path, *, grace_s: float = 5.0
+    ) -> None:
         self._log = log
+        self._grace_s = grace_s
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, cwd=ROOT
@@ -42,7 +45,7 @@ class Running:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        processes.end(self.process)
+        processes.end(self.process, self._grace_s)
 
     def pids(self) -> list[int]:
         return processes.tree(self.process.pid)

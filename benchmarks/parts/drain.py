@@ -8,6 +8,7 @@ from benchmarks.harness.bench import Bench
 from benchmarks.harness.records import ROOT
 from benchmarks.harness.stage import stage
 from benchmarks.harness.systems import ALL, System
+from benchmarks.harness.targets import LIMIT
 from benchmarks.harness.worker import environment
 
 CONCURRENCY = 100
@@ -15,7 +16,7 @@ CONCURRENCY = 100
 JOBS = {"qcore": (80_000, 120_000), "bullmq": (20_000, 20_000)}
 OTHERS = (3_000, 4_000)
 #: The bare loop on qcore's own scripts: what qcore could reach at most.
-LIMIT, LIMIT_JOBS = ROOT / "benchmarks" / "micro" / "limit.py", (120_000, 160_000)
+BARE_LOOP, LIMIT_JOBS = ROOT / "benchmarks" / "micro" / "limit.py", (120_000, 160_000)
 CASES = {1: "1 process", 2: "2 processes"}
 
 
@@ -25,8 +26,8 @@ def run(bench: Bench) -> None:
         for system in systems:
             with bench.turn(system.name):
                 _measure(bench, system)
-        if LIMIT.exists() and "limit" in (bench.options.systems or ("limit",)):
-            with bench.turn("limit"):
+        if BARE_LOOP.exists() and LIMIT in (bench.options.systems or (LIMIT,)):
+            with bench.turn(LIMIT):
                 _limit(bench)
 
 
@@ -54,12 +55,12 @@ def _limit(bench: Bench) -> None:
     for processes, full in zip(CASES, LIMIT_JOBS, strict=True):
         jobs = bench.jobs(full)
         with bench.server() as server:
-            words = [sys.executable, str(LIMIT), "--url", server.url, "--jobs", str(jobs)]
+            words = [sys.executable, str(BARE_LOOP), "--url", server.url, "--jobs", str(jobs)]
             words += ["--concurrency", str(CONCURRENCY), "--processes", str(processes)]
             done = subprocess.run(words, env=environment(), capture_output=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"limit.py: {done.stderr.decode(errors='replace')[-2000:]}")
         told = json.loads(done.stdout.splitlines()[-1])
         rates.append(told["drain_per_s"])
-        bench.emit(CASES[processes], "limit", rates[-1], "jobs/s", told=told, jobs=jobs)
-    bench.emit("gain", "limit", rates[1] / rates[0], "times")
+        bench.emit(CASES[processes], LIMIT, rates[-1], "jobs/s", told=told, jobs=jobs)
+    bench.emit("gain", LIMIT, rates[1] / rates[0], "times")

@@ -24,7 +24,7 @@ def run(bench: Bench) -> None:
 
 def _measure(bench: Bench, system: System) -> None:
     for concurrency, full in WAVES.get(system.name, OTHERS).items():
-        jobs = concurrency * max(1, bench.jobs(full * 100) // 100)
+        jobs = -(-bench.jobs(full * concurrency) // concurrency) * concurrency  # whole waves
         ideal_s = jobs / concurrency * workloads.SLEEP_S
         _emit(bench, system, f"50 ms at {concurrency:,}", "sleep", jobs, concurrency, ideal_s)
     if system.name == "qcore":
