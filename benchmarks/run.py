@@ -9,11 +9,13 @@ import importlib
 import pkgutil
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "cli")]  # this checkout, whatever is installed
 
-LATEST = HERE / "results" / "latest.jsonl"
+RESULTS = HERE / "results"
+LATEST = RESULTS / "latest.jsonl"
 
 
 def main() -> None:
@@ -25,7 +27,11 @@ def main() -> None:
         _measure(given)
     from benchmarks.harness import records, table
 
-    print(table.tables(records.read(given.compare or given.out)))
+    lines = records.read(given.compare or given.out)
+    text = table.report(lines)
+    print(text)
+    if given.plots:
+        _publish(lines, text)
 
 
 def _arguments() -> argparse.Namespace:
@@ -38,7 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--systems", default="", help="only these, as qcore,saq")
     parser.add_argument("--out", type=Path, default=LATEST, help="where the lines go")
     parser.add_argument("--compare", nargs="?", type=Path, const=LATEST, help="only the table")
-    parser.add_argument("--plots", action="store_true", help="write the plots, too")
+    parser.add_argument("--plots", action="store_true", help="draw plots; tables into README.md")
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in parts()]
     if unknown:
@@ -48,6 +54,14 @@ def _arguments() -> argparse.Namespace:
 
 def parts() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(HERE / "parts")]))
+
+
+def _publish(lines: list[dict[str, Any]], text: str) -> None:
+    """Draw the plots, and put tables and plots into the page."""
+    from benchmarks.harness import plots, table
+
+    images = [f"![{path.stem}](results/{path.name})" for path in plots.draw(lines, RESULTS)]
+    table.write_into(HERE / "README.md", "\n".join([text, *images, ""]))
 
 
 def _measure(given: argparse.Namespace) -> None:

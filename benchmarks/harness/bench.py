@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import systems
 from benchmarks.harness.records import WARM_UP, Lines, host
-from benchmarks.harness.server import PERSISTENCE, Server
+from benchmarks.harness.server import PERSISTENCE, Server, version
 from benchmarks.harness.systems import System
 
 #: Memory, where there is such a folder: a disk that writes back is not what is measured.
@@ -100,7 +100,7 @@ class Bench:
             **facts,
             "persistence": PERSISTENCE,
             "versions": versions or systems.load("qcore").versions,
-            "host": host(),
+            "host": {**host(), "redis": version()},
         }
         self._lines.write(record)
         self.log(f"{system:9} {case}: {value:,.4g} {unit}")

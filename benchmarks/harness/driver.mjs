@@ -84,8 +84,9 @@ const verbs = {
     return sent;
   },
   async paced(system, given) {
-    const begin = now() + 10_000_000n, running = [], due = [];
-    for (let n = 0; n < Number(given.jobs); n++) {
+    await system.one(0);
+    const begin = now(), running = [], due = [0];
+    for (let n = 1; n < Number(given.jobs); n++) {
       const intended = begin + BigInt(Math.trunc((n / Number(given.rate)) * 1e9));
       const early = Number(intended - now()) / 1e6;
       if (early > 0) await wait(early);

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,6 @@ def read(path: Path) -> list[Record]:
     lines = path.read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines if line.strip()]
     return [record for record in records if record["round"] != WARM_UP]
-
-
-def cases_of(records: Iterable[Record], part: str) -> list[str]:
-    """Return the cases of a part, in the order in which they were measured."""
-    return list(dict.fromkeys(r["case"] for r in records if r["part"] == part))
 
 
 @functools.cache

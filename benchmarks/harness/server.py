@@ -1,5 +1,7 @@
 """A Redis server for one measurement: nothing in it, nothing kept, on a free port of loopback."""
 
+import functools
+import re
 import shutil
 import socket
 import subprocess
@@ -87,6 +89,14 @@ class Server:
     def cpu_s(self) -> float:
         """Return the CPU seconds the server process has used so far."""
         return processes.cpu_s(self.pid)
+
+
+@functools.cache
+def version() -> str:
+    """Return the name and version of the server program."""
+    said = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True)
+    found = re.match(r"(\S+) server v=(\S+)", said.stdout)
+    return f"{found[1]} {found[2]}" if found else said.stdout.strip()
 
 
 def program() -> str:

@@ -51,7 +51,7 @@ class Stage:
 
     def preload(self, jobs: int) -> float:
         """Put jobs into the queue in the system's fastest way; return the seconds it took."""
-        way = self.system.ways[-1]
+        way = "bulk" if self.system.has_bulk else "one"
         told = self.produce("enqueue", how=way, jobs=jobs)
         self.check_depth(jobs)
         return told[way]["seconds"]

@@ -37,7 +37,7 @@ class System(NamedTuple):
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """How it enqueues; the last one is the fastest."""
+        """In which ways it can enqueue."""
         return ("one", "gathered", "bulk") if self.has_bulk else ("one", "gathered")
 
 

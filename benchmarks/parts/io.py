@@ -10,7 +10,7 @@ from benchmarks.harness.systems import ALL, System
 
 #: Concurrency -> how often all slots are filled.
 WAVES = {"qcore": {500: 30, 2000: 20}, "bullmq": {500: 10, 2000: 5}}
-OTHERS = {500: 4, 2000: 1}
+OTHERS = {500: 4, 2000: 2}
 CPU_JOBS, CPU_CONCURRENCY = 1500, 100
 
 

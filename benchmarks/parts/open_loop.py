@@ -1,7 +1,7 @@
 """Jobs that arrive at fixed times, whatever the system does: latency from when each was due.
 
 A system is loaded with 10, 50 and 80 % of its own capacity: what it carries when 100 tasks enqueue
-as fast as they can while a worker drains. qcore also gets every fourth job with a delay of 0 to 1 s.
+as fast as they can while a worker drains. qcore also gets every fourth job with a delay, 0 to 1 s.
 """
 
 from benchmarks.harness.bench import Bench
