@@ -16,6 +16,7 @@ import redis
 from benchmarks.harness.probe import Probe
 from benchmarks.harness.proxy import Proxy
 from benchmarks.harness.server import Server
+from benchmarks.harness.targets import TARGETS
 from tests.support.fleet import ROOT
 from tests.support.waiting import eventually
 
@@ -113,3 +114,6 @@ def test_cheap_parts_run_by_one_command(tmp_path: Path):
     assert found["tax", "at most once"]["base"] == "no feature"
     assert "| at most once | jobs/s |" in done.stdout
     assert " of no feature |" in done.stdout
+    targets = [target for target in TARGETS if target.part in ("commands", "tax")]
+    assert len(targets) > 5
+    assert all(f"| {target.text} |" in done.stdout for target in targets)
