@@ -70,11 +70,13 @@ def measured(records: list[Record], target: Target) -> list[float]:
             rounds.setdefault(r["round"], {})[r["system"]] = r["value"]
         elif r["system"] == OURS:
             rounds.setdefault(r["round"], {})[r["case"]] = r["value"]
-    best, found = max if target.at_least else min, list[float]()
+    found: list[float] = []
     for _, values in sorted(rounds.items()):
         theirs = [values[name] for name in target.against if name in values]
-        if OURS in values and (theirs or not target.against):
-            found.append(values[OURS] / best(theirs) if theirs else values[OURS])
+        if OURS not in values or (target.against and not theirs):
+            continue
+        best = (max(theirs) if target.at_least else min(theirs)) if theirs else 1
+        found.append(values[OURS] / best)
     return found
 
 
