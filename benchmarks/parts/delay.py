@@ -1,4 +1,4 @@
-"""What 1 ms of network costs: the same work at once, through a proxy, and through a late one."""
+"""What 1 ms of network costs: the same work at once, through a proxy, and through a slow one."""
 
 from contextlib import ExitStack
 from statistics import median
@@ -12,7 +12,7 @@ ONE_BY_ONE = 300
 #: Each way.
 DELAY_S = 0.0005
 NEAR = "through a proxy"
-FAR = "and 1 ms later"
+FAR = "1 ms away"
 
 
 def run(bench: Bench) -> None:

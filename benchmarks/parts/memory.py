@@ -33,11 +33,9 @@ def run(bench: Bench) -> None:
             late, peak = processes.rss_bytes(pid), _peak_bytes(pid)
         _check(folder, jobs)
     facts = {"jobs": jobs, "process": "qcore worker --processes 1"}
-    bench.emit("after 20 % of the jobs", "qcore", early / 1e6, "MB", **facts)
-    bench.emit(
-        "after the last job", "qcore", late / 1e6, "MB", base="after 20 % of the jobs", **facts
-    )
-    bench.emit("at most", "qcore", peak / 1e6, "MB", base="after 20 % of the jobs", **facts)
+    bench.emit("20 % of jobs", "qcore", early / 1e6, "MB", **facts)
+    bench.emit("all jobs", "qcore", late / 1e6, "MB", base="20 % of jobs", **facts)
+    bench.emit("at most", "qcore", peak / 1e6, "MB", base="20 % of jobs", **facts)
 
 
 async def _enqueue(server: Server, jobs: int) -> None:

@@ -41,12 +41,12 @@ class Start(NamedTuple):
 def run(bench: Bench) -> None:
     bench.once()
     kills = max(2, round(KILLS * bench.options.scale))
-    for who, number in (("its replacement", 1), ("a sibling", 2)):
+    for who, number in (("replaced", 1), ("sibling", 2)):
         took = [second for _ in range(kills) for second in _kill_process(bench, number)]
-        _emit(bench, f"same host, by {who}", took, 1000, "ms", kills=kills, processes=number)
+        _emit(bench, who, took, 1000, "ms", kills=kills, processes=number)
     lease_s = max(LEAST_LEASE_S, LEASE_S * bench.options.scale)
     took = _kill_hosts(bench, lease_s)
-    _emit(bench, "by another host", took, 1, "s", kills=HOSTS, lease_s=lease_s)
+    _emit(bench, "another host", took, 1, "s", kills=HOSTS, lease_s=lease_s)
 
 
 def _kill_process(bench: Bench, number: int) -> list[float]:

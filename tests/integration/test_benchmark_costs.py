@@ -16,6 +16,7 @@ import redis
 from benchmarks.harness.probe import Probe
 from benchmarks.harness.proxy import Proxy
 from benchmarks.harness.server import Server
+from benchmarks.harness.targets import TARGETS
 from tests.support.fleet import ROOT
 from tests.support.waiting import eventually
 
@@ -67,7 +68,7 @@ def test_proxy_delays_both_ways_and_keeps_the_order(server: Server):
         client.ping()
         begin = time.monotonic()
         assert [client.rpush("list", n) for n in range(3)] == [1, 2, 3]
-        assert time.monotonic() - begin >= 3 * 2 * 0.05
+        assert time.monotonic() - begin >= 0.9 * 3 * 2 * 0.05
         big = b"x" * 3_000_000
         assert client.echo(big) == big
 
@@ -113,3 +114,6 @@ def test_cheap_parts_run_by_one_command(tmp_path: Path):
     assert found["tax", "at most once"]["base"] == "no feature"
     assert "| at most once | jobs/s |" in done.stdout
     assert " of no feature |" in done.stdout
+    targets = [target for target in TARGETS if target.part in ("commands", "tax")]
+    assert len(targets) > 5
+    assert all(f"| {target.text} |" in done.stdout for target in targets)
