@@ -13,7 +13,7 @@ from benchmarks.harness.worker import environment
 
 CONCURRENCY = 100
 #: Jobs for one process, and for two.
-JOBS = {"qcore": (80_000, 120_000), "bullmq": (20_000, 20_000)}
+JOBS = {"qcore": (80_000, 120_000), "bullmq": (30_000, 30_000), "dramatiq": (8_000, 12_000)}
 OTHERS = (3_000, 4_000)
 #: The bare loop on qcore's own scripts: what qcore could reach at most.
 BARE_LOOP, LIMIT_JOBS = ROOT / "benchmarks" / "micro" / "limit.py", (120_000, 160_000)

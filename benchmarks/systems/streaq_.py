@@ -10,7 +10,7 @@ from benchmarks import workloads
 from benchmarks.harness.driver import URL, System, gate, main
 
 GUARANTEE = "at least once: a stream with its group, renewed; entries idle for 60 s run again"
-SETTINGS = "ttl=0 (nothing kept), silent, prefetch=500, uvloop"
+SETTINGS = "ttl=0 (nothing kept), silent, prefetch=2000, uvloop"
 DEPTH = "XLEN streaq:bench:queues:normal"
 BULK = True
 
@@ -27,7 +27,7 @@ def make(concurrency: int) -> Worker[None]:
         redis_url=URL,
         concurrency=concurrency,
         queue_name="bench",
-        prefetch=500,
+        prefetch=2000,
         lifespan=behind_the_gate,
         anyio_kwargs={"use_uvloop": True},
     )
