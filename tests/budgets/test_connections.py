@@ -54,4 +54,5 @@ async def test_producer_holds_one_connection_and_two_more_when_it_awaits_results
             others.task(name=double.name)(double.function)
             async with working(others):
                 assert [await job.result(timeout=20) for job in jobs] == [2 * n for n in range(20)]
+        await jobs[0].status()
         assert meter.accepted == meter.serving == PRODUCER + AWAITING
