@@ -32,6 +32,13 @@ TASKS = "tests.support.fleet_tasks:app"
 MARK = "QCORE_TEST_MARK"
 #: The lease of the fault tests. A renewal is due after a third of it, a sweep after a quarter.
 LEASE_S = 1.5
+#: What the benchmarks drain with: `qcore worker --processes 2 --concurrency 100`.
+BENCHMARK: dict[str, Any] = {
+    "processes": 2,
+    "concurrency": 100,
+    "lease": 30,
+    "shutdown_timeout": 30,
+}
 
 
 class Command:
@@ -295,6 +302,12 @@ class Producer:
         else:
             self._history.outcomes[n] = "ok"
         return n
+
+    async def send_many(self, task: str, count: int) -> None:
+        """Enqueue so many jobs in bulk, whose only argument is their number."""
+        numbers = [self._history.invoke() for _ in range(count)]
+        await self.task(task).enqueue_many((n,) for n in numbers)
+        self._history.outcomes |= dict.fromkeys(numbers, "ok")
 
 
 def new_random() -> random.Random:
