@@ -1,11 +1,9 @@
 """How many connections processes hold to a standalone server, and that they keep them."""
 
-from pathlib import Path
-
 import pytest
 
 from qcore import App
-from tests.support.fleet import fleet_on
+from tests.support.fleet import Fleet
 from tests.support.meter import Meter
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -22,26 +20,24 @@ PRODUCER, AWAITING = 1, 2
 
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_worker_process_holds_four_connections_and_its_supervisor_one(
-    tmp_path: Path, own_server: Server, processes: int
+    fleet: Fleet, meter: Meter, processes: int
 ):
     expected = SUPERVISOR + WORKER * processes
-    async with Meter(own_server.port) as meter:
-        with fleet_on(tmp_path, own_server.url, "budget") as fleet:
-            command = fleet.start(processes=processes, concurrency=5, lease=3, url=meter.url)
-            await command.ready(processes)
-            async with fleet.producer() as producer:
-                for _ in range(5 * processes):
-                    await producer.send("work", 2.0)  # two renewals
-            await fleet.emptied(30)
-            await eventually(lambda: meter.serving == expected)
-            # each was opened once: none of them comes and goes
-            assert meter.accepted == expected
+    command = fleet.start(processes=processes, concurrency=5, lease=3, url=meter.url)
+    await command.ready(processes)
+    async with fleet.producer() as producer:
+        for _ in range(5 * processes):
+            await producer.send("work", 2.0)  # two renewals
+    await fleet.emptied(30)
+    await eventually(lambda: meter.serving == expected)
+    # each was opened once: none of them comes and goes
+    assert meter.accepted == expected
 
 
 async def test_producer_holds_one_connection_and_two_more_when_it_awaits_results(
-    own_server: Server,
+    own_server: Server, meter: Meter
 ):
-    async with Meter(own_server.port) as meter, App(meter.url) as app:
+    async with App(meter.url) as app, App(own_server.url) as others:
 
         @app.task
         async def double(n: int) -> int:
@@ -50,9 +46,8 @@ async def test_producer_holds_one_connection_and_two_more_when_it_awaits_results
         jobs = [await double.enqueue(n) for n in range(20)]
         assert await double.enqueue_many((n,) for n in range(2000))
         assert meter.accepted == PRODUCER
-        async with App(own_server.url) as others:
-            others.task(name=double.name)(double.function)
-            async with working(others):
-                assert [await job.result(timeout=20) for job in jobs] == [2 * n for n in range(20)]
+        others.task(name=double.name)(double.function)
+        async with working(others):
+            assert [await job.result(timeout=20) for job in jobs] == [2 * n for n in range(20)]
         await jobs[0].status()
         assert meter.accepted == meter.serving == PRODUCER + AWAITING

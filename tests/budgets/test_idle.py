@@ -1,16 +1,14 @@
 """What workers with little to do ask of Redis: commands a second, with the times of production."""
 
 import asyncio
-from pathlib import Path
 
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
-from qcore.broker.inspector import Inspector
 from qcore.model.job import Job, JobStatus
-from tests.support.fleet import fleet_on
+from tests.support.fleet import Fleet
 from tests.support.meter import Meter
-from tests.support.servers import Server
 from tests.support.waiting import eventually
+from tests.support.workers import dead, reached
 
 #: Two intervals in which an idle worker blocks, and two between its sweeps.
 WATCH_S = 10.0
@@ -23,45 +21,34 @@ QUEUES = "default,low"
 
 
 async def test_idle_workers_with_jobs_they_cannot_run_send_two_commands_a_second_at_most(
-    tmp_path: Path, own_server: Server
+    fleet: Fleet, meter: Meter
 ):
-    async with Meter(own_server.port) as meter:
-        with fleet_on(tmp_path, own_server.url, "idle") as fleet:
-            async with fleet.producer() as producer:
+    async with fleet.producer() as producer:
 
-                async def unknown_here() -> None: ...
+        async def unknown_here() -> None: ...
 
-                parked = await producer.app.task(name="gone.task")(unknown_here).enqueue()
-                undecodable = producer.app.job(f"default/{new_id()}")
-                await producer.app.broker.enqueue([Job(undecodable.id, "default", b"\xc1")])
-                command = fleet.start(processes=2, lease=30, queues=QUEUES, url=meter.url)
-                for job, status in (
-                    (undecodable, JobStatus.DEAD),
-                    (parked, JobStatus.SCHEDULED),
-                ):
-                    await eventually(
-                        lambda j=job, s=status: is_in(producer.app.inspector, j.id, s), 20
-                    )
-                await command.ready(2)
-                await has_swept(producer.app.broker)
-            counts = await watched(meter)
-            assert 0 < counts <= 2 * IDLE * WATCH_S, meter.commands
-            assert command.process.poll() is None
+        parked = await producer.app.task(name="gone.task")(unknown_here).enqueue()
+        undecodable = producer.app.job(f"default/{new_id()}")
+        await producer.app.broker.enqueue([Job(undecodable.id, "default", b"\xc1")])
+        command = fleet.start(processes=2, lease=30, queues=QUEUES, url=meter.url)
+        await dead(producer.app, undecodable, 20)
+        await reached(producer.app, parked, JobStatus.SCHEDULED)
+        await command.ready(2)
+        await has_swept(producer.app.broker)
+    counts = await watched(meter)
+    assert 0 < counts <= 2 * IDLE * WATCH_S, meter.commands
+    assert command.process.poll() is None
 
 
-async def test_worker_full_of_long_jobs_asks_for_all_of_them_at_once(
-    tmp_path: Path, own_server: Server
-):
-    async with Meter(own_server.port) as meter:
-        with fleet_on(tmp_path, own_server.url, "idle") as fleet:
-            async with fleet.producer() as producer:
-                for _ in range(100):
-                    await producer.send("work", 60.0)
-                fleet.start(processes=1, lease=30, queues=QUEUES, url=meter.url)
-                await eventually(lambda: len(fleet.runs()) == 100, 20)
-                await has_swept(producer.app.broker)
-            counts = await watched(meter)
-            assert 0 < counts <= HOLDING * WATCH_S, meter.commands
+async def test_worker_full_of_long_jobs_asks_for_all_of_them_at_once(fleet: Fleet, meter: Meter):
+    async with fleet.producer() as producer:
+        for _ in range(100):
+            await producer.send("work", 60.0)
+        fleet.start(processes=1, lease=30, queues=QUEUES, url=meter.url)
+        await eventually(lambda: len(fleet.runs()) == 100, 20)
+        await has_swept(producer.app.broker)
+    counts = await watched(meter)
+    assert 0 < counts <= HOLDING * WATCH_S, meter.commands
 
 
 async def watched(meter: Meter) -> int:
@@ -78,8 +65,3 @@ async def has_swept(broker: Broker) -> None:
         return (await broker.ask([swept])) == [1]
 
     await eventually(look, 20)
-
-
-async def is_in(inspector: Inspector, id: str, status: JobStatus) -> bool:
-    record = await inspector.job("default", id)
-    return record is not None and record.status is status

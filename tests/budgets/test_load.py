@@ -8,15 +8,13 @@ drain would have to take minutes before they counted.
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from qcore import App
 from qcore.task import Task
-from tests.support.fleet import fleet_on
+from tests.support.fleet import BENCHMARK, Fleet
 from tests.support.meter import Meter
-from tests.support.servers import Server
 
 TEXT = "x" * 100
 #: Client commands and round trips a job in a drain, all of the worker and its supervisor counted.
@@ -26,12 +24,6 @@ COMMANDS, ROUND_TRIPS = 0.1, 0.05
 CONCURRENT_COMMANDS, BULK_COMMANDS = 0.02, 0.0025
 #: Bytes a job in both directions, some 130 of them its envelope: bulk; alone; claim and settle.
 BULK_BYTES, ALONE_BYTES, DRAIN_BYTES = 200, 480, 340
-
-
-@pytest.fixture
-async def meter(own_server: Server) -> AsyncIterator[Meter]:
-    async with Meter(own_server.port) as meter:
-        yield meter
 
 
 @pytest.fixture
@@ -47,22 +39,19 @@ async def task(meter: Meter) -> AsyncIterator[Task[[str], None]]:
         yield nothing
 
 
-async def test_drain_takes_a_command_for_many_jobs(
-    tmp_path: Path, own_server: Server, meter: Meter
-):
+async def test_drain_takes_a_command_for_many_jobs(fleet: Fleet, meter: Meter):
     jobs = 10_000
-    with fleet_on(tmp_path, own_server.url, "load") as fleet:
-        async with fleet.producer() as producer:
-            rows = ((n, 0.0, TEXT) for n in range(jobs))
-            await producer.task("carry").enqueue_many(rows)
-        fleet.start(processes=1, lease=30, concurrency=100, url=meter.url)
-        await fleet.emptied(90)
-        assert {len(found) for found in fleet.runs().values()} == {1}
-        assert len(fleet.done()) == jobs
-        assert meter.commands.total() <= COMMANDS * jobs, meter.commands
-        assert meter.round_trips <= ROUND_TRIPS * jobs
-        (turns,) = [talk for talk in meter.talks if talk.commands["claim"]]
-        assert turns.bytes <= DRAIN_BYTES * jobs
+    async with fleet.producer() as producer:
+        rows = ((n, 0.0, TEXT) for n in range(jobs))
+        await producer.task("carry").enqueue_many(rows)
+    fleet.start(processes=1, **BENCHMARK, url=meter.url)
+    await fleet.emptied(90)
+    runs = fleet.runs()
+    assert [len(runs.get(n, ())) for n in range(jobs)] == [1] * jobs
+    assert meter.commands.total() <= COMMANDS * jobs, meter.commands
+    assert meter.round_trips <= ROUND_TRIPS * jobs
+    (turns,) = [talk for talk in meter.talks if talk.commands["claim"]]
+    assert turns.bytes <= DRAIN_BYTES * jobs
 
 
 async def test_enqueue_one_by_one_is_one_command_each(meter: Meter, task: Task[[str], None]):

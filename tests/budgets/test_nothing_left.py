@@ -1,7 +1,6 @@
 """When every job has ended, and what they kept is over, their queue is as if it had been empty."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,12 +14,6 @@ from tests.support.workers import dead, reached, working
 LEFT = {"wake", "meta"}
 NUMBERS = {"last_sweep", "guard_until", "fence"}
 SOON = Retry(max_attempts=2, backoff=0.01, jitter=0)
-
-
-@pytest.fixture
-async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
-    async with App(redis_url, namespace=namespace, queues=("default",)) as app:
-        yield app
 
 
 async def returns(n: int) -> int:

@@ -57,7 +57,7 @@ async def test_workers_killed_at_full_speed_run_again_no_more_than_they_held(
     with fleet_on(tmp_path, own_server.url, "chaos") as fleet:
         async with fleet.producer() as producer:
             await producer.send_many("work", FULL_SPEED_JOBS)
-        command = fleet.start(**BENCHMARK)
+        command = fleet.start(processes=2, **BENCHMARK)
         for kill in range(1, FULL_SPEED_KILLS + 1):
             some = FULL_SPEED_JOBS * kill // (FULL_SPEED_KILLS + 2)
             await eventually(lambda n=some: fleet.journal.done_count() > n, 30)

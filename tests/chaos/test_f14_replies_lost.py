@@ -73,7 +73,7 @@ async def test_replies_lost_at_full_speed_cost_no_run(
     nemesis = Nemesis(fleet, durable_server, dice)
     async with fleet.producer() as producer:
         await producer.send_many("work", 10_000)
-    command = fleet.start(**BENCHMARK, url=proxy.url)
+    command = fleet.start(processes=2, **BENCHMARK, url=proxy.url)
     await command.ready(2)
     async with load_on(
         fleet,

@@ -32,13 +32,8 @@ TASKS = "tests.support.fleet_tasks:app"
 MARK = "QCORE_TEST_MARK"
 #: The lease of the fault tests. A renewal is due after a third of it, a sweep after a quarter.
 LEASE_S = 1.5
-#: What the benchmarks drain with: `qcore worker --processes 2 --concurrency 100`.
-BENCHMARK: dict[str, Any] = {
-    "processes": 2,
-    "concurrency": 100,
-    "lease": 30,
-    "shutdown_timeout": 30,
-}
+#: What the benchmarks drain with: the defaults of `qcore worker`.
+BENCHMARK: dict[str, Any] = {"concurrency": 100, "lease": 30, "shutdown_timeout": 30}
 
 
 class Command:
