@@ -103,6 +103,8 @@ class Worker:
         self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
         self._slots = Slots(config, app.tasks.values())
         self._running: dict[bytes, Running] = {}
+        #: How long an exclusive job trusts its lease from the call that gave or renewed it.
+        self._trust_s = config.lease_s * _TRUST_SHARE
         #: There may be more to claim.
         self._more = True
         #: Something happened: a job ended, a marker came, a time has come.
@@ -258,8 +260,7 @@ class Worker:
 
     def _accept(self, turn: Turn) -> None:
         for lease in turn.leases:
-            self._start(lease)
-        self._trust(turn.leases, turn.sent_at)
+            self._start(lease, turn.sent_at)
         if not turn.claimed:
             return
         self._see_suspects(turn.suspects)
@@ -299,12 +300,12 @@ class Worker:
 
     # -- jobs -----------------------------------------------------------------------------------
 
-    def _start(self, lease: Lease) -> None:
+    def _start(self, lease: Lease, claimed_at: float) -> None:
         if self._stop.is_set():
             # claimed while the order to stop came: back to the head of its queue
             self._exchange.add(lease, Released())
         else:
-            running = Running(lease)
+            running = Running(lease, claimed_at, claimed_at + self._trust_s)
             self._running[lease.token] = running
             self._slots.take(lease)
             running.task = asyncio.get_running_loop().create_task(self._execute(running))
@@ -327,11 +328,11 @@ class Worker:
         return [*(r.lease for r in self._running.values()), *self._exchange.leases()]
 
     def _trust(self, leases: Sequence[Lease], sent_at: float) -> None:
-        """Let exclusive jobs trust leases that were given or renewed by a call of that time."""
+        """Let exclusive jobs trust leases that were renewed by a call of that time."""
         for lease in leases:
             running = self._running.get(lease.token)
             if running is not None:
-                running.trusted_until = sent_at + self._config.lease_s * _TRUST_SHARE
+                running.trusted_until = sent_at + self._trust_s
 
     def _lose(self, token: bytes) -> None:
         if token in self._running:  # else it has ended, and its settle says what became of it
