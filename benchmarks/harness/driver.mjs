@@ -111,7 +111,8 @@ export async function main(system) {
     await gate();
     await system.work(Number(values.concurrency));
   } else {
-    console.log(JSON.stringify(await verbs[positionals[0]](system, values)));
+    const told = await verbs[positionals[0]](system, values);
+    fs.writeFileSync(`${folder}/told.json`, JSON.stringify(told));
     await system.close();
   }
 }

@@ -1,9 +1,9 @@
 """What every Python system is run by, in its own environment: `python -m benchmarks.systems.NAME`.
 
-enqueue --how one,gathered,bulk --jobs N   put N jobs in each way; print seconds and CPU of each
-worker --concurrency C --processes P       work until killed; each process waits for the gate
-pickup --jobs N --gap-ms G                 one job at a time; print when each was sent
-paced --jobs N --rate R [--mixed]          jobs at fixed times, however slow the answers; print when
+enqueue --how one,bulk --jobs M,N     put jobs in, in each way; tell seconds and CPU of each
+worker --concurrency C --processes P  work until killed; each process waits for the gate
+pickup --jobs N --gap-ms G            one job at a time; tell when each was sent
+paced --jobs N --rate R [--mixed]     jobs at fixed times, however slow the answers; tell when
 
 Standard library only: it is imported by every environment. `driver.mjs` is the same for Node.
 """
@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import workloads
 
+FOLDER = Path(os.environ.get("BENCH_FOLDER", "."))
+#: The file in it that takes what a producer tells, as JSON.
+TOLD = "told.json"
 URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/0")
 #: Tasks that enqueue at the same time, and jobs per call of a bulk API.
 PRODUCERS, BULK_JOBS = 100, 1000
@@ -52,9 +55,8 @@ class System(NamedTuple):
 def gate() -> None:
     """Wait until every worker process has imported what it needs; as late as the system lets it."""
     workloads.start()
-    folder = Path(os.environ["BENCH_FOLDER"])
-    (folder / f"{os.getpid()}.ready").touch()
-    while not (folder / "go").exists():
+    (FOLDER / f"{os.getpid()}.ready").touch()
+    while not (FOLDER / "go").exists():
         time.sleep(0.001)
 
 
@@ -72,7 +74,8 @@ def main(system: System) -> None:
     if given.verb == "worker":
         _work(system, given.concurrency, given.processes)
     else:
-        print(json.dumps(_run(_produce(system, given))))
+        told = json.dumps(_run(_produce(system, given)))
+        (FOLDER / TOLD).write_text(told, encoding="utf-8")  # libraries print on standard output
 
 
 def _work(system: System, concurrency: int, processes: int) -> None:
