@@ -25,8 +25,9 @@ class Target(NamedTuple):
 
 
 ONE, TWO = "1 process", "2 processes"
+#: Not "debug log", which is a line for each job, nor "at most once", which is a write before each
+#: run: they are measured, but no target bounds them.
 FEATURES = ("result kept", "retry policy", "timeout", "context injected", "expires", "exclusive")
-FEATURES += ("debug log", "at most once")
 TARGETS = [
     Target("drain / fastest Python peer", "drain", ONE, 10, PYTHON_PEERS),
     Target("drain / BullMQ on Node", "drain", ONE, 3, ("bullmq",)),
