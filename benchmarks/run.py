@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     given.systems = tuple(name for name in given.systems.split(",") if name)
     for kind, names, known in (
         ("part", given.parts, parts()),
-        ("system", given.systems, (*systems.ALL, systems.BARE, LIMIT)),
+        ("system", given.systems, (*systems.ALL, systems.BARE, systems.SCRIPT, LIMIT)),
     ):
         unknown = [name for name in names if name not in known]
         if unknown:

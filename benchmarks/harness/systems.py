@@ -16,6 +16,7 @@ PEERS = (*PYTHON_PEERS, "bullmq")
 ALL = ("qcore", *PEERS)
 #: What is no queue, but the denominator of a target.
 BARE = "bare"
+SCRIPT = "script"
 
 _CONSTANT = re.compile(r'^(?:const )?([A-Z]+) = \(?\s*("[^"]*"|[Tt]rue|[Ff]alse)', re.MULTILINE)
 
@@ -43,7 +44,7 @@ class System(NamedTuple):
 
 def path_of(name: str) -> Path:
     """Return the file of a system."""
-    file = {"bullmq": "bullmq.mjs", BARE: "bare.py"}.get(name, f"{name}_.py")
+    file = {"bullmq": "bullmq.mjs", BARE: "bare.py", SCRIPT: "script.py"}.get(name, f"{name}_.py")
     return environments.PINS / file
 
 

@@ -2,7 +2,7 @@
 
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.stage import stage
-from benchmarks.harness.systems import ALL, BARE, System
+from benchmarks.harness.systems import ALL, BARE, SCRIPT, System
 
 CASES = {"one": "one by one", "gathered": "100 at a time", "bulk": "bulk API"}
 #: Jobs in each way, for about a second each.
@@ -10,12 +10,13 @@ JOBS = {
     "qcore": (8_000, 80_000, 150_000),
     "bullmq": (4_000, 15_000, 15_000),
     "bare": (8_000,),
+    "script": (8_000,),
 }
 OTHERS = (2_500, 4_000, 5_000)
 
 
 def run(bench: Bench) -> None:
-    systems = bench.systems(*ALL, BARE)
+    systems = bench.systems(*ALL, BARE, SCRIPT)
     for _ in bench.rounds():
         for system in systems:
             with bench.turn(system.name):
