@@ -85,8 +85,8 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True):
             redis_cpu=load.redis,
             machine=load.machine,
             throttled=load.throttled,
-            round_trips=round(load.round_trips, 3),
-            slots=round(load.slots, 3),
+            round_trips=load.round_trips,
+            slots=load.slots,
             queue_empty=round(load.starved, 3),
         )
 

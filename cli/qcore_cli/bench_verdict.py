@@ -67,7 +67,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def slots(self) -> float:
         """The share of all slots that is taken by jobs that wait, as they are meant to."""
-        return self.task_ms / self.cycle_ms
+        return round(self.task_ms / self.cycle_ms, 3)
 
     @property
     def cycle_ms(self) -> float:
@@ -77,7 +77,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def round_trips(self) -> float:
         """The share of that time which round trips take, each as full as can be."""
-        return min(1.0, self.ping_ms * math.ceil(self.concurrency / _CALL_JOBS) / self.cycle_ms)
+        ways_ms = self.ping_ms * math.ceil(self.concurrency / _CALL_JOBS)
+        return min(1.0, round(ways_ms / self.cycle_ms, 3))
 
     @property
     def late_ms(self) -> float:
