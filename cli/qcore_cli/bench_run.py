@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import typer
 
@@ -20,7 +21,7 @@ from qcore.broker.broker import Broker
 from qcore.broker.examination import check_version
 from qcore.broker.inspector import Inspector
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.runtime.child_process import WorkerState
+from qcore.model.fleet import WorkerState
 from qcore.runtime.supervisor import Supervisor
 from qcore_cli.bench_producer import TASKS, Producer
 from qcore_cli.bench_report import Drain, Enqueue, Millis, Report, Settings
@@ -204,6 +205,11 @@ class _Bench:
         if jobs <= 0:
             raise QcoreError(f"the workers ended no job in {seconds:.0f} s: {self._words()}")
         shares = after.usage.since(before.usage)
+        # without /proc: what the processes said of their last second
+        said = [worker.cpu for worker in supervisor.workers()]
+        python = shares.process
+        if python is None and said:
+            python = round(fmean(said), 3)
         return Load(
             processes=settings.processes,
             concurrency=settings.concurrency,
@@ -213,7 +219,7 @@ class _Bench:
             per_s=jobs / seconds,
             ping_ms=ping_ms,
             write_ms=write_ms,
-            python=shares.process,
+            python=python,
             redis=_share_of_server(before, after),
             machine=shares.machine,
             throttled=shares.throttled,

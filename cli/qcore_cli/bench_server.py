@@ -6,7 +6,7 @@ from qcore import ConfigError, QcoreError
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Level, check_eviction, info_fields, read_info
 from qcore.broker.inspector import Inspector
-from qcore.broker.keys import queues_key
+from qcore.broker.keys import QueueKeys, namespace_keys, queues_key
 from qcore.errors import BrokerError, BrokerUnavailable
 
 #: What the bench may put into Redis at a time, and what a job takes beside its payload, which
@@ -60,19 +60,19 @@ async def check_unused(broker: Broker, queues: Sequence[str]) -> None:
         BrokerError: no answer, or a right is missing.
     """
     namespace, used = broker.config.namespace, set(await Inspector(broker).names())
-    for queue in queues:
-        (count,) = await broker.ask([(b"EXISTS", *broker.keys(queue).names.values())])
-        used |= {queue} if count else set()
+    for keys in _keys(broker, queues):
+        (count,) = await broker.ask([(b"EXISTS", *keys.names.values())])
+        used |= {keys.queue or "its supervisors"} if count else set()
     if used:
         raise ConfigError(
-            f"namespace {namespace!r} holds queues ({', '.join(sorted(used))}), and qcore bench "
-            "works only in one that was never used: leave out --namespace for a new one"
+            f"namespace {namespace!r} is in use ({', '.join(sorted(used))}), and qcore bench works "
+            "only in one that was never used: leave out --namespace for a new one"
         )
     await _remove(broker, queues)
 
 
 async def clean(broker: Broker, queues: Sequence[str]) -> None:
-    """Remove everything that stands in these queues, and their names.
+    """Remove everything that stands in these queues, their names, and those of supervisors.
 
     Raises:
         QcoreError: that failed; says how to do it by hand.
@@ -83,14 +83,19 @@ async def clean(broker: Broker, queues: Sequence[str]) -> None:
         namespace = broker.config.namespace
         raise QcoreError(
             f"the keys of namespace {namespace} are left in Redis ({e}); remove them later: "
-            f"redis-cli --scan --pattern '{{{namespace}:bench-*' | xargs redis-cli UNLINK "
+            f"redis-cli --scan --pattern '{{{namespace}[:}}]*' | xargs redis-cli UNLINK "
             f"{namespace}:queues"
         ) from e
 
 
 async def _remove(broker: Broker, queues: Sequence[str]) -> None:
-    keys = [(b"UNLINK", *broker.keys(queue).names.values()) for queue in queues]
-    await broker.ask([*keys, (b"SREM", queues_key(broker.config.namespace), *queues)])
+    unlinks = [(b"UNLINK", *keys.names.values()) for keys in _keys(broker, queues)]
+    await broker.ask([*unlinks, (b"SREM", queues_key(broker.config.namespace), *queues)])
+
+
+def _keys(broker: Broker, queues: Sequence[str]) -> list[QueueKeys]:
+    """Return the keys of the queues, and those of the namespace."""
+    return [*map(broker.keys, queues), namespace_keys(broker.config.namespace)]
 
 
 async def drop_ready(broker: Broker, queues: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from qcore.broker.broker import Broker
+from qcore.broker.keys import namespace_keys
 from qcore.config import BrokerConfig
 from qcore.model.job import Job
 from qcore_cli.bench_server import most_jobs
@@ -152,7 +153,7 @@ async def test_namespace_that_holds_a_job_is_refused_and_untouched(qcore: Comman
     said = await qcore("bench", *QUICK, "--namespace", broker.config.namespace)
 
     assert (said.code, said.out) == (1, "")
-    assert "holds queues (orders)" in one_line(said)
+    assert "is in use (orders)" in one_line(said)
     assert await keys_of(broker, "orders") == before
 
 
@@ -166,10 +167,12 @@ async def test_namespace_is_not_that_of_the_environment(qcore: Command, broker: 
 
 async def test_leftovers_of_a_killed_bench_are_refused(qcore: Command, broker: Broker):
     await broker.ask([(b"HSET", broker.keys("bench-1").names["jobs"], "id", "payload")])
+    fleet = namespace_keys(broker.config.namespace).names["fleet"]
+    await broker.ask([(b"HSET", fleet, "id", "record")])
 
     said = await qcore("bench", *QUICK, "--namespace", broker.config.namespace)
 
-    assert "holds queues (bench-1)" in one_line(said)
+    assert "is in use (bench-1, its supervisors)" in one_line(said)
 
 
 async def test_server_that_evicts_or_is_nearly_full_is_refused(qcore: Command, own_server: Server):
