@@ -14,7 +14,7 @@ import os
 from qcore.broker.identity import new_id
 new_id()
 child = os.fork()
-print(new_id(), flush=True)
+os.write(1, new_id().encode() + b"\\n")
 if child == 0:
     os._exit(0)
 os.waitpid(child, 0)
