@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -16,6 +18,8 @@ from qcore.config import BrokerConfig, broker_config
 from qcore_cli.logs import LogFormat, configure_logging
 
 T = TypeVar("T")
+
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Url = Annotated[
     str | None,
@@ -75,6 +79,19 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} Give --yes to do it without being asked")
     typer.confirm(question, abort=True)
+
+
+def seconds_of(text: str) -> float:
+    """Return a duration in seconds: a number with a unit, s where there is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration: give it as 90, 90s, 10m, 2h or 1d")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def shown_time(ms: int) -> str:
+    """Return a time on the Redis clock, unix ms, as operators read it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def print_json(value: Any) -> None:

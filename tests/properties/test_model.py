@@ -33,6 +33,8 @@ TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
 TRACE_BYTES = 2
 #: Crashes older than 72 h are forgotten.
 LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
+#: What stands in `meta` while a queue is held up.
+HELD = {"paused", "closed"}
 #: How time goes on between two steps, and back.
 STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
 STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
@@ -122,7 +124,7 @@ class House(Agreeing):
         reply = self.ask(scripts.ENQUEUE, queue, self.now, "nonce", self.calls, *words)
         expected = model.enqueue(self.now, "nonce", self.calls, items)
         self.accepted[queue] |= {id for id in ids if id in model.jobs}
-        self.agree([id.decode() for id in reply], expected)
+        self.agree(reply and [id.decode() for id in reply], expected)
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -174,8 +176,10 @@ class House(Agreeing):
             )
             left -= len(ids)
             taken += [(name, prefix + id, fence) for id in ids]
-        again = min(self.models[name].again(line, took=bool(taken)) for name in names)
-        suspects = sum(len(self.models[name].suspects) for name in names)
+        took = bool(taken)
+        again = min(self.models[name].again(line, self.now, took=took) for name in names)
+        suspects = sum(self.models[name].waiting_suspects(self.now) for name in names)
+        paused = {name for name in names if self.models[name].paused_until(self.now) is not None}
         self.agree(
             (plain(turn.leases), turn.again_ms, turn.suspects),
             (
@@ -185,6 +189,7 @@ class House(Agreeing):
             ),
         )
         assert not early & {lease.id for lease in turn.leases}, "I9"
+        assert not paused & {lease.queue for lease in turn.leases}
         if not reply_is_lost:
             self._give(turn.leases)
 
@@ -372,6 +377,25 @@ class House(Agreeing):
         reply = self.ask(scripts.PURGE, queue, self.now, age, limit)
         self.agree(reply, model.purge_older(self.now - age, limit))
 
+    @rule(queue=queues, for_ms=st.sampled_from((None, 1, SECOND, LEASE_MS)))
+    def pause(self, queue: str, for_ms: int | None) -> None:
+        words = (self.now, "" if for_ms is None else for_ms, "a deploy")
+        reply = self.ask(scripts.PAUSE, queue, *words)
+        self.agree(reply.decode(), self.models[queue].pause_for(self.now, for_ms, "a deploy"))
+
+    @rule(queue=queues)
+    def close(self, queue: str) -> None:
+        reply = self.ask(scripts.CLOSE, queue, self.now)
+        self.agree(reply, self.models[queue].close(self.now))
+
+    @precondition(lambda self: any(m.meta.keys() & HELD for m in self.models.values()))
+    @rule(twice=st.booleans())
+    def resume(self, twice: bool) -> None:
+        for queue in QUEUES:
+            for _ in range(1 + twice):
+                reply = self.ask(scripts.RESUME, queue, self.now)
+                self.agree(reply, self.models[queue].resume(self.now))
+
     # -- the end ----------------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -389,6 +413,7 @@ class House(Agreeing):
 
     def _empty(self, queue: str) -> None:
         model = self.models[queue]
+        self.resume(twice=False)
         for owner in OWNERS:
             self.crash(queue, owner, charge=False)
         self.promote(queue, limit=1000)
