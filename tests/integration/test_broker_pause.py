@@ -153,7 +153,7 @@ async def test_jobs_that_run_end_and_come_back_while_their_queue_is_paused(broke
     assert await ack(broker, ended[0]) == set()
     outcomes = (Retried(10, b"record"), Buried(b"record"), Released())
     assert await settle(broker, *zip(ended[1:], outcomes, strict=True)) == set()
-    assert await reclaim_owner(broker, NOW) == [(lost.id, "ready")]
+    assert await reclaim_owner(broker, NOW) == [(lost.token.decode(), "ready")]
     found = await content(broker)
     assert (found["ready"], list(found["scheduled"])) == (["lost", "back"], ["again"])
     assert (await claim(broker)).leases == []
