@@ -19,6 +19,7 @@ from qcore_cli.options import (
     print_table,
     shown_time,
     split_refs,
+    state_of,
     with_inspector,
 )
 
@@ -53,7 +54,7 @@ def queues(
             [
                 (
                     *(q.name, q.ready, q.suspects, q.scheduled, q.active, q.dead),
-                    *(_age(q.oldest_ready_s), _state(q)),
+                    *(_age(q.oldest_ready_s), state_of(q)),
                 )
                 for q in found
             ],
@@ -318,18 +319,6 @@ def _one_of(refs: list[str] | None, queue: str | None) -> None:
 
 def _time(ms: int | None) -> str:
     return "-" if ms is None else shown_time(ms)
-
-
-def _state(stats: QueueStats) -> str:
-    """Return what holds a queue up, as an operator reads it."""
-    said: list[str] = []
-    if (pause := stats.paused) is not None:
-        until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
-        reason = f" ({pause.reason})" if pause.reason else ""
-        said.append(f"paused until {until}{reason}")
-    if stats.closed_ms is not None:
-        said.append(f"closed since {shown_time(stats.closed_ms)}")
-    return ", ".join(said) or "open"
 
 
 def _age(age_s: float | None) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector
+from qcore.broker.inspector import Inspector, QueueStats
 from qcore.config import BrokerConfig, broker_config
 from qcore_cli.logs import LogFormat, configure_logging
 
@@ -92,6 +92,26 @@ def seconds_of(text: str) -> float:
 def shown_time(ms: int) -> str:
     """Return a time on the Redis clock, unix ms, as operators read it."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def state_of(stats: QueueStats) -> str:
+    """Return what holds a queue up, as an operator reads it."""
+    said: list[str] = []
+    if (pause := stats.paused) is not None:
+        until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
+        reason = f" ({pause.reason})" if pause.reason else ""
+        said.append(f"paused until {until}{reason}")
+    if stats.closed_ms is not None:
+        said.append(f"closed since {shown_time(stats.closed_ms)}")
+    return ", ".join(said) or "open"
+
+
+def short_age(seconds: float) -> str:
+    """Return a span of time in its largest unit that leaves more than one of it."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def print_json(value: Any) -> None:

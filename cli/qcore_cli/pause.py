@@ -1,6 +1,7 @@
 """`qcore pause`, `qcore resume`, `qcore wait-empty`: queues that are held up on purpose."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from qcore import BrokerError, ConfigError
+from qcore import BrokerError, BrokerUnavailable, ConfigError
 from qcore.broker.inspector import Inspector, Pause, QueueStats
 from qcore_cli.options import (
     AsJson,
@@ -159,12 +160,14 @@ async def _open(inspector: Inspector, queue: str) -> None:
 
 
 async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bool:
-    """Show how many jobs are left until none is, or until the time is up."""
+    """Show how many jobs are left until none is, or until the time is up.
+
+    A Redis that is away for a while is waited for.
+    """
     began, progress = time.monotonic(), _Progress()
+    (stats,) = await inspector.queues([queue])
     while True:
-        (stats,) = await inspector.queues([queue])
-        left = stats.ready + stats.scheduled + stats.active
-        if not left:
+        if not stats.ready + stats.scheduled + stats.active:
             progress.end()
             typer.echo(f"{queue} is empty.")
             return True
@@ -183,6 +186,8 @@ async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bo
         progress.show(f"{queue}: {_counts(stats)}")
         rest_s = _LOOK_EVERY_S if timeout_s is None else timeout_s - waited_s
         await asyncio.sleep(min(_LOOK_EVERY_S, rest_s))
+        with contextlib.suppress(BrokerUnavailable):
+            (stats,) = await inspector.queues([queue])
 
 
 def _counts(stats: QueueStats) -> str:

@@ -1,21 +1,27 @@
 """`qcore worker`: a supervisor with its worker processes."""
 
 import asyncio
+import math
 import os
+import re
 import signal
 import subprocess
 from typing import Annotated
 
 import msgspec
+import structlog
 import typer
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
+from qcore.broker.examination import Finding, Level, check_clocks
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig, child_environment
 from qcore.runtime.supervisor import Supervisor
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url
+
+log = structlog.get_logger()
 
 ShutdownTimeout = Annotated[
     float, typer.Option(help="Seconds from the order to stop until everything is gone.")
@@ -23,6 +29,13 @@ ShutdownTimeout = Annotated[
 Lease = Annotated[
     float, typer.Option(help="Seconds without renewal until a job is given to others.")
 ]
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)([MG])(?::(\d+(?:\.\d+)?)([MG]))?")
+_UNITS = {"M": 1024**2, "G": 1024**3}
+#: A process that takes so much more than it may is killed, unless the option says when.
+_KILL_SHARE = 1.5
+#: What an interpreter may need to end when all else is done, on a loaded machine.
+_LEAVING_S = 5.0
 
 
 def worker(
@@ -36,21 +49,42 @@ def worker(
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
+    max_jobs: Annotated[
+        int | None, typer.Option(help="Replace a process after about so many jobs.")
+    ] = None,
+    max_time: Annotated[
+        float | None, typer.Option(help="Replace a process after about so many seconds.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Replace a process that takes so much, as 400M; kill it above 400M:1G."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of this supervisor in logs.")] = "",
     allow_eviction: Annotated[
         bool,
         typer.Option("--allow-eviction", help="Work on a Redis that deletes jobs when it is full."),
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Log lines.")] = LogFormat.CONSOLE,
+    print_stop_timeout: Annotated[
+        bool,
+        typer.Option(
+            "--print-stop-timeout",
+            help="Run nothing; print the seconds that a process manager must wait before it kills.",
+        ),
+    ] = False,
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
     """Run the jobs of an app until told to stop.
 
     SIGTERM or Ctrl-C: finish what runs, then leave. A second one: cancel what runs and give it
-    back, nothing charged.
+    back, nothing charged. SIGHUP: replace the processes one by one. SIGTSTP: claim no more jobs;
+    SIGCONT: go on. SIGUSR1: log what runs, with stacks.
     """
     configure_logging(log_format)
+    if print_stop_timeout:
+        typer.echo(stop_timeout(shutdown_timeout))
+        return
     described = describe(app, url, namespace)
     config = worker_config(
         _served(queues, described.queues),
@@ -58,11 +92,37 @@ def worker(
         lease=lease,
         shutdown_timeout=shutdown_timeout,
     )
+    _doubt(check_clocks(config, described.broker.call_timeout_s, described.timeouts))
+    recycle_bytes, kill_bytes = memory_limits(max_memory)
     supervision = SupervisorConfig(
-        processes=count_processes(processes), name=name, allow_eviction=allow_eviction
+        processes=count_processes(processes),
+        name=name,
+        allow_eviction=allow_eviction,
+        max_jobs=max_jobs,
+        max_time_s=max_time,
+        max_memory_bytes=recycle_bytes,
+        kill_memory_bytes=kill_bytes,
     )
     command = worker_command(app, log_format)
     raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
+
+
+def stop_timeout(shutdown_timeout: float) -> int:
+    """Return what a process manager must grant between SIGTERM and SIGKILL, in whole seconds.
+
+    Raises:
+        ConfigError: the shutdown timeout is out of its range.
+    """
+    checked = WorkerConfig(queues=("any",), shutdown_timeout_s=shutdown_timeout)
+    return math.ceil(checked.shutdown_timeout_s + _LEAVING_S)
+
+
+def _doubt(findings: list[Finding]) -> None:
+    for finding in findings:
+        if finding.level is not Level.OK:
+            log.warning(
+                "clocks.doubted", what=finding.check, why=finding.said, remedy=finding.remedy
+            )
 
 
 def worker_config(
@@ -79,6 +139,8 @@ def worker_config(
         lease_s=lease,
         extend_s=min(10.0, lease / 3),
         sweep_s=min(5.0, lease / 4),
+        # a process for a suspect that is silent for a lease is killed
+        heartbeat_s=max(0.05, min(1.0, lease / 3)),
         shutdown_timeout_s=shutdown_timeout,
     )
 
@@ -91,23 +153,33 @@ async def _supervise(
 ) -> int:
     broker = Broker(broker_config)
     supervisor = Supervisor(supervision, config, command=command, broker=broker)
-    loop, signals = asyncio.get_running_loop(), 0
-
-    def on_signal() -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            supervisor.drain()
-        else:
-            supervisor.stop_now()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    _obey_signals(supervisor)
     try:
         await broker.open()
         return await supervisor.run()
     finally:
         await broker.close()
+
+
+def _obey_signals(supervisor: Supervisor) -> None:
+    """Let signals be orders to the supervisor; the second one to stop means now."""
+    loop, stops = asyncio.get_running_loop(), 0
+
+    def stop() -> None:
+        nonlocal stops
+        stops += 1
+        if stops == 1:
+            supervisor.drain()
+        else:
+            supervisor.stop_now()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        loop.add_signal_handler(number, supervisor.roll, number.name)
+    loop.add_signal_handler(signal.SIGTSTP, supervisor.quiet)
+    loop.add_signal_handler(signal.SIGCONT, supervisor.resume)
+    loop.add_signal_handler(signal.SIGUSR1, supervisor.dump)
 
 
 def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:
@@ -136,6 +208,21 @@ def count_processes(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
+
+
+def memory_limits(text: str | None) -> tuple[int | None, int | None]:
+    """Return what `--max-memory` says: the bytes to be replaced at, and those to be killed at."""
+    if text is None:
+        return None, None
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"--max-memory is {text!r}: give 400M or 1.5G, or 400M:1G to kill above 1G"
+        )
+    soft = int(float(found[1]) * _UNITS[found[2]])
+    if found[3] is None:
+        return soft, round(soft * _KILL_SHARE)
+    return soft, int(float(found[3]) * _UNITS[found[4]])
 
 
 def describe(app: str, url: str | None, namespace: str | None) -> Description:

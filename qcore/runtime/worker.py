@@ -7,24 +7,28 @@ import random
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 import anyio
-import msgspec
 import structlog
 
 from qcore.app import App
 from qcore.broker.wire import Turn
 from qcore.config import WorkerConfig
 from qcore.context import Lifecycle
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.errors import BrokerError
 from qcore.model.job import Acked, Lease, Released
+from qcore.runtime.beat import Beat
+from qcore.runtime.code_version import digest_of
 from qcore.runtime.deadlines import Deadlines
+from qcore.runtime.dump import dump
 from qcore.runtime.exchange import Exchange
 from qcore.runtime.execution import Executor
 from qcore.runtime.leases import LeaseKeeper
 from qcore.runtime.listener import Listener
 from qcore.runtime.maintenance import Maintenance
 from qcore.runtime.memory import rss_bytes
+from qcore.runtime.notes import Notes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
@@ -45,24 +49,8 @@ _SPREAD_S = (0.02, 0.05)
 _TRUST_SHARE = 0.9
 #: A process for suspects looks for the next one so often, and leaves when none came for so long.
 _NEXT_SUSPECT_S, _NO_SUSPECT_S = 0.1, 2.0
-
-
-class Beat(msgspec.Struct, frozen=True):
-    """What a worker tells its supervisor, once per heartbeat."""
-
-    pid: int
-    ready: bool
-    draining: bool
-    #: The last beat: the process leaves because it was told to.
-    stopped: bool
-    running: int
-    done: int
-    rss_bytes: int
-    loop_lag_ms: float
-    #: Ready jobs that wait for a process of their own, seen since the last beat.
-    suspects: int = 0
-    #: It holds leases, or may hold some that it does not know of.
-    holding: bool = True
+#: A beat names so many of the jobs that run.
+_OLDEST = 3
 
 
 class Worker:
@@ -97,7 +85,7 @@ class Worker:
             self._lifecycle,
             threads=self._threads,
             pool=self._pool,
-            note=self._note,
+            note=Notes(app.broker, config).write,
             result_limit_bytes=app.broker.config.payload_limit_bytes,
         )
         self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
@@ -122,6 +110,8 @@ class Worker:
         self._suspects = 0
         #: Loop time since when this process for suspects has had none.
         self._unused_since: float | None = None
+        self._is_quiet = False
+        self._code = digest_of(app.tasks.values())
         self._ready = False
         self._stopped = False
         self._lag_ms = 0.0
@@ -197,6 +187,19 @@ class Worker:
         self.drain()
         self._stop_now.set()
 
+    def quiet(self) -> None:
+        """Claim nothing until `resume`; what runs goes on, under renewed leases."""
+        self._is_quiet = True
+
+    def resume(self) -> None:
+        """Claim again after `quiet`."""
+        self._is_quiet = False
+        self._look_again()
+
+    def dump(self) -> None:
+        """Log the stacks of all jobs, tasks and threads."""
+        dump(list(self._running.values()))
+
     def beat(self) -> Beat:
         """Return the state of this process."""
         suspects, self._suspects = self._suspects, 0
@@ -211,6 +214,10 @@ class Worker:
             loop_lag_ms=round(self._lag_ms, 1),
             suspects=suspects,
             holding=bool(self._running) or not self._exchange.is_clear,
+            quiet=self._is_quiet,
+            oldest=tuple(job.shown() for job in islice(self._running.values(), _OLDEST)),
+            cpu_s=round(time.process_time(), 3),
+            code=self._code,
         )
 
     # -- the turn -------------------------------------------------------------------------------
@@ -246,7 +253,7 @@ class Worker:
 
     def _room(self) -> Room | None:
         """Return what may be claimed now."""
-        if self._stop.is_set():
+        if self._stop.is_set() or self._is_quiet:
             return None
         return self._slots.room(self._threads.hanging)
 
@@ -343,18 +350,6 @@ class Worker:
     def _cancel(self, token: bytes, why: Stop) -> None:
         if token in self._running:
             self._running[token].cancel(why)
-
-    async def _note(self, lease: Lease, state: bytes) -> bool:
-        """Write the record of a running job, for as long as it takes; False when it was lost."""
-        config = self._config
-        backoff = self._app.broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
-        while True:
-            try:
-                return not await self._app.broker.note([(lease, state)])
-            except BrokerError as e:
-                if not isinstance(e, BrokerUnavailable):  # the turns log that Redis is away
-                    log.warning("note.refused", job=lease.id, queue=lease.queue, error=str(e))
-                await anyio.sleep(backoff.next_s())
 
     # -- waiting for work -----------------------------------------------------------------------
 

@@ -78,6 +78,17 @@ async def test_queues_shows_what_is_held_up(app: App, qcore: Command):
     assert "  closed since 20" in lines[2]
 
 
+async def test_status_shows_what_is_held_up(app: App, qcore: Command):
+    await app.inspector.pause("default", reason="deploy 42")
+    said = await qcore("status")
+    assert said.code == 4
+    assert said.out.splitlines()[1:] == [
+        "queue default: paused until resumed (deploy 42), 0 ready",
+    ]
+    (held,) = json.loads((await qcore("status", "--json")).out)["held"]
+    assert (held["name"], held["paused"]["reason"]) == ("default", "deploy 42")
+
+
 # -- wait-empty ------------------------------------------------------------------------------------
 
 

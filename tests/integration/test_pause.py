@@ -137,7 +137,7 @@ async def test_closed_queue_refuses_every_kind_of_enqueue_and_no_other_queue(app
     async def work(n: int) -> None: ...
 
     await app.inspector.close_queue("default")
-    with pytest.raises(QueueClosed, match=r"^queue default is closed since .* nothing was enqueued"):
+    with pytest.raises(QueueClosed, match=r"^queue default is closed since .* nothing was"):
         await work.enqueue(1)
     with pytest.raises(QueueClosed):
         await work.options(delay=60).enqueue(1)

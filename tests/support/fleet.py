@@ -32,6 +32,8 @@ TASKS = "tests.support.fleet_tasks:app"
 MARK = "QCORE_TEST_MARK"
 #: The lease of the fault tests. A renewal is due after a third of it, a sweep after a quarter.
 LEASE_S = 1.5
+#: What the benchmarks drain with: the defaults of `qcore worker`.
+BENCHMARK: dict[str, Any] = {"concurrency": 100, "lease": 30, "shutdown_timeout": 30}
 
 
 class Command:
@@ -40,7 +42,8 @@ class Command:
     def __init__(self, words: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
         self._read_bytes = 0
-        self._events: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._events: list[dict[str, Any]] = []
+        self._named: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *words],
@@ -55,6 +58,15 @@ class Command:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the log lines of one event, of the supervisor and of its workers."""
+        self._take()
+        return list(self._named[name])
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """Return all log lines, in their order."""
+        self._take()
+        return list(self._events)
+
+    def _take(self) -> None:
         with self.log.open("rb") as file:
             file.seek(self._read_bytes)
             lines = file.read()
@@ -64,8 +76,8 @@ class Command:
             with suppress(ValueError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "event" in event:
-                    self._events[event["event"]].append(event)
-        return list(self._events[name])
+                    self._events.append(event)
+                    self._named[event["event"]].append(event)
 
     def exit_codes(self) -> list[int | None]:
         """Return how its workers ended; one for suspects counts only if it ended badly."""
@@ -76,6 +88,19 @@ class Command:
         """Return the pids of the workers that are ready and not known to be gone."""
         gone = {event["pid"] for event in self.events("worker.exited")}
         return [e["pid"] for e in self.events("worker.ready") if e["pid"] not in gone]
+
+    def least_working(self, count: int) -> int:
+        """Return how many workers were ready and not draining, at the least, after so many were."""
+        working, least, begun = set[int](), count, False
+        for event in self.all_events():
+            if event["event"] == "worker.ready":
+                working.add(event["pid"])
+            elif event["event"] in ("worker.replaced", "worker.exited"):
+                working.discard(event["pid"])
+            begun = begun or len(working) >= count
+            least = min(least, len(working)) if begun else least
+        assert begun
+        return least
 
     def living(self) -> list[int]:
         """Return the pids of the workers that are not known to be gone, ready or not."""
@@ -126,7 +151,8 @@ class Fleet:
         self.mark = uuid.uuid4().hex
         self.env = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"), str(folder))),
+            "PYTHONDONTWRITEBYTECODE": "1",  # a module is rewritten within a second
             MARK: self.mark,
             fleet_tasks.JOURNAL: str(self.journal.path),
         }
@@ -156,12 +182,27 @@ class Fleet:
         words += ["--allow-eviction"] * allow_eviction
         return self._run(["qcore_cli", "worker", app, *words])
 
+    def write_module(self, name: str, code: str = "") -> Path:
+        """Write a module with the app of the fleet, and what else it does when it is imported."""
+        return self._write(name, f"from tests.support.fleet_tasks import app\n{code}\n")
+
+    def write_tasks(self, name: str, code: str) -> Path:
+        """Write a module with an app of its own, and the tasks in `code`."""
+        return self._write(name, f"from qcore import App\napp = App(queues=['default'])\n{code}")
+
+    def _write(self, name: str, text: str) -> Path:
+        path = self.folder / f"{name}.py"
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        return new.replace(path)
+
     def start_with(
         self,
         *,
         processes: int = 2,
         boot_failures: int = 5,
         ready_timeout_s: float = 30.0,
+        max_jobs: int | None = None,
         app: str = TASKS,
         **worker: Any,
     ) -> Command:
@@ -180,6 +221,7 @@ class Fleet:
                 processes=processes,
                 boot_failures=boot_failures,
                 ready_timeout_s=ready_timeout_s,
+                max_jobs=max_jobs,
             ),
             WorkerConfig(**defaults | worker),
         )
@@ -195,6 +237,11 @@ class Fleet:
 
     def done(self) -> set[int]:
         return self.journal.done()
+
+    def blocked(self) -> set[int]:
+        """Return the numbers of the jobs that hold their loop."""
+        self.journal.runs()
+        return self.journal.blocking
 
     def kill_worker(self, pid: int) -> float:
         """Kill one worker process; return when, on the monotonic clock."""
@@ -295,6 +342,12 @@ class Producer:
         else:
             self._history.outcomes[n] = "ok"
         return n
+
+    async def send_many(self, task: str, count: int) -> None:
+        """Enqueue so many jobs in bulk, whose only argument is their number."""
+        numbers = [self._history.invoke() for _ in range(count)]
+        await self.task(task).enqueue_many((n,) for n in numbers)
+        self._history.outcomes |= dict.fromkeys(numbers, "ok")
 
 
 def new_random() -> random.Random:

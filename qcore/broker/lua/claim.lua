@@ -1,5 +1,5 @@
--- claim: ready -> active, oldest first, from one or several queues in strict order, but not from
--- those that are paused: of them it says when the pause ends, and no suspects.
+-- claim: ready -> active, oldest first, from one or several queues in strict order.
+-- Nothing from those that are paused: when the first pause ends is a time to claim again.
 -- KEYS  (repeated for each queue)
 --       ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first

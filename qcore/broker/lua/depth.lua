@@ -1,5 +1,4 @@
--- depth: how many jobs a queue holds, when the first of each line was enqueued, and whether the queue
--- is paused or closed. Reads only.
+-- depth: how many jobs a queue holds, the first of each line, pause and closing. Reads only.
 -- KEYS  ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
@@ -9,7 +8,7 @@
 --       meta       hash  fence, paused, closed; last_sweep, guard_until, clock_back
 -- ARGV  now_ms     ms    '' for the Redis clock
 -- reply { now_ms, ready, suspects, scheduled, active, dead, first 8 bytes of the next ready job or
---       false, the same of the next suspect, its pause (`until_ms since_ms reason`) or false, since
+--       false, the same of the next suspect, the pause (`until_ms since_ms reason`) or false, since
 --       when it is closed (unix ms) or false }
 -- @include clock pausing
 local ready, suspects, scheduled, active, dead, jobs, meta = unpack(KEYS, 1, 7)

@@ -3,5 +3,5 @@
 local function pause_end(pause, now)
   local till = tonumber(string.match(pause or '', '^%d+'))
   if till == 0 then return math.huge end
-  return till and till > now and till
+  return till ~= nil and till > now and till
 end
