@@ -171,7 +171,7 @@ async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bo
             progress.end()
             typer.echo(f"{queue} is empty.")
             return True
-        if stats.paused is not None:
+        if stats.paused is not None and stats.ready + stats.scheduled:
             progress.end()
             raise ConfigError(
                 f"queue {queue} is paused and holds {_counts(stats)}, so it would not get empty: "

@@ -145,6 +145,28 @@ async def test_wait_empty_of_a_paused_queue_is_an_error_unless_it_is_empty(
     )
 
 
+async def test_wait_empty_waits_for_the_last_running_job_of_a_paused_queue(
+    app: App, qcore: Command
+):
+    began, going = asyncio.Event(), asyncio.Event()
+
+    @app.task
+    async def work() -> None:
+        began.set()
+        await going.wait()
+
+    async with working(app):
+        await work.enqueue()
+        await began.wait()
+        await app.inspector.pause("default")
+        waiting = asyncio.create_task(qcore("wait-empty", "default"))
+        # it has seen the queue by then, or sees it empty later: the answer is the same
+        await qcore("queues")
+        going.set()
+        said = await waiting
+    assert (said.code, said.err) == (0, "")
+
+
 async def test_refuse_new_leaves_the_queue_closed_when_it_is_empty(app: App, qcore: Command):
     said = await qcore("wait-empty", "default", "--refuse-new")
     assert said.code == 0

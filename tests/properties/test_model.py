@@ -33,8 +33,6 @@ TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
 TRACE_BYTES = 2
 #: Crashes older than 72 h are forgotten.
 LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
-#: What stands in `meta` while a queue is held up.
-HELD = {"paused", "closed"}
 #: How time goes on between two steps, and back.
 STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
 STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
@@ -379,8 +377,7 @@ class House(Agreeing):
 
     @rule(queue=queues, for_ms=st.sampled_from((None, 1, SECOND, LEASE_MS)))
     def pause(self, queue: str, for_ms: int | None) -> None:
-        words = (self.now, "" if for_ms is None else for_ms, "a deploy")
-        reply = self.ask(scripts.PAUSE, queue, *words)
+        reply = self.ask(scripts.PAUSE, queue, self.now, for_ms or "", "a deploy")
         self.agree(reply.decode(), self.models[queue].pause_for(self.now, for_ms, "a deploy"))
 
     @rule(queue=queues)
@@ -388,13 +385,14 @@ class House(Agreeing):
         reply = self.ask(scripts.CLOSE, queue, self.now)
         self.agree(reply, self.models[queue].close(self.now))
 
-    @precondition(lambda self: any(m.meta.keys() & HELD for m in self.models.values()))
-    @rule(twice=st.booleans())
-    def resume(self, twice: bool) -> None:
-        for queue in QUEUES:
-            for _ in range(1 + twice):
-                reply = self.ask(scripts.RESUME, queue, self.now)
-                self.agree(reply, self.models[queue].resume(self.now))
+    @precondition(
+        lambda self: any({"paused", "closed"} & m.meta.keys() for m in self.models.values())
+    )
+    @rule()
+    def resume(self) -> None:
+        for queue, model in self.models.items():
+            reply = self.ask(scripts.RESUME, queue, self.now)
+            self.agree(reply, model.resume(self.now))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -413,7 +411,7 @@ class House(Agreeing):
 
     def _empty(self, queue: str) -> None:
         model = self.models[queue]
-        self.resume(twice=False)
+        self.resume()
         for owner in OWNERS:
             self.crash(queue, owner, charge=False)
         self.promote(queue, limit=1000)
