@@ -1,6 +1,5 @@
 """What users and operators do: read depths and records, cancel, clear, revive, purge, pause."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
 
-#: A reason is one line for operators.
+#: A reason is one line for operators; a longer pause is a slip of the finger.
 _REASON_CHARS = 200
+_PAUSE_MOST_S = 10 * 365 * 24 * 3600
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,7 +241,7 @@ class Inspector:
 
         Args:
             queue: Its name.
-            for_: Seconds or timedelta; by default until `resume`.
+            for_: Seconds or timedelta, at most 10 years; by default until `resume`.
             reason: What other operators are shown, at most 200 characters.
 
         Raises:
@@ -282,8 +282,8 @@ class Inspector:
 
 
 def _pause_ms(queue: str, for_: Seconds) -> int:
-    if not 0.001 <= seconds(for_) < math.inf:
-        raise ArgumentError(f"queue {queue}: for_ is {for_}, allowed is more than 0")
+    if not 0.001 <= seconds(for_) <= _PAUSE_MOST_S:
+        raise ArgumentError(f"queue {queue}: for_ is {for_}, allowed is 0.001 s to 10 years")
     return round(seconds(for_) * 1000)
 
 

@@ -285,8 +285,8 @@ async def test_pause_without_an_end_or_a_reason(broker, inspector: Inspector):
     assert pause == Pause(since_ms=pause.since_ms, until_ms=None, reason="")
 
 
-@pytest.mark.parametrize("for_", [0, -1, float("inf"), float("nan")])
-async def test_pause_for_no_time_is_a_mistake(inspector, for_):
+@pytest.mark.parametrize("for_", [0, -1, 4e8, float("inf"), float("nan")])
+async def test_pause_for_no_time_or_for_ages_is_a_mistake(inspector, for_):
     with pytest.raises(ArgumentError, match="queue orders: for_ is"):
         await inspector.pause(QUEUE, for_=for_)
 

@@ -385,9 +385,7 @@ class House(Agreeing):
         reply = self.ask(scripts.CLOSE, queue, self.now)
         self.agree(reply, self.models[queue].close(self.now))
 
-    @precondition(
-        lambda self: any({"paused", "closed"} & m.meta.keys() for m in self.models.values())
-    )
+    @precondition(lambda self: any(model.is_held() for model in self.models.values()))
     @rule()
     def resume(self) -> None:
         for queue, model in self.models.items():

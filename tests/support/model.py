@@ -117,6 +117,9 @@ class Model:
         until = int(str(self.meta.get("paused", "")).partition(" ")[0] or -1)
         return math.inf if until == 0 else until if until > now else None
 
+    def is_held(self) -> bool:
+        return bool({"paused", "closed"} & self.meta.keys())
+
     # -- producers --------------------------------------------------------------------------------
 
     def enqueue(
