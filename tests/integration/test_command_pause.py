@@ -12,6 +12,7 @@ import pytest
 from qcore import App
 from qcore.broker.inspector import QueueStats
 from tests.support.commands import Command, one_line
+from tests.support.moves import claim
 from tests.support.waiting import eventually
 from tests.support.workers import working
 
@@ -115,15 +116,26 @@ async def test_wait_empty_waits_for_what_is_ready_scheduled_and_running(app: App
     assert (await work.enqueue(wait=False)).queue == "default"
 
 
-async def test_wait_empty_gives_up_at_its_timeout_with_the_counts(app: App, qcore: Command):
+@pytest.mark.parametrize(
+    ("delays", "claimed", "counts"),
+    [
+        ([0, 0], 0, "2 ready, 0 scheduled, 0 active"),
+        ([60], 0, "0 ready, 1 scheduled, 0 active"),
+        ([0], 1, "0 ready, 0 scheduled, 1 active"),
+    ],
+)
+async def test_wait_empty_gives_up_at_its_timeout_with_the_counts(
+    app: App, qcore: Command, delays: list[int], claimed: int, counts: str
+):
     @app.task
     async def nothing() -> None: ...
 
-    for delay in (0, 60, 60):
+    for delay in delays:
         await nothing.options(delay=delay).enqueue()
+    if claimed:
+        await claim(app.broker, claimed, queues=["default"], now_ms=None)
     said = await qcore("wait-empty", "default", "--timeout", "0.1")
     assert said.code == 1
-    counts = "1 ready, 2 scheduled, 0 active"
     assert one_line(said) == f"qcore: queue default is not empty after 0.1 s: {counts}"
     assert said.out == f"default: {counts}\n"
 
