@@ -88,7 +88,7 @@ class Dispatch(Generic[P, R]):
 
         Raises:
             ArgumentError: the arguments do not fit the annotations; nothing was enqueued.
-            PayloadTooLarge, QueueFull: nothing was enqueued.
+            PayloadTooLarge, QueueClosed, QueueFull: nothing was enqueued.
             BrokerUnavailable: no answer within the enqueue timeout; `sent` says whether the job
                 may have been enqueued all the same.
             NotConfirmed: with `options(confirm=n)`: it is enqueued, but fewer replicas had it.
@@ -104,7 +104,7 @@ class Dispatch(Generic[P, R]):
 
         Raises:
             ConfigError: an event loop runs here: use `await enqueue(...)`; or there is no URL.
-            ArgumentError, PayloadTooLarge, QueueFull, BrokerUnavailable: as `enqueue`.
+            ArgumentError, PayloadTooLarge, QueueClosed, QueueFull, BrokerUnavailable: as `enqueue`.
         """
         job = self._job(args, kwargs)
         return blocking.call(self._accept, job, instead="await enqueue(...)")

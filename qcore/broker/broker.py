@@ -11,7 +11,7 @@
     reclaim_owner   active    -> ready, scheduled, dead    supervisor
     prune           completed, cancelled -> -              maintenance
 
-What users and operators do (cancel, clear, revive, purge) is in `inspector`.
+What users and operators do (cancel, clear, revive, purge, pause, close, resume) is in `inspector`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -153,7 +153,7 @@ class Broker:
             The ids that were there already.
 
         Raises:
-            PayloadTooLarge, QueueFull, BrokerRefused: none was enqueued.
+            PayloadTooLarge, QueueClosed, QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: after `enqueue_timeout_s`; `sent` says whether they may be.
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
 
@@ -342,7 +342,8 @@ class Broker:
         """Scheduled -> ready, at most `limit` due jobs.
 
         Returns:
-            How many were promoted, and how many suspects wait for a process of their own.
+            How many were promoted, and how many suspects wait for a process of their own: none
+            while the queue is paused.
         """
         call = scripts.PROMOTE.call(self.keys(queue), _now(now_ms), limit)
         ((promoted, suspects),) = await self.ask([call])

@@ -65,6 +65,10 @@ async def live(app: App) -> None:
     assert await app.inspector.purge(failed.queue, ids=[failed.id]) == 1
     waiting = await double.enqueue(1)
     assert await app.inspector.clear(waiting.queue) == 1
+    await app.inspector.pause("default", for_=60)
+    await app.inspector.close_queue("default")
+    assert await app.inspector.resume("default")
+    await app.inspector.open_queue("default")
     await reached(app, waiting, JobStatus.CANCELLED)
     assert "default" in [stats.name for stats in await app.inspector.queues()]
 

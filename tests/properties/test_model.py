@@ -122,7 +122,7 @@ class House(Agreeing):
         reply = self.ask(scripts.ENQUEUE, queue, self.now, "nonce", self.calls, *words)
         expected = model.enqueue(self.now, "nonce", self.calls, items)
         self.accepted[queue] |= {id for id in ids if id in model.jobs}
-        self.agree([id.decode() for id in reply], expected)
+        self.agree(reply and [id.decode() for id in reply], expected)
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -174,8 +174,10 @@ class House(Agreeing):
             )
             left -= len(ids)
             taken += [(name, prefix + id, fence) for id in ids]
-        again = min(self.models[name].again(line, took=bool(taken)) for name in names)
-        suspects = sum(len(self.models[name].suspects) for name in names)
+        took = bool(taken)
+        again = min(self.models[name].again(line, self.now, took=took) for name in names)
+        suspects = sum(self.models[name].waiting_suspects(self.now) for name in names)
+        paused = {name for name in names if self.models[name].paused_until(self.now) is not None}
         self.agree(
             (plain(turn.leases), turn.again_ms, turn.suspects),
             (
@@ -185,6 +187,7 @@ class House(Agreeing):
             ),
         )
         assert not early & {lease.id for lease in turn.leases}, "I9"
+        assert not paused & {lease.queue for lease in turn.leases}
         if not reply_is_lost:
             self._give(turn.leases)
 
@@ -372,6 +375,23 @@ class House(Agreeing):
         reply = self.ask(scripts.PURGE, queue, self.now, age, limit)
         self.agree(reply, model.purge_older(self.now - age, limit))
 
+    @rule(queue=queues, for_ms=st.sampled_from((None, 1, SECOND, LEASE_MS)))
+    def pause(self, queue: str, for_ms: int | None) -> None:
+        reply = self.ask(scripts.PAUSE, queue, self.now, for_ms or "", "a deploy")
+        self.agree(reply.decode(), self.models[queue].pause_for(self.now, for_ms, "a deploy"))
+
+    @rule(queue=queues)
+    def close(self, queue: str) -> None:
+        reply = self.ask(scripts.CLOSE, queue, self.now)
+        self.agree(reply, self.models[queue].close(self.now))
+
+    @precondition(lambda self: any(model.is_held() for model in self.models.values()))
+    @rule()
+    def resume(self) -> None:
+        for queue, model in self.models.items():
+            reply = self.ask(scripts.RESUME, queue, self.now)
+            self.agree(reply, model.resume(self.now))
+
     # -- the end ----------------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -389,6 +409,7 @@ class House(Agreeing):
 
     def _empty(self, queue: str) -> None:
         model = self.models[queue]
+        self.resume()
         for owner in OWNERS:
             self.crash(queue, owner, charge=False)
         self.promote(queue, limit=1000)
