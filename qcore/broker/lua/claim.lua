@@ -49,7 +49,8 @@ for q, k in ipairs(queues) do
   local promoted = promote_due(k, now, promote)
   -- who claims suspects wakes somebody for what else became ready
   if promoted > 0 and suspects == '1' and not k.pause then redis.call('ZADD', k.wake, 0, '1') end
-  local ids = not k.pause and redis.call('LPOP', k.line, math.min(left, k.most)) or {}
+  local most = likely(k.line, k.jobs, math.min(left, k.most), room)
+  local ids = not k.pause and redis.call('LPOP', k.line, most) or {}
   if #ids > 0 then
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))
     room = fitting(k.line, ids, payloads, room)
