@@ -119,6 +119,13 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     restart_most_s: float = 10.0
     #: Work also on a server that deletes keys when memory is short.
     allow_eviction: bool = False
+    #: A child is replaced after about so many jobs, seconds, and bytes of resident memory; each
+    #: draws its own limits, up to a tenth above or below these.
+    max_jobs: int | None = None
+    max_time_s: float | None = None
+    max_memory_bytes: int | None = None
+    #: One that takes more than this is killed, and what it ran is charged with it.
+    kill_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -129,6 +136,15 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("restart_most_s", self.restart_most_s, self.restart_least_s, 300)
         if self.name:
             check_name("name", self.name)
+        if self.max_jobs is not None:
+            _in_range("max_jobs", self.max_jobs, 1, 1_000_000_000)
+        if self.max_time_s is not None:
+            _in_range("max_time_s", self.max_time_s, 1, 30 * 24 * 3600)
+        if self.max_memory_bytes is not None:
+            _in_range("max_memory_bytes", self.max_memory_bytes, 10 * 1024**2, 1024**4)
+        if self.kill_memory_bytes is not None:
+            least = self.max_memory_bytes or 10 * 1024**2
+            _in_range("kill_memory_bytes", self.kill_memory_bytes, least, 1024**4)
 
 
 def broker_config(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from typing import Annotated
@@ -24,6 +25,11 @@ Lease = Annotated[
     float, typer.Option(help="Seconds without renewal until a job is given to others.")
 ]
 
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)([MG])(?::(\d+(?:\.\d+)?)([MG]))?")
+_UNITS = {"M": 1024**2, "G": 1024**3}
+#: A process that takes so much more than it may is killed, unless the option says when.
+_KILL_SHARE = 1.5
+
 
 def worker(
     app: Annotated[str, typer.Argument(help="Where the App is: MODULE:NAME, as in tasks:app.")],
@@ -36,6 +42,16 @@ def worker(
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
+    max_jobs: Annotated[
+        int | None, typer.Option(help="Replace a process after about so many jobs.")
+    ] = None,
+    max_time: Annotated[
+        float | None, typer.Option(help="Replace a process after about so many seconds.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Replace a process that takes so much, as 400M; kill it above 400M:1G."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of this supervisor in logs.")] = "",
     allow_eviction: Annotated[
         bool,
@@ -48,7 +64,8 @@ def worker(
     """Run the jobs of an app until told to stop.
 
     SIGTERM or Ctrl-C: finish what runs, then leave. A second one: cancel what runs and give it
-    back, nothing charged.
+    back, nothing charged. SIGHUP: replace the processes one by one. SIGTSTP: claim no more jobs;
+    SIGCONT: go on. SIGUSR1: log what runs, with stacks.
     """
     configure_logging(log_format)
     described = describe(app, url, namespace)
@@ -58,8 +75,15 @@ def worker(
         lease=lease,
         shutdown_timeout=shutdown_timeout,
     )
+    recycle_bytes, kill_bytes = memory_limits(max_memory)
     supervision = SupervisorConfig(
-        processes=count_processes(processes), name=name, allow_eviction=allow_eviction
+        processes=count_processes(processes),
+        name=name,
+        allow_eviction=allow_eviction,
+        max_jobs=max_jobs,
+        max_time_s=max_time,
+        max_memory_bytes=recycle_bytes,
+        kill_memory_bytes=kill_bytes,
     )
     command = worker_command(app, log_format)
     raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
@@ -91,23 +115,33 @@ async def _supervise(
 ) -> int:
     broker = Broker(broker_config)
     supervisor = Supervisor(supervision, config, command=command, broker=broker)
-    loop, signals = asyncio.get_running_loop(), 0
-
-    def on_signal() -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            supervisor.drain()
-        else:
-            supervisor.stop_now()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    _obey_signals(supervisor)
     try:
         await broker.open()
         return await supervisor.run()
     finally:
         await broker.close()
+
+
+def _obey_signals(supervisor: Supervisor) -> None:
+    """Let signals be orders to the supervisor; the second one to stop means now."""
+    loop, stops = asyncio.get_running_loop(), 0
+
+    def stop() -> None:
+        nonlocal stops
+        stops += 1
+        if stops == 1:
+            supervisor.drain()
+        else:
+            supervisor.stop_now()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        loop.add_signal_handler(number, supervisor.roll, number.name)
+    loop.add_signal_handler(signal.SIGTSTP, supervisor.quiet)
+    loop.add_signal_handler(signal.SIGCONT, supervisor.resume)
+    loop.add_signal_handler(signal.SIGUSR1, supervisor.dump)
 
 
 def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:
@@ -136,6 +170,21 @@ def count_processes(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
+
+
+def memory_limits(text: str | None) -> tuple[int | None, int | None]:
+    """Return what `--max-memory` says: the bytes to be replaced at, and those to be killed at."""
+    if text is None:
+        return None, None
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"--max-memory is {text!r}: give 400M or 1.5G, or 400M:1G to kill above 1G"
+        )
+    soft = int(float(found[1]) * _UNITS[found[2]])
+    if found[3] is None:
+        return soft, round(soft * _KILL_SHARE)
+    return soft, int(float(found[3]) * _UNITS[found[4]])
 
 
 def describe(app: str, url: str | None, namespace: str | None) -> Description:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ log = structlog.get_logger()
 
 #: Orders, one byte each, written by the supervisor. The end of the pipe is an order to drain: the
 #: supervisor is gone.
-DRAIN, STOP_NOW = b"d", b"n"
+DRAIN, STOP_NOW, QUIET, RESUME, DUMP = b"d", b"n", b"q", b"r", b"u"
 #: The environment variable in which a child finds its ChildConfig.
 CHILD_CONFIG = "QCORE_CHILD"
 #: Exit code of a child that could not be configured: another try would be of no use.
@@ -45,17 +46,13 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
     The app's URL and namespace are those that the supervisor was given.
 
     SIGTERM and SIGINT make it drain, once: a process manager may signal the children as well as
-    their supervisor, and that must not count as the second signal.
+    their supervisor, and that must not count as the second signal. For the same reason signals by
+    which the supervisor replaces its children do nothing here.
     """
-    loop = asyncio.get_running_loop()
     app.configure(url=config.broker.url, namespace=config.broker.namespace)
     async with app:
         worker = Worker(app, config.worker, owner=config.owner, pool_command=pool_command)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.drain)
-        os.set_blocking(config.orders_fd, False)
-        os.set_blocking(config.beats_fd, False)
-        loop.add_reader(config.orders_fd, partial(_obey, worker, config.orders_fd))
+        _listen(worker, config)
         async with anyio.create_task_group() as group:
             group.start_soon(_beat_on, worker, config)
             await worker.run()
@@ -66,6 +63,22 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
         os._exit(0)
 
 
+def _listen(worker: Worker, config: ChildConfig) -> None:
+    """Obey signals and the supervisor."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.drain)
+    loop.add_signal_handler(signal.SIGTSTP, worker.quiet)
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        # not SIG_IGN, which whatever a task starts would inherit
+        loop.add_signal_handler(number, lambda: None)
+    # the threads' stacks, at once and also from a blocked loop
+    faulthandler.register(signal.SIGUSR1)
+    os.set_blocking(config.orders_fd, False)
+    os.set_blocking(config.beats_fd, False)
+    loop.add_reader(config.orders_fd, partial(_obey, worker, config.orders_fd))
+
+
 def _obey(worker: Worker, orders_fd: int) -> None:
     try:
         orders = os.read(orders_fd, 64)
@@ -73,10 +86,16 @@ def _obey(worker: Worker, orders_fd: int) -> None:
         return
     if not orders:
         asyncio.get_running_loop().remove_reader(orders_fd)
-    if STOP_NOW in orders:
-        worker.stop_now()
-    else:
         worker.drain()
+    actions = {
+        DRAIN: worker.drain,
+        STOP_NOW: worker.stop_now,
+        QUIET: worker.quiet,
+        RESUME: worker.resume,
+        DUMP: worker.dump,
+    }
+    for i in range(len(orders)):
+        actions[orders[i : i + 1]]()
 
 
 def _beat(worker: Worker, beats_fd: int) -> Beat:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,8 +16,11 @@ import msgspec
 
 from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig, child_environment
-from qcore.runtime.child import CHILD_CONFIG, ChildConfig
+from qcore.runtime.child import CHILD_CONFIG, DUMP, ChildConfig
 from qcore.runtime.worker import Beat
+
+#: A child that has not beaten for so long is taken for blocked.
+_SILENT_S = 3.0
 
 
 class WorkerState(StrEnum):
@@ -24,8 +28,9 @@ class WorkerState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
+    #: It claims nothing, and lives on.
+    QUIET = "quiet"
     DRAINING = "draining"
-    RESTARTING = "restarting"
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +43,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     rss_bytes: int
     loop_lag_ms: float
+    #: Seconds since its process was started.
+    age_s: float
+    #: Why another child takes its place; empty while none does.
+    leaves_for: str
 
 
 class ChildProcess:
@@ -45,6 +54,7 @@ class ChildProcess:
 
     Args:
         name: As logs show it.
+        place: The number of its slot, from 0 on.
         broker: Where Redis is.
         worker: What it does.
         command: What starts it; it finds its ChildConfig in the environment.
@@ -58,13 +68,23 @@ class ChildProcess:
         worker: WorkerConfig,
         command: Sequence[str],
         *,
+        place: int,
         on_beat: Callable[[Beat], None],
     ) -> None:
         self.name = name
+        self.place = place
         self.owner = new_owner()
         #: It has each of its jobs for itself, so that its end tells which one ended it.
         self.is_alone = worker.suspects
         self.was_killed = False
+        #: It was killed for what its jobs did, and this is what: their end is theirs.
+        self.verdict = ""
+        #: It is to go whatever its jobs do: they are not charged with its end.
+        self.is_dismissed = False
+        #: What it bears, as a share of the limits: no two reach them at the same time.
+        self.patience = random.uniform(0.9, 1.1)
+        #: Why another one takes its place.
+        self.leaves_for = ""
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
         self.peak_rss_bytes = 0
@@ -72,39 +92,12 @@ class ChildProcess:
         self.beat: Beat | None = None
         self.gone = asyncio.Event()
         self.ready = asyncio.Event()
+        #: It is ready, or has ended before.
+        self.booted = asyncio.Event()
+        #: It is gone, its exit code is known and logged.
+        self.ended = asyncio.Event()
         self._buffer = b""
-        self._beats_fd, beats_fd = os.pipe()
-        try:
-            orders_fd, self._orders_fd = os.pipe()
-        except OSError:
-            os.close(self._beats_fd)
-            os.close(beats_fd)
-            raise
-        told = ChildConfig(
-            broker=broker,
-            worker=worker,
-            owner=self.owner,
-            orders_fd=orders_fd,
-            beats_fd=beats_fd,
-        )
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                # not on the command line: the URL may hold a password
-                env=child_environment({CHILD_CONFIG: msgspec.json.encode(told).decode()}),
-                pass_fds=(orders_fd, beats_fd),
-                process_group=0,
-            )
-        except BaseException:
-            os.close(self._beats_fd)
-            os.close(self._orders_fd)
-            raise
-        finally:
-            os.close(orders_fd)
-            os.close(beats_fd)
-        os.set_blocking(self._beats_fd, False)
-        os.set_blocking(self._orders_fd, False)
+        self._beats_fd, self._orders_fd, self.process = _launch(self.owner, broker, worker, command)
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._loop.add_reader(self._beats_fd, self._read)
@@ -132,6 +125,7 @@ class ChildProcess:
             self.beat_at = self._loop.time()
             if self.beat.ready:
                 self.ready.set()
+                self.booted.set()
             self._on_beat(self.beat)
 
     def order(self, order: bytes) -> None:
@@ -139,9 +133,17 @@ class ChildProcess:
         with contextlib.suppress(OSError):
             os.write(self._orders_fd, order)
 
-    def kill(self) -> None:
-        """Kill the child and what it started."""
+    def dump(self) -> None:
+        """Let the child log what it does; one whose loop is blocked prints its threads only."""
+        self.order(DUMP)
+        if self.ready.is_set() and self._loop.time() - self.beat_at > _SILENT_S:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGUSR1)
+
+    def kill(self, verdict: str = "") -> None:
+        """Kill the child and what it started; `verdict` says for which deed of its jobs."""
         self.was_killed = True
+        self.verdict = verdict
         self._kill_group()
 
     def _kill_group(self) -> None:
@@ -175,18 +177,65 @@ class ChildProcess:
         return self.is_alone and (self.beat is None or not self.beat.running)
 
     @property
+    def age_s(self) -> float:
+        """Seconds since it was started."""
+        return self._loop.time() - self.started_at
+
+    @property
+    def _state(self) -> WorkerState:
+        if self.beat is None or not self.beat.ready:
+            return WorkerState.STARTING
+        if self.beat.draining or self.is_dismissed:
+            return WorkerState.DRAINING
+        return WorkerState.QUIET if self.beat.quiet else WorkerState.RUNNING
+
+    @property
     def view(self) -> WorkerView:
         """What to show of it."""
         beat = self.beat
-        state = WorkerState.STARTING
-        if beat is not None and beat.ready:
-            state = WorkerState.DRAINING if beat.draining else WorkerState.RUNNING
         return WorkerView(
             name=self.name,
             pid=self.process.pid,
-            state=state,
+            state=self._state,
             running=beat.running if beat else 0,
             done=beat.done if beat else 0,
             rss_bytes=beat.rss_bytes if beat else 0,
             loop_lag_ms=beat.loop_lag_ms if beat else 0.0,
+            age_s=round(self.age_s, 3),
+            leaves_for=self.leaves_for,
         )
+
+
+def _launch(
+    owner: str, broker: BrokerConfig, worker: WorkerConfig, command: Sequence[str]
+) -> tuple[int, int, "subprocess.Popen[bytes]"]:
+    """Start a process; return this side's ends of its pipes, for beats and for orders."""
+    beats_in, beats_out = os.pipe()
+    try:
+        orders_in, orders_out = os.pipe()
+    except OSError:
+        os.close(beats_in)
+        os.close(beats_out)
+        raise
+    told = ChildConfig(
+        broker=broker, worker=worker, owner=owner, orders_fd=orders_in, beats_fd=beats_out
+    )
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            # not on the command line: the URL may hold a password
+            env=child_environment({CHILD_CONFIG: msgspec.json.encode(told).decode()}),
+            pass_fds=(orders_in, beats_out),
+            process_group=0,
+        )
+    except BaseException:
+        os.close(beats_in)
+        os.close(orders_out)
+        raise
+    finally:
+        os.close(orders_in)
+        os.close(beats_out)
+    os.set_blocking(beats_in, False)
+    os.set_blocking(orders_out, False)
+    return beats_in, orders_out, process

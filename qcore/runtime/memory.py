@@ -11,9 +11,11 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def rss_bytes(*pids: int) -> int:
     """Return the resident memory of the processes together; one that is gone counts nothing.
 
-    Where there is no /proc, the peak of this process alone.
+    Where there is no /proc, the peak of this process alone, and nothing of others.
     """
     if not sys.platform.startswith("linux"):
+        if os.getpid() not in pids:
+            return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     total = 0
     for pid in pids:

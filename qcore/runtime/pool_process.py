@@ -25,8 +25,8 @@ _request = msgspec.msgpack.Decoder(Request)
 def main() -> None:
     """Serve requests from standard input until it ends, which means that the worker is gone."""
     # The worker decides when this process ends; a signal to the whole group must not.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("TERM", "INT", "HUP", "USR1", "USR2", "TSTP"):
+        signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
     broker = msgspec.json.decode(child_variable(POOL_BROKER), type=BrokerConfig)
     replies = os.fdopen(os.dup(1), "wb")
     # What a task forks must not hold the pipe open when this process is gone. The number stays

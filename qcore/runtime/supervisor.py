@@ -2,10 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 import anyio
-import anyio.abc
 import msgspec
 import structlog
 
@@ -14,26 +12,29 @@ from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.errors import BrokerError
 from qcore.runtime.admission import admits
-from qcore.runtime.child import DRAIN, EXIT_CONFIG, STOP_NOW
+from qcore.runtime.brood import Brood
+from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
 from qcore.runtime.child_process import ChildProcess, WorkerView
-from qcore.runtime.processes import signal_name
+from qcore.runtime.rolling import Rolling, guard_memory
+from qcore.runtime.seclusion import Seclusion
+from qcore.runtime.slot import Slot
 from qcore.runtime.witness import Witness
-from qcore.runtime.worker import Beat
 
 log = structlog.get_logger()
 
 #: Exit code of a supervisor whose children never get ready.
 EXIT_BOOT_LOOP = 70
-#: A child that lived so long after it was ready resets the restart backoff.
-_STABLE_S = 10.0
 #: What a supervisor keeps of the shutdown timeout for itself: its share, and at most so long.
 _OWN_SHARE, _OWN_MOST_S = 0.2, 2.0
+#: Children that were told to stop now have so long at most, to clean up and to tell Redis.
+_NOW_S = 6.0
 
 
 class Supervisor:
     """Keeps the right number of worker processes alive.
 
-    Runs no code of the user and handles no signals: the command calls `drain` and `stop_now`.
+    Runs no code of the user and handles no signals: the command calls `drain`, `stop_now`,
+    `quiet`, `resume`, `roll` and `dump`.
 
     Args:
         config: How many processes, and when one is given up.
@@ -57,24 +58,38 @@ class Supervisor:
         self._worker = msgspec.structs.replace(
             worker, shutdown_timeout_s=worker.shutdown_timeout_s - 2 * self._own_s
         )
-        self._command = command
         self._broker = broker
-        self._witness = Witness(broker, worker)
-        #: By their slot, and whether it is one for suspects.
-        self._children: dict[tuple[bool, int], ChildProcess] = {}
-        #: Suspects that wait for a process of their own, as the last beats said.
-        self._suspects = 0
-        self._suspects_wait = asyncio.Event()
         self._failures = 0
-        self._stopping = asyncio.Event()
+        self._stopping = stopping = asyncio.Event()
         #: Redis was asked once, with or without an answer, or there is no need to.
         self._asked = asyncio.Event()
-        #: Loop time by which the supervisor must be gone.
-        self._leave_at = 0.0
+        #: Loop times at which the children that are left are killed, and the supervisor is gone.
+        self._kill_at = self._leave_at = 0.0
+        self._hurry = asyncio.Event()
         #: The jobs of the dead are taken back in here; set when there are no children any more.
         self._last_takers: anyio.CancelScope | None = None
         self._ordered: bytes | None = None
+        self._is_quiet = False
         self._exit_code = 0
+        witness = Witness(broker, worker)
+        self._brood = Brood(
+            config, command=command, broker=broker, witness=witness, stopping=stopping
+        )
+        self._seclusion = Seclusion(self._brood, config, self._worker, stopping=stopping)
+        self._slots = [self._slot(place) for place in range(config.processes)]
+        self._rolling = Rolling(config, self._slots, look_s=worker.heartbeat_s, stopping=stopping)
+
+    def _slot(self, place: int) -> Slot:
+        return Slot(
+            place,
+            self._brood,
+            self._config,
+            self._worker,
+            leave_s=self._kill_after_s,
+            stopping=self._stopping,
+            on_beat=self._seclusion.see,
+            judge=self._judge,
+        )
 
     async def run(self) -> int:
         """Keep the children alive until stopped; return the exit code of the command.
@@ -90,18 +105,26 @@ class Supervisor:
         async with anyio.create_task_group() as group:
             group.start_soon(self._enforce_deadline)
             group.start_soon(self._introduce)
+            group.start_soon(self._rolling.run)
+            if self._config.kill_memory_bytes is not None:
+                group.start_soon(guard_memory, self._brood, self._config.kill_memory_bytes)
             await self._asked.wait()
             async with anyio.create_task_group() as takers:
-                async with anyio.create_task_group() as slots:
-                    for slot in range(self._config.processes):
-                        slots.start_soon(self._keep, slot, takers)
-                        slots.start_soon(self._keep_for_suspects, slot, takers)
+                await self._keep(takers)
                 # every child is gone; jobs of the dead may still wait for Redis
                 self._last_takers = takers.cancel_scope
                 self._limit_taking()
             group.cancel_scope.cancel()
         log.info("supervisor.stopped", exit_code=self._exit_code)
         return self._exit_code
+
+    async def _keep(self, takers: anyio.abc.TaskGroup) -> None:
+        """Keep the children until stopped, and until the last one is gone."""
+        async with anyio.create_task_group() as group:
+            self._brood.open(group, takers)
+            for slot in self._slots:
+                group.start_soon(slot.keep)
+                group.start_soon(self._seclusion.keep, slot.place)
 
     def drain(self) -> None:
         """Let every child finish what it runs, within the shutdown timeout."""
@@ -111,20 +134,47 @@ class Supervisor:
         """Let every child cancel and release what it runs."""
         self._order(STOP_NOW)
 
+    def quiet(self) -> None:
+        """Let every child claim nothing until `resume`; what runs goes on."""
+        if not self._stopping.is_set():
+            log.info("supervisor.quieted", workers=len(self._brood.living))
+            self._is_quiet = True
+            self._brood.order(QUIET)
+
+    def resume(self) -> None:
+        """Let the children claim again after `quiet`; without one it does nothing."""
+        if self._is_quiet and not self._stopping.is_set():
+            log.info("supervisor.resumed", workers=len(self._brood.living))
+            self._is_quiet = False
+            self._brood.order(RESUME)
+
+    def roll(self, why: str) -> None:
+        """Replace every child, one at a time, each when its successor is ready."""
+        if not self._stopping.is_set():
+            self._rolling.roll(why)
+
+    def dump(self) -> None:
+        """Let every child log the stacks of its jobs, tasks and threads."""
+        self._brood.dump()
+
     def workers(self) -> list[WorkerView]:
         """Return the children as their last beats described them."""
-        return [child.view for _, child in sorted(self._children.items())]
+        return self._brood.views()
 
     def _order(self, order: bytes) -> None:
+        now = anyio.current_time()
         if not self._stopping.is_set():
-            log.info("supervisor.draining", workers=len(self._children))
-            self._leave_at = anyio.current_time() + self._kill_after_s + self._own_s
+            log.info("supervisor.draining", workers=len(self._brood.living))
+            self._kill_at = now + self._kill_after_s
+            self._leave_at = self._kill_at + self._own_s
+        if order == STOP_NOW:
+            self._kill_at = min(self._kill_at, now + _NOW_S)
+            self._hurry.set()
         self._ordered = order
         self._stopping.set()
-        self._suspects_wait.set()
+        self._seclusion.wake()
         self._asked.set()
-        for child in self._children.values():
-            child.order(order)
+        self._brood.order(order)
         self._limit_taking()
 
     def _limit_taking(self) -> None:
@@ -161,138 +211,28 @@ class Supervisor:
     def _reconnecting(self) -> Backoff:
         return self._broker.backoff(self._worker.reconnect_least_s, self._worker.reconnect_most_s)
 
-    # -- one slot -------------------------------------------------------------------------------
-
-    async def _keep(self, slot: int, takers: anyio.abc.TaskGroup) -> None:
-        """Keep one child alive, restarting it with backoff, until stopped."""
-        backoff = Backoff(self._config.restart_least_s, self._config.restart_most_s)
-        while not self._stopping.is_set():
-            child = await self._run_child(slot, self._worker, takers)
-            if self._stopping.is_set():
-                return
-            if child is not None:
-                self._judge(child)
-                lived_s = asyncio.get_running_loop().time() - child.started_at
-                if child.ready.is_set() and lived_s > _STABLE_S:
-                    backoff.reset()
-            await self._pause(backoff)
-
-    async def _keep_for_suspects(self, slot: int, takers: anyio.abc.TaskGroup) -> None:
-        """Run a child for suspects while more wait than can be taken; it leaves by itself."""
-        worker = msgspec.structs.replace(
-            self._worker, concurrency=1, threads=1, pool_size=1, suspects=True
-        )
-        backoff = Backoff(self._config.restart_least_s, self._config.restart_most_s)
-        while True:
-            await self._suspects_wait.wait()
-            if self._stopping.is_set():
-                return
-            if self._suspects <= sum(child.is_free for child in self._children.values()):
-                self._suspects_wait.clear()
-                continue
-            child = await self._run_child(slot, worker, takers)
-            if child is not None and child.process.returncode == 0 and child.beat is not None:
-                self._suspects = child.beat.suspects  # as many as it left
-            if child is not None and child.ready.is_set():
-                backoff.reset()
-            await self._pause(backoff)
-
-    def _see(self, beat: Beat) -> None:
-        if beat.suspects:
-            self._suspects = beat.suspects
-            self._suspects_wait.set()
-
-    async def _run_child(
-        self, slot: int, worker: WorkerConfig, takers: anyio.abc.TaskGroup
-    ) -> ChildProcess | None:
-        """Start a child and see it to its end; None when it could not be started."""
-        kind = "suspects." if worker.suspects else ""
-        name = f"{self._config.name or 'worker'}.{kind}{slot + 1}"
-        try:
-            child = ChildProcess(
-                name, self._broker.config, worker, self._command, on_beat=self._see
-            )
-        except OSError as e:  # no process, memory or descriptor to be had
-            log.error("worker.failed", worker=name, error=str(e))  # noqa: TRY400 - one line
-            return None
-        self._children[worker.suspects, slot] = child
-        log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
-        code = await self._watch(child)
-        del self._children[worker.suspects, slot]
-        excused = self._stopping.is_set()
-        takers.start_soon(partial(self._witness.take_back, child, code, excused=excused))
-        return child
-
-    async def _pause(self, backoff: Backoff) -> None:
-        with anyio.move_on_after(backoff.next_s()):
-            await self._stopping.wait()
-
-    async def _watch(self, child: ChildProcess) -> int:
-        """Return the exit code of a child; kill it if it never gets ready."""
-        if self._ordered is not None:
-            child.order(self._ordered)
-        loop = asyncio.get_running_loop()
-        watching = [loop.create_task(self._expect_ready(child))]
-        if child.is_alone:
-            watching.append(loop.create_task(self._expect_beats(child)))
-        try:
-            code = await child.wait()
-        finally:
-            for task in watching:
-                task.cancel()
-        beat = child.beat
-        level = log.info if code == 0 else log.error
-        level(
-            "worker.exited",
-            worker=child.name,
-            pid=child.process.pid,
-            exit_code=code if code >= 0 else None,
-            signal=signal_name(-code) if code < 0 else None,
-            rss_bytes=beat.rss_bytes if beat else None,
-            running=beat.running if beat else 0,
-        )
-        return code
-
-    async def _expect_ready(self, child: ChildProcess) -> None:
-        loop, limit_s = asyncio.get_running_loop(), self._config.ready_timeout_s
-        with anyio.move_on_after(limit_s):
-            await child.ready.wait()
-            self._failures = 0
-            after_s = round(loop.time() - child.started_at, 3)
-            log.info("worker.ready", worker=child.name, pid=child.process.pid, after_s=after_s)
-            return
-        log.error("worker.killed", worker=child.name, why=f"not ready after {limit_s:g} s")
-        child.kill()
-
-    async def _expect_beats(self, child: ChildProcess) -> None:
-        """Kill a child whose loop is blocked for longer than a lease: its job is lost already."""
-        loop, limit_s = asyncio.get_running_loop(), self._worker.lease_s
-        await child.ready.wait()
-        while True:
-            left_s = child.beat_at + limit_s - loop.time()
-            if left_s <= 0:
-                break
-            await anyio.sleep(left_s)
-        log.error("worker.killed", worker=child.name, why=f"silent for {limit_s:g} s")
-        child.kill()
-
     def _judge(self, child: ChildProcess) -> None:
         """Decide whether the end of a child is the end of the supervisor."""
-        if child.ready.is_set() or any(c.ready.is_set() for c in self._children.values()):
+        if child.ready.is_set() or any(c.ready.is_set() for c in self._brood.living):
+            self._failures = 0
             return  # the others work: a half-copied deploy must not stop them
         self._failures += 1
         if child.process.returncode == EXIT_CONFIG:
             self._exit_code = EXIT_CONFIG
             self._order(DRAIN)
-        else:
-            if self._failures >= self._config.boot_failures:
-                log.error("supervisor.gave_up", failures=self._failures)
-                self._exit_code = EXIT_BOOT_LOOP
-                self._order(DRAIN)
+        elif self._failures >= self._config.boot_failures:
+            log.error("supervisor.gave_up", failures=self._failures)
+            self._exit_code = EXIT_BOOT_LOOP
+            self._order(DRAIN)
 
     async def _enforce_deadline(self) -> None:
+        """Kill what is late; after `stop_now` at once what is not ready and so has no job."""
         await self._stopping.wait()
-        await anyio.sleep(self._kill_after_s)
-        for child in list(self._children.values()):
-            log.error("worker.killed", worker=child.name, why="shutdown timeout")
-            child.kill()
+        with anyio.move_on_after(self._kill_at - anyio.current_time()):
+            await self._hurry.wait()
+            for child in list(self._brood.living):
+                if not child.ready.is_set():
+                    self._brood.kill(child, "stopped before it was ready")
+            await anyio.sleep(self._kill_at - anyio.current_time())
+        for child in list(self._brood.living):
+            self._brood.kill(child, "shutdown timeout")

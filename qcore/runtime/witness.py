@@ -116,7 +116,7 @@ class Witness:
             lost = (await self._broker.turn(guilty, None)).lost
             for lease, _ in guilty:
                 if lease.token not in lost:
-                    how = _how(code)
+                    how = _how(child, code)
                     log.error(
                         "job.condemned", job=lease.id, queue=queue, worker=child.name, how=how
                     )
@@ -124,20 +124,25 @@ class Witness:
 
 def _is_proven(child: ChildProcess, code: int, lease: Lease) -> bool:
     """Say whether this job, which had the process for itself, is what ended it."""
-    if not child.is_alone or child.was_killed:
+    if not child.is_alone:
         return False
+    if child.was_killed:
+        return bool(child.verdict)
     is_proof = -code in _OWN_SIGNALS if code < 0 else code != 1
     return is_proof or lease.crashes + 1 >= _LOSSES_PROVE
 
 
-def _how(code: int) -> str:
-    return signal_name(-code) if code < 0 else f"exit {code}"
+def _how(child: ChildProcess, code: int) -> str:
+    if code >= 0:
+        return f"exit {code}"
+    by_whom = f" by its supervisor: {child.verdict}" if child.verdict else ""
+    return signal_name(-code) + by_whom
 
 
 def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) -> Death:
     others = [id for id in ids[: BESIDE_KEPT + 1] if id != lease.id]
     return Death(
-        _how(code),
+        _how(child, code),
         child.name,
         host_name(),
         child.process.pid,

@@ -19,6 +19,7 @@ from qcore.context import Lifecycle
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Acked, Lease, Released
 from qcore.runtime.deadlines import Deadlines
+from qcore.runtime.dump import dump
 from qcore.runtime.exchange import Exchange
 from qcore.runtime.execution import Executor
 from qcore.runtime.leases import LeaseKeeper
@@ -53,6 +54,8 @@ class Beat(msgspec.Struct, frozen=True):
     pid: int
     ready: bool
     draining: bool
+    #: It was told to claim nothing for a while.
+    quiet: bool
     #: The last beat: the process leaves because it was told to.
     stopped: bool
     running: int
@@ -122,6 +125,7 @@ class Worker:
         self._suspects = 0
         #: Loop time since when this process for suspects has had none.
         self._unused_since: float | None = None
+        self._is_quiet = False
         self._ready = False
         self._stopped = False
         self._lag_ms = 0.0
@@ -197,6 +201,19 @@ class Worker:
         self.drain()
         self._stop_now.set()
 
+    def quiet(self) -> None:
+        """Claim nothing until `resume`; what runs goes on, under renewed leases."""
+        self._is_quiet = True
+
+    def resume(self) -> None:
+        """Claim again after `quiet`."""
+        self._is_quiet = False
+        self._look_again()
+
+    def dump(self) -> None:
+        """Log the stacks of all jobs, tasks and threads."""
+        dump(list(self._running.values()))
+
     def beat(self) -> Beat:
         """Return the state of this process."""
         suspects, self._suspects = self._suspects, 0
@@ -204,6 +221,7 @@ class Worker:
             pid=os.getpid(),
             ready=self._ready,
             draining=self._stop.is_set(),
+            quiet=self._is_quiet,
             stopped=self._stopped,
             running=len(self._running),
             done=self._exchange.settled,
@@ -246,7 +264,7 @@ class Worker:
 
     def _room(self) -> Room | None:
         """Return what may be claimed now."""
-        if self._stop.is_set():
+        if self._stop.is_set() or self._is_quiet:
             return None
         return self._slots.room(self._threads.hanging)
 

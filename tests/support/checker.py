@@ -87,6 +87,8 @@ class Journal:
         self._read_bytes = 0
         self._runs: dict[str, Run] = {}
         self._done: set[int] = set()
+        #: The numbers of the jobs that hold their loop.
+        self.blocking: set[int] = set()
 
     def _take(self) -> None:
         if not self.path.exists():
@@ -100,6 +102,8 @@ class Journal:
             n, run, attempt, pid, what, at = line.split()
             if what == "start":
                 self._runs[run] = Run(int(n), int(attempt), int(pid), float(at), None)
+            elif what == "blocks":
+                self.blocking.add(int(n))
             else:
                 self._runs[run] = replace(self._runs[run], ended_at=float(at))
                 self._done.add(int(n))

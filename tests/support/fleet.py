@@ -40,7 +40,8 @@ class Command:
     def __init__(self, words: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
         self._read_bytes = 0
-        self._events: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._events: list[dict[str, Any]] = []
+        self._named: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *words],
@@ -55,6 +56,15 @@ class Command:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the log lines of one event, of the supervisor and of its workers."""
+        self._take()
+        return list(self._named[name])
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """Return all log lines, in their order."""
+        self._take()
+        return list(self._events)
+
+    def _take(self) -> None:
         with self.log.open("rb") as file:
             file.seek(self._read_bytes)
             lines = file.read()
@@ -64,8 +74,8 @@ class Command:
             with suppress(ValueError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "event" in event:
-                    self._events[event["event"]].append(event)
-        return list(self._events[name])
+                    self._events.append(event)
+                    self._named[event["event"]].append(event)
 
     def exit_codes(self) -> list[int | None]:
         """Return how its workers ended; one for suspects counts only if it ended badly."""
@@ -76,6 +86,19 @@ class Command:
         """Return the pids of the workers that are ready and not known to be gone."""
         gone = {event["pid"] for event in self.events("worker.exited")}
         return [e["pid"] for e in self.events("worker.ready") if e["pid"] not in gone]
+
+    def least_working(self, count: int) -> int:
+        """Return how many workers were ready and not draining, at the least, after so many were."""
+        working, least, begun = set[int](), count, False
+        for event in self.all_events():
+            if event["event"] == "worker.ready":
+                working.add(event["pid"])
+            elif event["event"] in ("worker.replaced", "worker.exited"):
+                working.discard(event["pid"])
+            begun = begun or len(working) >= count
+            least = min(least, len(working)) if begun else least
+        assert begun
+        return least
 
     def living(self) -> list[int]:
         """Return the pids of the workers that are not known to be gone, ready or not."""
@@ -126,7 +149,8 @@ class Fleet:
         self.mark = uuid.uuid4().hex
         self.env = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"))),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli"), str(folder))),
+            "PYTHONDONTWRITEBYTECODE": "1",  # a module is rewritten within a second
             MARK: self.mark,
             fleet_tasks.JOURNAL: str(self.journal.path),
         }
@@ -156,12 +180,20 @@ class Fleet:
         words += ["--allow-eviction"] * allow_eviction
         return self._run(["qcore_cli", "worker", app, *words])
 
+    def write_module(self, name: str, code: str = "") -> Path:
+        """Write a module with the app of the fleet, and what else it does when it is imported."""
+        path = self.folder / f"{name}.py"
+        new = path.with_suffix(".new")
+        new.write_text(f"from tests.support.fleet_tasks import app\n{code}\n")
+        return new.replace(path)
+
     def start_with(
         self,
         *,
         processes: int = 2,
         boot_failures: int = 5,
         ready_timeout_s: float = 30.0,
+        max_jobs: int | None = None,
         app: str = TASKS,
         **worker: Any,
     ) -> Command:
@@ -180,6 +212,7 @@ class Fleet:
                 processes=processes,
                 boot_failures=boot_failures,
                 ready_timeout_s=ready_timeout_s,
+                max_jobs=max_jobs,
             ),
             WorkerConfig(**defaults | worker),
         )
@@ -195,6 +228,11 @@ class Fleet:
 
     def done(self) -> set[int]:
         return self.journal.done()
+
+    def blocked(self) -> set[int]:
+        """Return the numbers of the jobs that hold their loop."""
+        self.journal.runs()
+        return self.journal.blocking
 
     def kill_worker(self, pid: int) -> float:
         """Kill one worker process; return when, on the monotonic clock."""

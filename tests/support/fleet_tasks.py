@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from qcore import App, Context, GiveUp, Retry
 
@@ -28,6 +29,12 @@ def _journal(path: str) -> int:
 def _note(n: int, run: str, attempt: int, worker_pid: int, what: str) -> None:
     line = f"{n} {run} {attempt} {worker_pid} {what} {time.monotonic():.6f}\n"
     os.write(_journal(os.environ[JOURNAL]), line.encode())
+
+
+def _has_run(n: int) -> bool:
+    journal = Path(os.environ[JOURNAL])
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    return any(line.startswith(f"{n} ") for line in lines)
 
 
 @contextmanager
@@ -95,6 +102,45 @@ async def swallow_cancellation(ctx: Context, n: int, seconds: float) -> None:
 @app.task(exclusive=True)
 async def swallow_alone(ctx: Context, n: int, seconds: float) -> None:
     await swallow_cancellation.function(ctx, n, seconds)
+
+
+@app.task(retry=ONCE)
+async def block(ctx: Context, n: int, seconds: float) -> None:
+    """After a while hold the loop, so that the process hears of nothing; once only."""
+    ran = _has_run(n)
+    with written_down(ctx, n):
+        await asyncio.sleep(1.2)
+        if not ran:
+            _note(n, "-", ctx.attempt, os.getpid(), "blocks")
+            time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+
+# -- those that take memory ------------------------------------------------------------------
+
+_leaked: list[bytes] = []
+
+
+def take_memory(megabytes: int) -> bytes:
+    return b"x" * (megabytes * 1024**2)
+
+
+@app.task(retry=ONCE)
+async def leak(ctx: Context, n: int, megabytes: int) -> None:
+    with written_down(ctx, n):
+        _leaked.append(take_memory(megabytes))
+
+
+@app.task(retry=ONCE)
+async def bomb(ctx: Context, n: int, blocks: bool) -> None:
+    """Take memory until somebody ends the process; with or without letting go of the loop."""
+    taken: list[bytes] = []
+    with written_down(ctx, n):
+        while len(taken) < 100:
+            taken.append(take_memory(20))
+            if blocks:
+                time.sleep(0.05)  # noqa: ASYNC251 - that is the point
+            else:
+                await asyncio.sleep(0.05)
 
 
 # -- those that end badly ----------------------------------------------------------------------

@@ -1,0 +1,164 @@
+"""The living children of a supervisor: each is started, watched to its end, and taken back."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import anyio
+import anyio.abc
+import structlog
+
+from qcore.broker.broker import Broker
+from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.child_process import ChildProcess, WorkerView
+from qcore.runtime.processes import signal_name
+from qcore.runtime.witness import Witness
+from qcore.runtime.worker import Beat
+
+log = structlog.get_logger()
+
+
+class Brood:
+    """Every child that lives, whatever it is for.
+
+    Args:
+        config: Names, and when a child that does not get ready is given up.
+        command: What starts a child; it finds its ChildConfig in the environment.
+        broker: Where the children work.
+        witness: Takes back what a dead child held.
+        stopping: Set when the supervisor is to end.
+    """
+
+    def __init__(
+        self,
+        config: SupervisorConfig,
+        *,
+        command: Sequence[str],
+        broker: Broker,
+        witness: Witness,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._config = config
+        self._command = command
+        self._broker = broker
+        self._witness = witness
+        self._stopping = stopping
+        self._watchers: anyio.abc.TaskGroup | None = None
+        self._takers: anyio.abc.TaskGroup | None = None
+        self._standing: bytes | None = None
+        #: In the order in which they were started.
+        self.living: list[ChildProcess] = []
+
+    def open(self, watchers: anyio.abc.TaskGroup, takers: anyio.abc.TaskGroup) -> None:
+        """Say where the children are watched, and where the jobs of the dead are taken back."""
+        self._watchers, self._takers = watchers, takers
+
+    def views(self) -> list[WorkerView]:
+        """Return the children as their last beats described them, by slot."""
+        order = sorted(self.living, key=lambda child: (child.is_alone, child.place))
+        return [child.view for child in order]
+
+    def order(self, order: bytes) -> None:
+        """Give an order to every child, also to those that are started later."""
+        self._standing = order
+        for child in self.living:
+            child.order(order)
+
+    def dump(self) -> None:
+        """Let every child log what it does."""
+        for child in self.living:
+            child.dump()
+
+    def start(
+        self,
+        place: int,
+        worker: WorkerConfig,
+        *,
+        on_beat: Callable[[Beat], None],
+        on_end: Callable[[ChildProcess], None],
+    ) -> ChildProcess | None:
+        """Start a child for a slot; None when it could not be started."""
+        assert self._watchers is not None
+        kind = "suspects." if worker.suspects else ""
+        name = f"{self._config.name or 'worker'}.{kind}{place + 1}"
+        try:
+            child = ChildProcess(
+                name, self._broker.config, worker, self._command, place=place, on_beat=on_beat
+            )
+        except OSError as e:  # no process, memory or descriptor to be had
+            log.error("worker.failed", worker=name, error=str(e))  # noqa: TRY400 - one line
+            return None
+        self.living.append(child)
+        log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
+        if self._standing is not None:
+            child.order(self._standing)
+        self._watchers.start_soon(self._see_out, child, worker, on_end)
+        return child
+
+    def kill(self, child: ChildProcess, why: str, *, verdict: str = "") -> None:
+        """Kill a child, unless it is gone; `verdict` says for which deed of its jobs."""
+        if not child.gone.is_set():
+            log.error("worker.killed", worker=child.name, pid=child.process.pid, why=why)
+            child.kill(verdict)
+
+    async def _see_out(
+        self, child: ChildProcess, worker: WorkerConfig, on_end: Callable[[ChildProcess], None]
+    ) -> None:
+        """Watch a child to its end; then let its jobs be taken back."""
+        code = await self._watch(child, worker)
+        self.living.remove(child)
+        _log_exit(child, code)
+        excused = self._stopping.is_set() or child.is_dismissed
+        assert self._takers is not None
+        self._takers.start_soon(partial(self._witness.take_back, child, code, excused=excused))
+        child.ended.set()
+        child.booted.set()
+        on_end(child)
+
+    async def _watch(self, child: ChildProcess, worker: WorkerConfig) -> int:
+        """Return the exit code of a child; kill it if it never gets ready."""
+        loop = asyncio.get_running_loop()
+        watching = [loop.create_task(self._expect_ready(child))]
+        if child.is_alone:
+            watching.append(loop.create_task(self._expect_beats(child, worker.lease_s)))
+        try:
+            return await child.wait()
+        finally:
+            for task in watching:
+                task.cancel()
+
+    async def _expect_ready(self, child: ChildProcess) -> None:
+        limit_s = self._config.ready_timeout_s
+        with anyio.move_on_after(limit_s):
+            await child.ready.wait()
+        # after SIGSTOP and SIGCONT the time may be over, and the beat have come in
+        if child.ready.is_set():
+            after_s = round(child.age_s, 3)
+            log.info("worker.ready", worker=child.name, pid=child.process.pid, after_s=after_s)
+        else:
+            self.kill(child, f"not ready after {limit_s:g} s")
+
+    async def _expect_beats(self, child: ChildProcess, limit_s: float) -> None:
+        """Kill a child whose loop is blocked for longer than a lease: its job is lost already."""
+        loop = asyncio.get_running_loop()
+        await child.ready.wait()
+        while True:
+            left_s = child.beat_at + limit_s - loop.time()
+            if left_s <= 0:
+                break
+            await anyio.sleep(left_s)
+        self.kill(child, f"silent for {limit_s:g} s")
+
+
+def _log_exit(child: ChildProcess, code: int) -> None:
+    beat = child.beat
+    level = log.info if code == 0 else log.error
+    level(
+        "worker.exited",
+        worker=child.name,
+        pid=child.process.pid,
+        exit_code=code if code >= 0 else None,
+        signal=signal_name(-code) if code < 0 else None,
+        rss_bytes=beat.rss_bytes if beat else None,
+        running=beat.running if beat else 0,
+    )

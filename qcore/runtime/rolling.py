@@ -1,0 +1,168 @@
+"""Replaces children one at a time: all of them when told to, each when it has reached a limit."""
+
+import asyncio
+from collections.abc import Sequence
+from enum import StrEnum
+
+import anyio
+import msgspec
+import structlog
+
+from qcore.broker.connection import Backoff
+from qcore.config import SupervisorConfig
+from qcore.runtime.brood import Brood
+from qcore.runtime.child_process import ChildProcess
+from qcore.runtime.memory import rss_bytes
+from qcore.runtime.slot import Slot
+
+log = structlog.get_logger()
+
+#: Between two looks at the memory of the children: the kernel kills soon after.
+_MEMORY_LOOK_S = 0.2
+
+
+class RollState(StrEnum):
+    """How far a rolling restart is."""
+
+    NONE = "none"
+    ROLLING = "rolling"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Roll(msgspec.Struct, frozen=True, kw_only=True):
+    """The last rolling restart of a supervisor."""
+
+    state: RollState = RollState.NONE
+    why: str = ""
+    #: Workers that were started since it was ordered, of how many.
+    replaced: int = 0
+    workers: int = 0
+
+
+class Rolling:
+    """The one place that replaces children, so that never two leave at the same time.
+
+    A replacement is ready before the old child drains, and the old one is gone before the next is
+    replaced.
+
+    Args:
+        config: The limits.
+        slots: Whose children.
+        look_s: Between two looks at the limits.
+        stopping: Set when the supervisor is to end: nobody is replaced any more.
+    """
+
+    def __init__(
+        self,
+        config: SupervisorConfig,
+        slots: Sequence[Slot],
+        *,
+        look_s: float,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._config = config
+        self._slots = slots
+        self._look_s = look_s
+        self._stopping = stopping
+        self._state = RollState.NONE
+        self._why = ""
+        #: Loop time of the last order: workers that are older are to be replaced.
+        self._since = 0.0
+        self._called = asyncio.Event()
+        #: Limits wait until then, after a replacement that did not come up.
+        self._resting_until = 0.0
+        self._backoff = Backoff(config.restart_least_s, config.restart_most_s)
+
+    @property
+    def last(self) -> Roll:
+        """The last rolling restart."""
+        fresh = sum(slot.has_ready(self._since) for slot in self._slots)
+        return Roll(state=self._state, why=self._why, replaced=fresh, workers=len(self._slots))
+
+    def roll(self, why: str) -> None:
+        """Replace every worker that lives now; one that is going on begins anew."""
+        self._state, self._why = RollState.ROLLING, why
+        self._since = asyncio.get_running_loop().time()
+        log.info("roll.started", why=why, workers=len(self._slots))
+        self._called.set()
+
+    async def run(self) -> None:
+        """Replace what is to be replaced, until stopped."""
+        while not self._stopping.is_set():
+            slot = self._outdated()
+            if slot is not None:
+                await self._renew(slot)
+                continue
+            slot, why = self._over_its_limits()
+            if slot is not None:
+                await self._recycle(slot, why)
+                continue
+            with anyio.move_on_after(self._look_s):
+                await self._called.wait()
+            self._called.clear()
+
+    def _outdated(self) -> Slot | None:
+        """Return a slot whose worker is older than the order; end the roll when all are new."""
+        if self._state is not RollState.ROLLING:
+            return None
+        for slot in self._slots:
+            if slot.current is not None and slot.current.started_at <= self._since:
+                return slot
+        if all(slot.has_ready(self._since) for slot in self._slots):
+            self._state = RollState.DONE
+            log.info("roll.finished", why=self._why, workers=len(self._slots))
+        return None
+
+    async def _renew(self, slot: Slot) -> None:
+        since = self._since
+        if not await slot.replace(self._why) and self._since == since:
+            # the next one would not come up either, and the old ones work
+            self._state = RollState.FAILED
+            left = sum(not slot.has_ready(since) for slot in self._slots)
+            log.error("roll.failed", why=self._why, left=left)
+
+    def _over_its_limits(self) -> tuple[Slot | None, str]:
+        if asyncio.get_running_loop().time() >= self._resting_until:
+            for slot in self._slots:
+                if slot.current is not None and (why := reached(self._config, slot.current)):
+                    return slot, why
+        return None, ""
+
+    async def _recycle(self, slot: Slot, why: str) -> None:
+        if await slot.replace(why):
+            self._backoff.reset()
+        else:
+            rest_s = self._config.restart_least_s + self._backoff.next_s()
+            self._resting_until = asyncio.get_running_loop().time() + rest_s
+
+
+def reached(config: SupervisorConfig, child: ChildProcess) -> str:
+    """Return which limit a child has reached, in words; empty when none."""
+    beat, share = child.beat, child.patience
+    if beat is None or not beat.ready or beat.draining:
+        return ""
+    if config.max_jobs is not None and beat.done >= max(1, round(config.max_jobs * share)):
+        return f"max-jobs: it has done {beat.done} jobs"
+    age_s = child.age_s
+    if config.max_time_s is not None and age_s >= config.max_time_s * share:
+        return f"max-time: it is {age_s:.0f} s old"
+    # without a job it would come to as much again: a limit below what the app itself takes
+    if config.max_memory_bytes is None or not beat.done:
+        return ""
+    if beat.rss_bytes >= config.max_memory_bytes * share:
+        return f"max-memory: it takes {beat.rss_bytes / 1e6:.0f} MB"
+    return ""
+
+
+async def guard_memory(brood: Brood, limit_bytes: int) -> None:
+    """Kill every child that takes more than that, for ever; what it ran is charged with it."""
+    while True:
+        for child in list(brood.living):
+            beat = child.beat
+            # a beat also knows of pool processes, but comes late or not at all
+            taken = max(rss_bytes(child.process.pid), beat.rss_bytes if beat else 0)
+            if taken > limit_bytes:
+                why = f"{taken / 1e6:.0f} MB of memory, allowed are {limit_bytes / 1e6:.0f}"
+                brood.kill(child, why, verdict=why)
+        await anyio.sleep(_MEMORY_LOOK_S)

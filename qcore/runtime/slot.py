@@ -1,0 +1,134 @@
+"""One place for a worker process: there is always one in it, and at times the next one too."""
+
+import asyncio
+from collections.abc import Callable
+
+import anyio
+import structlog
+
+from qcore.broker.connection import Backoff
+from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.brood import Brood
+from qcore.runtime.child import DRAIN
+from qcore.runtime.child_process import ChildProcess
+from qcore.runtime.worker import Beat
+
+log = structlog.get_logger()
+
+#: A child that lived so long after it was ready resets the restart backoff.
+_STABLE_S = 10.0
+
+
+class Slot:
+    """Keeps one child alive, and can put another one in its place without a gap.
+
+    Args:
+        place: Its number, from 0 on.
+        brood: Starts the children.
+        config: How long to wait before a restart.
+        worker: What the children do.
+        leave_s: A child that was told to leave is killed after so long.
+        stopping: Set when the supervisor is to end: nothing is started any more.
+        on_beat: Called with the beats of its children.
+        judge: Called with a child that ended and left the slot empty.
+    """
+
+    def __init__(
+        self,
+        place: int,
+        brood: Brood,
+        config: SupervisorConfig,
+        worker: WorkerConfig,
+        *,
+        leave_s: float,
+        stopping: asyncio.Event,
+        on_beat: Callable[[Beat], None],
+        judge: Callable[[ChildProcess], None],
+    ) -> None:
+        self.place = place
+        self._brood = brood
+        self._config = config
+        self._worker = worker
+        self._leave_s = leave_s
+        self._stopping = stopping
+        self._on_beat = on_beat
+        self._judge = judge
+        #: The one that works here; None before the first, and while a restart waits.
+        self.current: ChildProcess | None = None
+        #: The one that takes its place as soon as it is ready.
+        self._heir: ChildProcess | None = None
+        self._last: ChildProcess | None = None
+        self._empty = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Keep one child alive, restarting it with backoff, until stopped."""
+        backoff = Backoff(self._config.restart_least_s, self._config.restart_most_s)
+        while not self._stopping.is_set():
+            self._empty.clear()
+            self.current = self._start()
+            if self.current is not None:
+                await self._empty.wait()
+            if self._stopping.is_set():
+                return
+            if self._last is not None:
+                self._judge(self._last)
+                if self._last.ready.is_set() and self._last.age_s > _STABLE_S:
+                    backoff.reset()
+                self._last = None
+            with anyio.move_on_after(backoff.next_s()):
+                await self._stopping.wait()
+
+    def has_ready(self, since: float) -> bool:
+        """Whether the child that works here is ready, and was started after that loop time."""
+        child = self.current
+        return child is not None and child.ready.is_set() and child.started_at > since
+
+    async def replace(self, why: str) -> bool:
+        """Start another child; when it is ready let the current one leave, and see it gone.
+
+        Returns:
+            False when the other one did not get ready: the current one stays.
+        """
+        old = self.current
+        if old is None or self._stopping.is_set():
+            return True  # what comes next is new
+        old.leaves_for = why
+        heir = self._heir = self._start()
+        if heir is not None:
+            await heir.booted.wait()
+            if self._stopping.is_set():
+                return True
+        if heir is None or not heir.ready.is_set():
+            log.error("replacement.failed", worker=old.name, pid=old.process.pid, why=why)
+            old.leaves_for = ""
+            return False
+        pid, by = old.process.pid, heir.process.pid
+        log.info("worker.replaced", worker=old.name, pid=pid, by=by, why=why)
+        if self.current is old:
+            self.current, self._heir = heir, None
+        await self._retire(old)
+        return True
+
+    async def _retire(self, child: ChildProcess) -> None:
+        """Let a child finish what it runs, and see it to its end."""
+        child.is_dismissed = True
+        child.order(DRAIN)
+        with anyio.move_on_after(self._leave_s):
+            await child.ended.wait()
+        self._brood.kill(child, "shutdown timeout")
+        await child.ended.wait()
+
+    def _start(self) -> ChildProcess | None:
+        return self._brood.start(
+            self.place, self._worker, on_beat=self._on_beat, on_end=self._note_end
+        )
+
+    def _note_end(self, child: ChildProcess) -> None:
+        if child is self._heir:
+            self._heir = None
+        elif child is self.current:
+            # one that is on its way takes the place at once, ready or not
+            self.current, self._heir = self._heir, None
+            if self.current is None:
+                self._last = child
+                self._empty.set()
