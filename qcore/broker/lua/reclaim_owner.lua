@@ -18,6 +18,7 @@
 --       charge     text  '1': the loss counts as a crash; '0': the process was ended for no fault of its jobs
 --       crash_limit int  the loss that makes a job dead
 --       cursor     int   0 at first, then the cursor of the last reply
+--       culprit    text  any number of tokens: with some, only these losses are charged
 -- reply { cursor ('0' at the end), token, where its job went, token, ... }
 -- @include clock tokens lines forget ending give_back
 local k = {}
@@ -27,6 +28,8 @@ local now_ms, owner, charge, crash_limit, cursor = unpack(ARGV, 1, 5)
 
 local now = clock(now_ms)
 crash_limit = integer(crash_limit)
+local culprits = {}
+for i = 6, #ARGV do culprits[ARGV[i]] = true end
 redis.call('ZREM', k.active, '')
 local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', owner .. ':*', 'COUNT', 1000)
 local tokens, reply = {}, { page[1] }
@@ -34,7 +37,8 @@ for i = 1, #page[2], 2 do tokens[#tokens + 1] = page[2][i] end
 -- ids grow with time: from the youngest to the oldest, so that the oldest is the first at the head
 table.sort(tokens, function(a, b) return id_of(a) > id_of(b) end)
 for _, token in ipairs(tokens) do
+  local is_charged = charge == '1' and (#ARGV == 5 or culprits[token] == true)
   reply[#reply + 1] = token
-  reply[#reply + 1] = give_back(k, token, charge == '1', now, crash_limit)
+  reply[#reply + 1] = give_back(k, token, is_charged, now, crash_limit)
 end
 return reply
