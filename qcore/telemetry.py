@@ -49,6 +49,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "roll.started": ("why", "workers"),
     "roll.finished": ("why", "workers"),
     "roll.failed": ("why", "left"),
+    "exit.ordered": ("generation",),
+    "registry.lost": ("error",),
     "supervisor.gave_up": ("failures",),
     "supervisor.stopped": ("exit_code",),
     "worker.spawned": ("worker", "pid", "owner"),

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from qcore.runtime.child_process import WorkerView
+from qcore.model.fleet import WorkerView
 
 #: Speed is that of the last so many seconds.
 _WINDOW_S = 10.0

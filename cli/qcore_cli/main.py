@@ -8,7 +8,7 @@ import typer
 
 from qcore import QcoreError
 from qcore.broker.embedded import run_foreground
-from qcore_cli import inspect, worker
+from qcore_cli import fleet, inspect, worker
 from qcore_cli.demo import demo
 from qcore_cli.doctor import doctor
 from qcore_cli.logs import LogFormat, configure_logging
@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(worker.worker)
+app.command()(fleet.status)
+app.command()(fleet.restart)
 app.command()(doctor)
 app.command()(inspect.queues)
 app.add_typer(inspect.jobs, name="jobs")

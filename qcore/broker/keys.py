@@ -26,9 +26,15 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "meta": ("hash", "last_sweep, guard_until, clock_back, fence"),
 }
 
+#: The same of the namespace: its supervisors, and orders to them. They share the tag `{namespace}`.
+NAMESPACE_KEYS: dict[str, tuple[str, str]] = {
+    "fleet": ("hash", "supervisor id -> 8 bytes of Redis time + record"),
+    "control": ("hash", "`restart:HOST:QUEUE` -> `generation exit`"),
+}
+
 
 class QueueKeys(NamedTuple):
-    """The keys of one queue by name, encoded once."""
+    """The keys of one queue, or of the namespace, by name; encoded once."""
 
     queue: str
     names: dict[str, bytes]
@@ -42,6 +48,11 @@ def queue_keys(namespace: str, queue: str) -> QueueKeys:
     """Return the keys of one queue; both names must match `qcore.config.NAME`."""
     tag = f"{{{namespace}:{queue}}}"
     return QueueKeys(queue, {name: f"{tag}:{name}".encode() for name in QUEUE_KEYS})
+
+
+def namespace_keys(namespace: str) -> QueueKeys:
+    """Return the keys that belong to no queue but `queues`."""
+    return QueueKeys("", {name: f"{{{namespace}}}:{name}".encode() for name in NAMESPACE_KEYS})
 
 
 def queues_key(namespace: str) -> bytes:

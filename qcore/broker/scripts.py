@@ -92,6 +92,8 @@ PRUNE = Script("prune")
 FIND = Script("find")
 DEPTH = Script("depth")
 AUDIT = Script("audit")
+HEARTBEAT = Script("heartbeat")
+RESTART = Script("restart")
 
 SCRIPTS = (
     ENQUEUE,
@@ -111,6 +113,8 @@ SCRIPTS = (
     FIND,
     DEPTH,
     AUDIT,
+    HEARTBEAT,
+    RESTART,
 )
 
 #: The server is in a state that passes: nothing of the call was done, it may be tried again.

@@ -10,10 +10,11 @@ import structlog
 
 from qcore.broker.broker import Broker
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime.child_process import ChildProcess, WorkerView
+from qcore.model.fleet import WorkerView
+from qcore.runtime.beat import Beat
+from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.processes import signal_name
 from qcore.runtime.witness import Witness
-from qcore.runtime.worker import Beat
 
 log = structlog.get_logger()
 

@@ -15,7 +15,8 @@ import structlog
 
 from qcore.app import App
 from qcore.config import BrokerConfig, WorkerConfig
-from qcore.runtime.worker import Beat, Worker
+from qcore.runtime.beat import Beat
+from qcore.runtime.worker import Worker
 
 log = structlog.get_logger()
 

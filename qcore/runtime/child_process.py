@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 
 import anyio
 import anyio.to_thread
@@ -16,37 +15,14 @@ import msgspec
 
 from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig, child_environment
+from qcore.model.fleet import WorkerState, WorkerView
+from qcore.runtime.beat import Beat
 from qcore.runtime.child import CHILD_CONFIG, DUMP, ChildConfig
-from qcore.runtime.worker import Beat
 
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0
-
-
-class WorkerState(StrEnum):
-    """What a supervisor knows about a child."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    #: It claims nothing, and lives on.
-    QUIET = "quiet"
-    DRAINING = "draining"
-
-
-class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One child, as its last beat said."""
-
-    name: str
-    pid: int
-    state: WorkerState
-    running: int
-    done: int
-    rss_bytes: int
-    loop_lag_ms: float
-    #: Seconds since its process was started.
-    age_s: float
-    #: Why another child takes its place; empty while none does.
-    leaves_for: str
+#: What a view shows of the last beat.
+_SHOWN = ("running", "oldest", "done", "rss_bytes", "loop_lag_ms", "code")
 
 
 class ChildProcess:
@@ -88,6 +64,7 @@ class ChildProcess:
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
         self.peak_rss_bytes = 0
+        self._cpu = 0.0
         self._on_beat = on_beat
         self.beat: Beat | None = None
         self.gone = asyncio.Event()
@@ -121,12 +98,17 @@ class ChildProcess:
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         if lines:
-            self.beat = msgspec.json.decode(lines[-1], type=Beat)
-            self.beat_at = self._loop.time()
-            if self.beat.ready:
-                self.ready.set()
-                self.booted.set()
-            self._on_beat(self.beat)
+            self._note(msgspec.json.decode(lines[-1], type=Beat))
+
+    def _note(self, beat: Beat) -> None:
+        now = self._loop.time()
+        if self.beat is not None and now > self.beat_at:
+            self._cpu = (beat.cpu_s - self.beat.cpu_s) / (now - self.beat_at)
+        self.beat, self.beat_at = beat, now
+        if beat.ready:
+            self.ready.set()
+            self.booted.set()
+        self._on_beat(beat)
 
     def order(self, order: bytes) -> None:
         """Send an order; a child that is gone or deaf does not stop its supervisor."""
@@ -193,16 +175,15 @@ class ChildProcess:
     def view(self) -> WorkerView:
         """What to show of it."""
         beat = self.beat
+        known = {} if beat is None else {name: getattr(beat, name) for name in _SHOWN}
         return WorkerView(
             name=self.name,
             pid=self.process.pid,
             state=self._state,
-            running=beat.running if beat else 0,
-            done=beat.done if beat else 0,
-            rss_bytes=beat.rss_bytes if beat else 0,
-            loop_lag_ms=beat.loop_lag_ms if beat else 0.0,
             age_s=round(self.age_s, 3),
+            cpu=round(max(0.0, self._cpu), 3),
             leaves_for=self.leaves_for,
+            **known,
         )
 
 

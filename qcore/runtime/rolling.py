@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from enum import StrEnum
 
 import anyio
-import msgspec
 import structlog
 
 from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig
+from qcore.model.fleet import Roll, RollState
 from qcore.runtime.brood import Brood
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.memory import rss_bytes
@@ -19,25 +18,6 @@ log = structlog.get_logger()
 
 #: Between two looks at the memory of the children: the kernel kills soon after.
 _MEMORY_LOOK_S = 0.2
-
-
-class RollState(StrEnum):
-    """How far a rolling restart is."""
-
-    NONE = "none"
-    ROLLING = "rolling"
-    DONE = "done"
-    FAILED = "failed"
-
-
-class Roll(msgspec.Struct, frozen=True, kw_only=True):
-    """The last rolling restart of a supervisor."""
-
-    state: RollState = RollState.NONE
-    why: str = ""
-    #: Workers that were started since it was ordered, of how many.
-    replaced: int = 0
-    workers: int = 0
 
 
 class Rolling:
@@ -67,6 +47,7 @@ class Rolling:
         self._stopping = stopping
         self._state = RollState.NONE
         self._why = ""
+        self._generation = 0
         #: Loop time of the last order: workers that are older are to be replaced.
         self._since = 0.0
         self._called = asyncio.Event()
@@ -78,11 +59,19 @@ class Rolling:
     def last(self) -> Roll:
         """The last rolling restart."""
         fresh = sum(slot.has_ready(self._since) for slot in self._slots)
-        return Roll(state=self._state, why=self._why, replaced=fresh, workers=len(self._slots))
+        return Roll(
+            state=self._state,
+            why=self._why,
+            generation=self._generation,
+            replaced=fresh,
+            workers=len(self._slots),
+        )
 
-    def roll(self, why: str) -> None:
-        """Replace every worker that lives now; one that is going on begins anew."""
+    def roll(self, why: str, generation: int = 0) -> None:
+        """Replace every worker that lives now; a roll that is going on begins anew."""
         self._state, self._why = RollState.ROLLING, why
+        # a signal after an order does all that the order wants
+        self._generation = generation or self._generation
         self._since = asyncio.get_running_loop().time()
         log.info("roll.started", why=why, workers=len(self._slots))
         self._called.set()

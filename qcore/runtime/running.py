@@ -6,6 +6,7 @@ from enum import Enum
 import msgspec
 
 from qcore.context import Context
+from qcore.model.fleet import RunningJob
 from qcore.model.job import Lease
 
 
@@ -52,6 +53,11 @@ class Running(msgspec.Struct, eq=False):
     exclusive: bool = False
     stop: Stop | None = None
     stop_weight: int = 0
+
+    def shown(self) -> RunningJob:
+        """Return what a beat says of it, which is short."""
+        age_s = round(time.monotonic() - self.claimed_at, 3)
+        return RunningJob(self.lease.id[:64], self.task_name[:100], age_s)
 
     def cancel(self, why: Stop) -> None:
         """Cancel the job; again only for a reason that weighs more than those before.

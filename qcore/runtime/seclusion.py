@@ -7,8 +7,8 @@ import msgspec
 
 from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.beat import Beat
 from qcore.runtime.brood import Brood
-from qcore.runtime.worker import Beat
 
 
 class Seclusion:

@@ -8,10 +8,10 @@ import structlog
 
 from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.beat import Beat
 from qcore.runtime.brood import Brood
 from qcore.runtime.child import DRAIN
 from qcore.runtime.child_process import ChildProcess
-from qcore.runtime.worker import Beat
 
 log = structlog.get_logger()
 

@@ -1,6 +1,7 @@
 """The parent: starts worker processes, watches them, replaces them, stops them."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import anyio
@@ -9,12 +10,15 @@ import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
-from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.broker.fleet import Order
+from qcore.config import SupervisorConfig, WorkerConfig, host_name
 from qcore.errors import BrokerError
+from qcore.model.fleet import SupervisorState, SupervisorView, WorkerView
 from qcore.runtime.admission import admits
 from qcore.runtime.brood import Brood
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
-from qcore.runtime.child_process import ChildProcess, WorkerView
+from qcore.runtime.child_process import ChildProcess
+from qcore.runtime.registration import Registration, machine
 from qcore.runtime.rolling import Rolling, guard_memory
 from qcore.runtime.seclusion import Seclusion
 from qcore.runtime.slot import Slot
@@ -28,6 +32,8 @@ EXIT_BOOT_LOOP = 70
 _OWN_SHARE, _OWN_MOST_S = 0.2, 2.0
 #: Children that were told to stop now have so long at most, to clean up and to tell Redis.
 _NOW_S = 6.0
+#: To take its record away a supervisor has so long at least and at most: Redis may have just gone.
+_LAST_ACT_LEAST_S, _LAST_ACT_MOST_S = 0.1, 1.0
 
 
 class Supervisor:
@@ -78,6 +84,11 @@ class Supervisor:
         self._seclusion = Seclusion(self._brood, config, self._worker, stopping=stopping)
         self._slots = [self._slot(place) for place in range(config.processes)]
         self._rolling = Rolling(config, self._slots, look_s=worker.heartbeat_s, stopping=stopping)
+        self._registration = Registration(
+            broker, self._worker, view=self.view, obey=self._obey_restart
+        )
+        self._unregistered = asyncio.Event()
+        self._started_at = 0.0
 
     def _slot(self, place: int) -> Slot:
         return Slot(
@@ -102,6 +113,7 @@ class Supervisor:
             processes=self._config.processes,
             url=self._broker.shown_url,
         )
+        self._started_at = anyio.current_time()
         async with anyio.create_task_group() as group:
             group.start_soon(self._enforce_deadline)
             group.start_soon(self._introduce)
@@ -109,14 +121,23 @@ class Supervisor:
             if self._config.kill_memory_bytes is not None:
                 group.start_soon(guard_memory, self._brood, self._config.kill_memory_bytes)
             await self._asked.wait()
+            group.start_soon(self._register)
             async with anyio.create_task_group() as takers:
                 await self._keep(takers)
                 # every child is gone; jobs of the dead may still wait for Redis
                 self._last_takers = takers.cancel_scope
                 self._limit_taking()
+            self._registration.end()
+            left_s = self._leave_at - anyio.current_time()
+            with anyio.move_on_after(max(_LAST_ACT_LEAST_S, min(left_s, _LAST_ACT_MOST_S))):
+                await self._unregistered.wait()
             group.cancel_scope.cancel()
         log.info("supervisor.stopped", exit_code=self._exit_code)
         return self._exit_code
+
+    async def _register(self) -> None:
+        await self._registration.run()
+        self._unregistered.set()
 
     async def _keep(self, takers: anyio.abc.TaskGroup) -> None:
         """Keep the children until stopped, and until the last one is gone."""
@@ -153,6 +174,15 @@ class Supervisor:
         if not self._stopping.is_set():
             self._rolling.roll(why)
 
+    def _obey_restart(self, order: Order) -> None:
+        if self._stopping.is_set():
+            return
+        if order.leave:
+            log.info("exit.ordered", generation=order.generation)
+            self.drain()
+        else:
+            self._rolling.roll("restart", order.generation)
+
     def dump(self) -> None:
         """Let every child log the stacks of its jobs, tasks and threads."""
         self._brood.dump()
@@ -160,6 +190,21 @@ class Supervisor:
     def workers(self) -> list[WorkerView]:
         """Return the children as their last beats described them."""
         return self._brood.views()
+
+    def view(self) -> SupervisorView:
+        """Return what to show of this supervisor."""
+        state = SupervisorState.QUIET if self._is_quiet else SupervisorState.RUNNING
+        return SupervisorView(
+            host=host_name(),
+            name=self._config.name or "worker",
+            pid=os.getpid(),
+            state=SupervisorState.DRAINING if self._stopping.is_set() else state,
+            queues=self._worker.queues,
+            age_s=round(anyio.current_time() - self._started_at, 3),
+            machine=machine(),
+            roll=self._rolling.last,
+            workers=tuple(self.workers()),
+        )
 
     def _order(self, order: bytes) -> None:
         now = anyio.current_time()

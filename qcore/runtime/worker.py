@@ -7,9 +7,9 @@ import random
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 import anyio
-import msgspec
 import structlog
 
 from qcore.app import App
@@ -18,6 +18,8 @@ from qcore.config import WorkerConfig
 from qcore.context import Lifecycle
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Acked, Lease, Released
+from qcore.runtime.beat import Beat
+from qcore.runtime.code_version import digest_of
 from qcore.runtime.deadlines import Deadlines
 from qcore.runtime.dump import dump
 from qcore.runtime.exchange import Exchange
@@ -46,26 +48,8 @@ _SPREAD_S = (0.02, 0.05)
 _TRUST_SHARE = 0.9
 #: A process for suspects looks for the next one so often, and leaves when none came for so long.
 _NEXT_SUSPECT_S, _NO_SUSPECT_S = 0.1, 2.0
-
-
-class Beat(msgspec.Struct, frozen=True):
-    """What a worker tells its supervisor, once per heartbeat."""
-
-    pid: int
-    ready: bool
-    draining: bool
-    #: It was told to claim nothing for a while.
-    quiet: bool
-    #: The last beat: the process leaves because it was told to.
-    stopped: bool
-    running: int
-    done: int
-    rss_bytes: int
-    loop_lag_ms: float
-    #: Ready jobs that wait for a process of their own, seen since the last beat.
-    suspects: int = 0
-    #: It holds leases, or may hold some that it does not know of.
-    holding: bool = True
+#: A beat names so many of the jobs that run.
+_OLDEST = 3
 
 
 class Worker:
@@ -126,6 +110,7 @@ class Worker:
         #: Loop time since when this process for suspects has had none.
         self._unused_since: float | None = None
         self._is_quiet = False
+        self._code = digest_of(app.tasks.values())
         self._ready = False
         self._stopped = False
         self._lag_ms = 0.0
@@ -221,7 +206,6 @@ class Worker:
             pid=os.getpid(),
             ready=self._ready,
             draining=self._stop.is_set(),
-            quiet=self._is_quiet,
             stopped=self._stopped,
             running=len(self._running),
             done=self._exchange.settled,
@@ -229,6 +213,10 @@ class Worker:
             loop_lag_ms=round(self._lag_ms, 1),
             suspects=suspects,
             holding=bool(self._running) or not self._exchange.is_clear,
+            quiet=self._is_quiet,
+            oldest=tuple(job.shown() for job in islice(self._running.values(), _OLDEST)),
+            cpu_s=round(time.process_time(), 3),
+            code=self._code,
         )
 
     # -- the turn -------------------------------------------------------------------------------

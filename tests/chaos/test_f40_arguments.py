@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
+from qcore.broker.keys import QUEUE_KEYS, namespace_keys
 from qcore.broker.scripts import Script
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError
@@ -72,6 +73,9 @@ RIGHT = {
     "revive.items": st.sampled_from(["dead0", "dead1", "record"]),
     # of several scripts: ids, tokens, dues, records
     "items": st.sampled_from([*IDS, *TOKENS, "", "+1000", f"@{NOW}", "record", 0, 1000]),
+    "supervisor": st.sampled_from(["old", "new"]),
+    "field": st.sampled_from(["restart::", "restart:host:", "restart::queue"]),
+    "exit": st.sampled_from([0, 1]),
 }
 MS = st.sampled_from([0, 1, 1000, LEASE_MS, -1000])
 RESTS = ("ids", "items", "tokens", "limits")
@@ -116,6 +120,7 @@ class House:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
+        self.shared = namespace_keys(broker.config.namespace)
         self.before: dict[str, Any] | None = None
 
     async def fill(self) -> None:
@@ -141,17 +146,34 @@ class House:
             ]
         )
         await broker.promote(QUEUE, limit=1, now_ms=NOW + 1000)
-        self.before = shown(await broker.ask(reads(broker, QUEUE)))
+        shared = self.shared.names
+        await broker.ask([(b"DEL", *shared.values())])
+        await broker.ask(
+            [
+                (b"HSET", shared["fleet"], "old", (NOW - 9000).to_bytes(8) + b"x", "odd", "x"),
+                (b"HSET", shared["control"], "restart::", f"{NOW - 9000} 0", "odd", "x"),
+            ]
+        )
+        self.before = await self.look()
+
+    async def look(self) -> dict[str, Any]:
+        """Return all that stands in the keys of the queue and of the namespace."""
+        names = self.shared.names
+        held = await self.broker.ask([(b"HGETALL", key) for key in names.values()])
+        found = shown(await self.broker.ask(reads(self.broker, QUEUE)))
+        return found | dict(zip(names, held, strict=True))
 
     async def call(self, script: Script, words: list[Any]) -> None:
         if self.before is None:
             await self.fill()
         error = None
         try:
-            await self.broker.ask([script.call(self.broker.keys(QUEUE), *words)])
+            of_queue = set(script.keys) <= set(QUEUE_KEYS)
+            keys = self.broker.keys(QUEUE) if of_queue else self.shared
+            await self.broker.ask([script.call(keys, *words)])
         except BrokerError as e:
             error = e
-        after = shown(await self.broker.ask(reads(self.broker, QUEUE)))
+        after = await self.look()
         if error is not None:
             assert after == self.before, f"{script.name} failed and has changed something: {error}"
         elif after != self.before:

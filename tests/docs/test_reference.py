@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from qcore import App, ConfigError, Exponential, QcoreError, Retry, Task, errors
-from qcore.broker.keys import QUEUE_KEYS
+from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS
 from qcore.broker.scripts import SCRIPTS
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.telemetry import EVENTS
@@ -128,6 +128,14 @@ def test_redis_schema_is_that_of_the_code():
     found = rows(sections(REFERENCE / "redis-schema.md")["Keys of a queue"])
 
     assert {row[0].strip("`"): (row[1], row[2]) for row in found} == QUEUE_KEYS
+
+
+def test_redis_schema_names_the_keys_of_the_namespace():
+    found = rows(sections(REFERENCE / "redis-schema.md")["Keys of a namespace"])
+
+    described = {row[0].strip("`"): (row[1], row[2]) for row in found}
+    named = {f"{{NAMESPACE}}:{name}": said for name, said in NAMESPACE_KEYS.items()}
+    assert described == named | {"NAMESPACE:queues": ("set", "the name of every queue ever used")}
 
 
 def test_redis_schema_names_every_script():

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qcore.broker.broker import Broker
+from qcore.broker.fleet import Fleet
 from qcore.broker.inspector import Inspector
 from qcore.config import BrokerConfig
 from qcore.errors import QueueFull
+from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Acked, Buried, Job, Released, Retried
 from tests.support.content import keys_of
 from tests.support.moves import (
@@ -166,3 +168,16 @@ async def _is_accepted(broker: Broker, job: Job) -> bool:
     except QueueFull:
         return False
     return True
+
+
+async def test_heartbeats_and_orders_to_restart_go_on_in_a_full_server(full):
+    fleet = Fleet(full)
+    view = SupervisorView(
+        host="h", name="n", pid=1, state=SupervisorState.RUNNING, queues=(QUEUE,), age_s=1
+    )
+    await fill(full)
+    await fleet.beat("a", view)
+    generation = await fleet.restart()
+    contact = await fleet.beat("a", view)
+    assert [order.generation for order in contact.orders] == [generation]
+    assert [member.view for member in await fleet.members()] == [view]

@@ -11,7 +11,7 @@ import pytest
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime.child_process import WorkerState
+from qcore.model.fleet import WorkerState
 from qcore.runtime.supervisor import EXIT_BOOT_LOOP, Supervisor
 from qcore_cli.child import worker_command
 from qcore_cli.logs import LogFormat

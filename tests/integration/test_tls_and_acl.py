@@ -13,6 +13,8 @@ from qcore import App, BrokerRefused, BrokerUnavailable, JobStatus, Retry
 from qcore.broker.audit import audit, read_queues
 from qcore.broker.embedded import find_server
 from qcore.broker.examination import read_info, read_server
+from qcore.broker.fleet import Fleet
+from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Job
 from qcore.runtime.admission import admits
 from tests.docs.pages import DOCS
@@ -21,6 +23,9 @@ from tests.support.topologies import SERVICE, Sentinel, until
 from tests.support.workers import dead, reached, working
 
 PASSWORD = "open-sesame"
+VIEW = SupervisorView(
+    host="h", name="n", pid=1, state=SupervisorState.RUNNING, queues=("default",), age_s=1
+)
 
 
 async def live(app: App) -> None:
@@ -49,6 +54,10 @@ async def live(app: App) -> None:
         await app.broker.register(app.queues)
         await app.broker.reclaim_owner(failed.queue, "0" * 16, charge=True, crash_limit=10)
         await app.broker.recover(app.queues, "0" * 16 + ":1:", 1000)
+        await Fleet(app.broker).beat("0" * 16, VIEW)
+        assert await Fleet(app.broker).restart()
+        assert len(await Fleet(app.broker).members()) == 1
+        await Fleet(app.broker).forget(["0" * 16])
     assert await app.inspector.purge(failed.queue, ids=[failed.id]) == 1
     waiting = await double.enqueue(1)
     assert await app.inspector.clear(waiting.queue) == 1
@@ -194,7 +203,7 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 async def user_app(guarded: Server) -> AsyncIterator[App]:
     """An app whose user has the documented rights, in a namespace of its own."""
-    line = documented()[0].replace("qcore:", "mine:").replace("PASSWORD", PASSWORD)
+    line = documented()[0].replace("qcore", "mine").replace("PASSWORD", PASSWORD)
     assert guarded.ask(*line.split()) == "OK"
     url = f"redis://worker:{PASSWORD}@127.0.0.1:{guarded.port}/1"
     async with App(url, namespace="mine") as app:

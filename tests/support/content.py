@@ -66,7 +66,7 @@ _READERS: dict[str, Callable[[list[bytes]], Any]] = {
 async def names_in(broker: Broker, namespace: str) -> set[str]:
     """Return the full names of all keys of a namespace."""
     names: set[str] = set()
-    for pattern in (f"{{{namespace}:*", f"{namespace}:*"):
+    for pattern in (f"{{{namespace}:*", f"{{{namespace}}}:*", f"{namespace}:*"):
         cursor: bytes = b"0"
         while True:
             ((cursor, page),) = await broker.ask([(b"SCAN", cursor, b"MATCH", pattern)])

@@ -187,6 +187,16 @@ class Fleet:
         new.write_text(f"from tests.support.fleet_tasks import app\n{code}\n")
         return new.replace(path)
 
+    def write_tasks(self, name: str, code: str) -> Path:
+        """Write a module with an app of its own, and the tasks in `code`."""
+        path = self.folder / f"{name}.py"
+        new = path.with_suffix(".new")
+        head = "from qcore import App, Context\nfrom tests.support.fleet_tasks import ONCE\n"
+        head += "from tests.support.fleet_tasks import written_down\n"
+        head += "app = App(queues=('default',))\n"
+        new.write_text(head + code)
+        return new.replace(path)
+
     def start_with(
         self,
         *,

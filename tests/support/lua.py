@@ -5,12 +5,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import qcore.broker
-from qcore.broker.keys import QUEUE_KEYS
+from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS
 
 FOLDER = Path(next(iter(qcore.broker.__path__))) / "lua"
 MOST_LINES = 80
+KEYS = QUEUE_KEYS | NAMESPACE_KEYS
 
-READS = {"EXISTS", "HEXISTS", "HGET", "HMGET", "HSCAN", "LINDEX", "LLEN", "LPOS", "TIME", "ZCARD"}
+READS = {
+    "EXISTS",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HMGET",
+    "HSCAN",
+    "LINDEX",
+    "LLEN",
+    "LPOS",
+    "TIME",
+    "ZCARD",
+}
 READS |= {"ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCAN", "ZSCORE"}
 WRITES = {"HDEL", "HSET", "HSETNX", "LPOP", "LPUSH", "PUBLISH", "RPUSH", "ZADD", "ZREM"}
 
@@ -21,7 +34,10 @@ _RESTS = ("items", "tokens", "ids", "limits")
 _ARGV_LINE = re.compile(r"^--(?: ARGV|     )  (\w+)(?:\.\.\.)? +\S")
 _ASSIGNMENT = re.compile(r"^ *(?:local )?([\w.]+(?:, [\w.]+)*) = ((?:.*,\n)*.*)$", re.MULTILINE)
 _CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'\s*(?:,\s*([^,()]+(?:\[[^]]*\])?[^,()]*))?")
-_GUARD = re.compile(r"^redis\.call\('ZREM', (?:\w+(?:\[1\])?\.)?active, ''\)$", re.MULTILINE)
+_GUARD = re.compile(
+    r"^redis\.call\((?:'ZREM', (?:\w+(?:\[1\])?\.)?active|'HDEL', (?:fleet|control)), ''\)$",
+    re.MULTILINE,
+)
 _FUNCTION = re.compile(
     r"^local function \w+\([^)]*\)(?:.* end$|\n(?:(?!end$).*\n)*end$)", re.MULTILINE
 )
@@ -106,9 +122,9 @@ def mistakes(source: str, keys: tuple[str, ...], *, guarded: bool, reads_only: b
     if tuple(header.keys) != keys:
         found.append(f"header has KEYS {tuple(header.keys)}, the entry {keys}")
     found += [
-        f"header says {name} is {said}, keys.py says {QUEUE_KEYS.get(name)}"
+        f"header says {name} is {said}, keys.py says {KEYS.get(name)}"
         for name, said in header.keys.items()
-        if QUEUE_KEYS.get(name) != said
+        if KEYS.get(name) != said
     ]
     if not header.reply:
         found.append("header has no reply")

@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import MovedError
 
 from qcore.broker import scripts
-from qcore.broker.keys import QUEUE_KEYS, queue_keys, queues_key
+from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS, namespace_keys, queue_keys, queues_key
 from qcore.broker.scripts import SCRIPTS, Script
 from tests.support.lua import FOLDER, expanded, header_of, included, mistakes, named_slots
 
@@ -63,7 +63,9 @@ def test_script_is_loaded_with_its_includes_and_named_by_its_digest(script):
 
 
 def test_every_key_is_used_by_a_script():
-    assert {key for script in SCRIPTS for key in script.keys} == set(QUEUE_KEYS)
+    assert {key for script in SCRIPTS for key in script.keys} == set(QUEUE_KEYS) | set(
+        NAMESPACE_KEYS
+    )
 
 
 SETTLE_BAD = [
@@ -162,6 +164,13 @@ def test_keys_of_a_queue_share_one_hash_tag():
     names = queue_keys("shop", "orders").names
     assert set(names) == set(QUEUE_KEYS)
     assert {name: f"{{shop:orders}}:{name}".encode() for name in names} == names
+
+
+def test_keys_of_a_namespace_share_one_hash_tag():
+    assert namespace_keys("shop").names == {
+        "fleet": b"{shop}:fleet",
+        "control": b"{shop}:control",
+    }
 
 
 def test_keys_of_queues_and_namespaces_never_meet():

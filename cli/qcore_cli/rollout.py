@@ -1,0 +1,189 @@
+"""A restart of many supervisors, seen from outside: who was told, and how far each of them is."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+import anyio
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from qcore import BrokerUnavailable
+from qcore.broker.fleet import Fleet, Member
+from qcore.model.fleet import RollState
+from qcore_cli.options import short_age
+
+_LOOK_S = 0.3
+
+
+class Outcome(StrEnum):
+    """How far a supervisor is."""
+
+    WAITING = "waiting"
+    ROLLING = "rolling"
+    DRAINING = "draining"
+    RESTARTED = "restarted"
+    #: It has ended.
+    LEFT = "left"
+    FAILED = "failed"
+    #: It was not heard for a while: stopped, dead, or cut off from Redis.
+    SILENT = "silent"
+
+
+#: What nothing will change any more.
+_FINAL = (Outcome.RESTARTED, Outcome.LEFT, Outcome.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is to restart, and how."""
+
+    host: str
+    queue: str
+    leave: bool
+
+    def concerns(self, member: Member) -> bool:
+        """Whether a supervisor is meant."""
+        view = member.view
+        return self.host in ("", view.host) and (not self.queue or self.queue in view.queues)
+
+    @property
+    def words(self) -> str:
+        """The supervisors that are meant, in words."""
+        on = f"on host {self.host}" if self.host else ""
+        serving = f"with queue {self.queue}" if self.queue else ""
+        return " ".join(filter(None, (on, serving))) or "of this namespace"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One supervisor that was told to restart."""
+
+    id: str
+    host: str
+    name: str
+    pid: int
+    outcome: Outcome
+    #: Workers that are new, of how many.
+    replaced: int
+    workers: int
+    silent_s: float
+
+    @property
+    def who(self) -> str:
+        """The supervisor, in words."""
+        return f"{self.host} {self.name} (pid {self.pid})"
+
+    @property
+    def said(self) -> str:
+        """How far it is, in words."""
+        match self.outcome:
+            case Outcome.SILENT:
+                return f"silent for {short_age(self.silent_s)}, it will obey when it is back"
+            case Outcome.ROLLING | Outcome.FAILED:
+                text = f"{self.outcome}, {self.replaced} of {self.workers} workers are new"
+                why = ": a new worker did not get ready, see the log of the supervisor"
+                return text + why if self.outcome is Outcome.FAILED else text
+            case _:
+                return str(self.outcome)
+
+
+class Rollout:
+    """One order to restart, and those who are to obey it.
+
+    Args:
+        fleet: The registry.
+        target: Who is to restart.
+    """
+
+    def __init__(self, fleet: Fleet, target: Target) -> None:
+        self._fleet = fleet
+        self._target = target
+        self._generation = 0
+        self._known: dict[str, Member] = {}
+
+    async def begin(self) -> list[Entry]:
+        """Give the order; return whom it concerns, which may be nobody."""
+        if not any(self._target.concerns(member) for member in await self._fleet.members()):
+            return []
+        target = self._target
+        self._generation = await self._fleet.restart(
+            host=target.host, queue=target.queue, leave=target.leave
+        )
+        return await self.look()
+
+    async def look(self) -> list[Entry]:
+        """Return how far each supervisor is that was there when the order was given."""
+        found = {member.id: member for member in await self._fleet.members()}
+        for id, member in found.items():
+            if self._target.concerns(member) and member.started_ms < self._generation:
+                self._known[id] = member
+        return [self._entry(member, is_there=id in found) for id, member in self._known.items()]
+
+    def _entry(self, member: Member, *, is_there: bool) -> Entry:
+        view = member.view
+        return Entry(
+            id=member.id,
+            host=view.host,
+            name=view.name,
+            pid=view.pid,
+            outcome=self._outcome(member) if is_there else Outcome.LEFT,
+            replaced=view.roll.replaced if view.roll.generation >= self._generation else 0,
+            workers=view.roll.workers,
+            silent_s=member.silent_s,
+        )
+
+    def _outcome(self, member: Member) -> Outcome:
+        view = member.view
+        state = view.roll.state if view.roll.generation >= self._generation else RollState.NONE
+        if state is RollState.DONE:
+            return Outcome.RESTARTED
+        if member.is_silent:
+            return Outcome.SILENT
+        if view.state == "draining":
+            return Outcome.DRAINING
+        known = {RollState.ROLLING: Outcome.ROLLING, RollState.FAILED: Outcome.FAILED}
+        return known.get(state, Outcome.WAITING)
+
+
+async def shown_rollout(
+    rollout: Rollout, entries: list[Entry], timeout_s: float, *, quiet: bool
+) -> list[Entry]:
+    """Wait until every supervisor has restarted, left or failed; return how far each came.
+
+    On a terminal a table is kept up to date, elsewhere a line is printed for each change. A Redis
+    that is away for a while is waited for.
+    """
+    console = Console(quiet=quiet)
+    said: dict[str, str] = {}
+    with Live(console=console, auto_refresh=False) as live, anyio.move_on_after(timeout_s):
+        while True:
+            if console.is_terminal:
+                live.update(_drawn(entries), refresh=True)
+            else:
+                _print_changes(console, entries, said)
+            if all(entry.outcome in _FINAL for entry in entries):
+                break
+            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(BrokerUnavailable):
+                entries = await rollout.look()
+    return entries
+
+
+def _drawn(entries: list[Entry]) -> Table:
+    table = Table("HOST", "SUPERVISOR", "PID", "RESTART", "NEW", box=None, pad_edge=False)
+    for entry in entries:
+        new = f"{entry.replaced} of {entry.workers}"
+        said = f"silent {short_age(entry.silent_s)}" if entry.outcome is Outcome.SILENT else ""
+        table.add_row(entry.host, entry.name, str(entry.pid), said or entry.outcome, new)
+    return table
+
+
+def _print_changes(console: Console, entries: list[Entry], said: dict[str, str]) -> None:
+    for entry in entries:
+        key = f"{entry.outcome} {entry.replaced}"
+        if said.get(entry.id) != key:
+            said[entry.id] = key
+            console.print(f"{entry.who}: {entry.said}", highlight=False, soft_wrap=True)

@@ -1,0 +1,26 @@
+-- restart: an order to supervisors, with a generation above that of every order before.
+-- KEYS  control    hash  `restart:HOST:QUEUE` -> `generation exit`
+-- ARGV  now_ms     ms    '' for the Redis clock
+--       field      text  `restart:HOST:QUEUE`, each empty for all
+--       exit       int   1: they are to end, 0: to replace their workers
+--       old_ms     ms    orders older than this are dropped
+-- reply the generation
+-- @include clock
+local control = KEYS[1]
+local now_ms, field, exit, old_ms = unpack(ARGV, 1, 4)
+
+local now = clock(now_ms)
+exit, old_ms = integer(exit), integer(old_ms)
+local generation, old = now, {}
+local orders = redis.call('HGETALL', control)
+for i = 1, #orders, 2 do
+  local given = string.match(orders[i], '^restart:') and string.match(orders[i + 1], '^(%d+) ')
+  if given then
+    generation = math.max(generation, given + 1)
+    if now - given > old_ms then old[#old + 1] = orders[i] end
+  end
+end
+redis.call('HDEL', control, '')
+for _, name in ipairs(old) do redis.call('HDEL', control, name) end
+redis.call('HSET', control, field, whole(generation) .. ' ' .. exit)
+return whole(generation)

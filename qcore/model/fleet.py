@@ -1,0 +1,92 @@
+"""What supervisors say of themselves and of their workers."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class WorkerState(StrEnum):
+    """What a supervisor knows about a worker."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    #: It claims nothing, and lives on.
+    QUIET = "quiet"
+    DRAINING = "draining"
+
+
+class RunningJob(msgspec.Struct, frozen=True):
+    """A job that runs now."""
+
+    id: str
+    #: Empty while its payload has not been read.
+    task: str
+    age_s: float
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker process, as its last beat said."""
+
+    name: str
+    pid: int
+    state: WorkerState
+    running: int = 0
+    #: The jobs that have run longest, a few of them.
+    oldest: tuple[RunningJob, ...] = ()
+    done: int = 0
+    rss_bytes: int = 0
+    #: The share of one core that it took between its last beats, without its pool processes.
+    cpu: float = 0.0
+    loop_lag_ms: float = 0.0
+    #: Seconds since its process was started.
+    age_s: float = 0.0
+    #: A digest of the modules of the app that it has loaded.
+    code: str = ""
+    #: Why another worker takes its place; empty while none does.
+    leaves_for: str = ""
+
+
+class RollState(StrEnum):
+    """How far a rolling restart is."""
+
+    NONE = "none"
+    ROLLING = "rolling"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Roll(msgspec.Struct, frozen=True, kw_only=True):
+    """The last rolling restart of a supervisor."""
+
+    state: RollState = RollState.NONE
+    #: The signal that ordered it, or `restart`.
+    why: str = ""
+    #: The order that it obeys; 0 for a signal.
+    generation: int = 0
+    #: Workers that were started since it was ordered and are ready, of how many.
+    replaced: int = 0
+    workers: int = 0
+
+
+class SupervisorState(StrEnum):
+    """What a supervisor says of itself."""
+
+    RUNNING = "running"
+    QUIET = "quiet"
+    DRAINING = "draining"
+
+
+class SupervisorView(msgspec.Struct, frozen=True, kw_only=True):
+    """One supervisor with its workers."""
+
+    host: str
+    name: str
+    pid: int
+    state: SupervisorState
+    queues: tuple[str, ...]
+    #: Seconds since it was started.
+    age_s: float
+    #: Names the space of its pid: the same one for two supervisors that see each other's processes.
+    machine: str = ""
+    roll: Roll = Roll()
+    workers: tuple[WorkerView, ...] = ()

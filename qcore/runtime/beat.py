@@ -1,0 +1,35 @@
+"""What a worker tells its supervisor, over a pipe."""
+
+import msgspec
+
+from qcore.model.fleet import RunningJob
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """What a worker tells its supervisor, once per heartbeat: one line, as a pipe takes at once.
+
+    After a deploy a supervisor may be of an older version than its workers: new fields go to the
+    end, with defaults, and none is taken away.
+    """
+
+    pid: int
+    ready: bool
+    draining: bool
+    #: The last beat: the process leaves because it was told to.
+    stopped: bool
+    running: int
+    done: int
+    rss_bytes: int
+    loop_lag_ms: float
+    #: Ready jobs that wait for a process of their own, seen since the last beat.
+    suspects: int = 0
+    #: It holds leases, or may hold some that it does not know of.
+    holding: bool = True
+    #: It was told to claim nothing for a while.
+    quiet: bool = False
+    #: The jobs that have run longest, at most three.
+    oldest: tuple[RunningJob, ...] = ()
+    #: CPU time of this process, in seconds.
+    cpu_s: float = 0.0
+    #: A digest of the modules of the app.
+    code: str = ""

@@ -1,0 +1,130 @@
+"""The registry of supervisors: records, their end, and orders with a generation."""
+
+import msgspec
+import pytest
+
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
+from qcore.broker.fleet import FORGET_MS, OLD_ORDER_MS, Fleet, Order
+from qcore.broker.keys import namespace_keys
+from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
+from tests.support.servers import on_standalone_and_cluster
+
+pytestmark = on_standalone_and_cluster
+
+VIEW = SupervisorView(
+    host="web1",
+    name="worker",
+    pid=4711,
+    state=SupervisorState.RUNNING,
+    queues=("default", "low"),
+    age_s=60.0,
+    workers=(WorkerView(name="worker.1", pid=4712, state=WorkerState.RUNNING, done=3),),
+)
+
+
+@pytest.fixture
+def fleet(broker: Broker) -> Fleet:
+    return Fleet(broker)
+
+
+async def fields(broker: Broker, key: str) -> dict[bytes, bytes]:
+    name = namespace_keys(broker.config.namespace).names[key]
+    (flat,) = await broker.ask([(b"HGETALL", name)])
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+async def beat_at(broker: Broker, id: str, now_ms: int, cursor: int = 0) -> int:
+    """Send a heartbeat of another time; return the cursor."""
+    keys = namespace_keys(broker.config.namespace)
+    call = scripts.HEARTBEAT.call(keys, now_ms, id, b"record", FORGET_MS, cursor)
+    ((_, cursor, _),) = await broker.ask([call])
+    return int(cursor)
+
+
+async def restart_at(broker: Broker, field: str, now_ms: int) -> int:
+    keys = namespace_keys(broker.config.namespace)
+    call = scripts.RESTART.call(keys, now_ms, field, 0, OLD_ORDER_MS)
+    return int((await broker.ask([call]))[0])
+
+
+async def test_supervisor_that_beats_is_a_member_with_all_that_it_said(fleet: Fleet):
+    contact = await fleet.beat("a", VIEW)
+    (member,) = await fleet.members()
+    assert (member.id, member.view) == ("a", VIEW)
+    assert 0 <= member.silent_s < 5
+    assert not member.is_silent
+    assert abs(member.started_ms - (contact.now_ms - 60_000)) <= 1
+    assert contact.orders == ()
+
+
+async def test_members_come_by_host_and_name_and_one_that_left_is_gone(fleet: Fleet):
+    for id, host, name in (("x", "web2", "a"), ("y", "web1", "b"), ("z", "web1", "a")):
+        await fleet.beat(id, msgspec.structs.replace(VIEW, host=host, name=name))
+    assert [member.id for member in await fleet.members()] == ["z", "y", "x"]
+    await fleet.forget(["y", "nobody"])
+    assert [member.id for member in await fleet.members()] == ["z", "x"]
+
+
+async def test_record_that_cannot_be_read_is_left_out(fleet: Fleet, broker: Broker):
+    await fleet.beat("a", VIEW)
+    await beat_at(broker, "b", 5)
+    assert [member.id for member in await fleet.members()] == ["a"]
+
+
+async def test_record_of_a_newer_version_is_read(fleet: Fleet, broker: Broker):
+    known = msgspec.to_builtins(VIEW)
+    keys = namespace_keys(broker.config.namespace)
+    record = msgspec.msgpack.encode(known | {"color": "blue"})
+    await broker.ask([scripts.HEARTBEAT.call(keys, b"", "a", record, FORGET_MS, 0)])
+    assert [member.view for member in await fleet.members()] == [VIEW]
+
+
+async def test_records_of_the_silent_are_dropped_after_an_hour_by_the_beats_of_others(
+    broker: Broker,
+):
+    now = 1_700_000_000_000
+    for n in range(50):
+        await beat_at(broker, f"old{n}", now)
+    await beat_at(broker, "young", now + 10_000)
+    cursor = await beat_at(broker, "me", now + FORGET_MS)
+    assert len(await fields(broker, "fleet")) == 52
+    for _ in range(60):
+        cursor = await beat_at(broker, "me", now + FORGET_MS + 1000, cursor)
+    assert set(await fields(broker, "fleet")) == {b"young", b"me"}
+
+
+async def test_order_reaches_every_heartbeat_with_a_generation_of_its_time(fleet: Fleet):
+    before = await fleet.beat("a", VIEW)
+    first = await fleet.restart()
+    second = await fleet.restart(host="web1", queue="low", leave=True)
+    contact = await fleet.beat("b", VIEW)
+    assert before.now_ms <= first < second <= contact.now_ms + 1
+    orders = {order.generation: order for order in contact.orders}
+    assert orders == {
+        first: Order("", "", first, leave=False),
+        second: Order("web1", "low", second, leave=True),
+    }
+
+
+async def test_generations_grow_also_when_the_clock_goes_back(broker: Broker):
+    now = 1_700_000_000_000
+    first = await restart_at(broker, "restart::", now)
+    second = await restart_at(broker, "restart:web1:", now - 5000)
+    third = await restart_at(broker, "restart::", now - 5000)
+    assert (first, second, third) == (now, now + 1, now + 2)
+
+
+async def test_old_orders_are_dropped_when_a_new_one_is_given(broker: Broker):
+    now = 1_700_000_000_000
+    await restart_at(broker, "restart:gone:", now)
+    await restart_at(broker, "restart:web1:", now + 1000)
+    last = await restart_at(broker, "restart::", now + OLD_ORDER_MS + 1)
+    assert set(await fields(broker, "control")) == {b"restart:web1:", b"restart::"}
+    assert last == now + OLD_ORDER_MS + 1
+
+
+async def test_control_of_another_version_is_passed_over(fleet: Fleet, broker: Broker):
+    name = namespace_keys(broker.config.namespace).names["control"]
+    await broker.ask([(b"HSET", name, b"paused", b"default", b"restart:a:b:c", b"1 0 0")])
+    assert (await fleet.beat("a", VIEW)).orders == ()

@@ -1,0 +1,312 @@
+"""`qcore status` and `qcore restart`: what supervisors say, and how they are rolled."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcore.config import host_name
+from tests.support.commands import Command as Qcore
+from tests.support.commands import Said, one_line
+from tests.support.fleet import Command, Fleet, fleet_on
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
+    with fleet_on(tmp_path, redis_url, namespace) as fleet:
+        yield fleet
+
+
+async def seen(qcore: Qcore, count: int) -> list[dict[str, Any]]:
+    """Wait until so many supervisors are registered with ready workers; return them."""
+
+    async def look() -> list[dict[str, Any]]:
+        said = await qcore("status", "--json")
+        found = supervisors(said)
+        workers = [worker for view in found for worker in view["workers"]]
+        is_up = workers and all(worker["state"] != "starting" for worker in workers)
+        return found if len(found) == count and is_up else []
+
+    return await eventually(look, 30)
+
+
+def supervisors(said: Said) -> list[dict[str, Any]]:
+    assert said.code in (0, 3, 4), said.err
+    return Said(0, said.out, said.err).json["supervisors"]
+
+
+async def test_status_without_supervisors_is_code_4(qcore: Qcore):
+    said = await qcore("status")
+    assert (said.code, said.out) == (4, "No supervisor runs in this namespace.\n")
+    said = await qcore("status", "--json")
+    assert (said.code, said.err) == (4, "")
+    assert supervisors(said) == []
+
+
+async def test_status_shows_workers_and_what_they_run(fleet: Fleet, qcore: Qcore):
+    command = fleet.start(processes=2, name="shop", queues="default,low")
+    pids = await command.ready(2)
+    async with fleet.producer() as producer:
+        for _ in range(10):
+            await producer.send("work", 3.0)
+
+        async def running() -> list[dict[str, Any]]:
+            found = await seen(qcore, 1)
+            return found if sum(w["running"] for w in found[0]["workers"]) == 10 else []
+
+        (view,) = await eventually(running, 20)
+        assert (view["host"], view["name"], view["pid"]) == (host_name(), "shop", command.pid)
+        assert (view["state"], view["silent"]) == ("running", False)
+        assert view["queues"] == ["default", "low"]
+        assert [worker["name"] for worker in view["workers"]] == ["shop.1", "shop.2"]
+        assert sorted(worker["pid"] for worker in view["workers"]) == sorted(pids)
+        for worker in view["workers"]:
+            assert worker["state"] == "running"
+            assert worker["rss_bytes"] > 10_000_000
+            assert len(worker["code"]) == 8
+            assert len(worker["oldest"]) == min(3, worker["running"])
+            for job in worker["oldest"]:
+                assert job["task"] == "tests.support.fleet_tasks.work"
+                assert 0 < job["age_s"] < 10
+        assert len({worker["code"] for worker in view["workers"]}) == 1
+        said = await qcore("status")
+        assert said.code == 0
+        assert f"{host_name()}  shop  pid {command.pid}  running" in said.out
+        assert "tests.support.fleet_tasks.work" in said.out
+        await fleet.emptied(20)
+    (view,) = await eventually(lambda: done(qcore, 10), 10)
+    command.signal()
+    assert await command.ended(10) == 0
+    assert (await qcore("status")).code == 4
+
+
+async def done(qcore: Qcore, jobs: int) -> list[dict[str, Any]]:
+    found = await seen(qcore, 1)
+    return found if sum(worker["done"] for worker in found[0]["workers"]) == jobs else []
+
+
+async def test_status_of_quiet_workers_is_code_3(fleet: Fleet, qcore: Qcore):
+    command = fleet.start(processes=2)
+    await command.ready(2)
+    command.signal(signal.SIGTSTP)
+
+    async def paused() -> bool:
+        return (await qcore("status")).code == 3
+
+    await eventually(paused, 20)
+    said = await qcore("status", "--json")
+    assert Said(0, said.out, "").json["state"] == "paused"
+    command.signal(signal.SIGCONT)
+
+    async def running() -> bool:
+        return (await qcore("status")).code == 0
+
+    await eventually(running, 20)
+
+
+def all_new(command: Command, old: list[int]) -> bool:
+    return len(command.workers()) == len(old) and not set(old) & set(command.workers())
+
+
+async def test_restart_waits_until_every_supervisor_has_rolled_and_says_so(
+    fleet: Fleet, qcore: Qcore
+):
+    commands = [fleet.start(processes=2, name=name) for name in ("one", "two")]
+    old = [await command.ready(2) for command in commands]
+    await seen(qcore, 2)
+    said = await qcore("restart", "--wait", "--timeout", "25")
+    assert (said.code, said.err) == (0, "")
+    for command, name, pids in zip(commands, ("one", "two"), old, strict=True):
+        assert f"{host_name()} {name} (pid {command.pid}): restarted" in said.out.splitlines()
+        assert all_new(command, pids)
+        assert command.least_working(2) == 2
+        assert command.process.poll() is None
+    for view in await seen(qcore, 2):
+        assert view["roll"]["why"] == "restart"
+        assert (view["roll"]["state"], view["roll"]["replaced"]) == ("done", 2)
+
+
+async def test_restart_names_the_supervisor_that_is_stopped_and_it_obeys_when_it_is_back(
+    fleet: Fleet, qcore: Qcore
+):
+    one, two = (fleet.start(processes=1, name=name) for name in ("one", "two"))
+    old = [await command.ready(1) for command in (one, two)]
+    await seen(qcore, 2)
+    two.signal(signal.SIGSTOP)
+    said = await qcore("restart", "--wait", "--timeout", "8")
+    assert said.code == 1
+    assert one_line(said).startswith(f"qcore: not restarted: {host_name()} two (pid {two.pid}): ")
+    assert f"{host_name()} one (pid {one.pid}): restarted" in said.out
+    assert all_new(one, old[0])
+    assert two.workers() == old[1]
+    two.signal(signal.SIGCONT)
+    await eventually(lambda: all_new(two, old[1]), 20)
+    assert not two.events("worker.killed")
+
+
+async def test_silent_supervisor_shows_as_such(fleet: Fleet, qcore: Qcore):
+    one, two = (fleet.start(processes=1, name=name) for name in ("one", "two"))
+    await seen(qcore, 2)
+    two.signal(signal.SIGSTOP)
+
+    async def silent() -> list[str]:
+        said = await qcore("status")
+        assert said.code == 0
+        return [line for line in said.out.splitlines() if "silent for" in line]
+
+    (line,) = await eventually(silent, 20)
+    assert line.startswith(f"{host_name()}  two  pid {two.pid}  silent for 1")
+    assert one.workers()
+    two.signal(signal.SIGCONT)
+
+
+async def test_supervisor_that_is_killed_is_forgotten_when_the_next_one_starts(
+    fleet: Fleet, qcore: Qcore
+):
+    command = fleet.start(processes=1)
+    await seen(qcore, 1)
+    command.signal(signal.SIGKILL)
+    assert await command.ended(5) == -signal.SIGKILL
+    await eventually(lambda: not fleet.left_behind(), 10)
+    again = fleet.start(processes=1)
+    await again.ready(1)
+    await eventually(lambda: only(qcore, again.pid), 10)
+
+
+async def only(qcore: Qcore, pid: int) -> bool:
+    return [view["pid"] for view in supervisors(await qcore("status", "--json"))] == [pid]
+
+
+async def test_restart_by_queue_and_host_concerns_no_others(fleet: Fleet, qcore: Qcore):
+    low = fleet.start(processes=1, name="low", queues="low")
+    urgent = fleet.start(processes=1, name="urgent", queues="urgent,default")
+    (old,) = await low.ready(1)
+    (kept,) = await urgent.ready(1)
+    await seen(qcore, 2)
+    said = await qcore("restart", "--wait", "--queue", "low", "--host", host_name(), "--json")
+    (entry,) = said.json["supervisors"]
+    assert (entry["name"], entry["outcome"], entry["replaced"]) == ("low", "restarted", 1)
+    assert all_new(low, [old])
+    assert urgent.workers() == [kept]
+    for words in (("--host", "elsewhere"), ("--queue", "processes")):
+        said = await qcore("restart", *words)
+        assert said.code == 4
+        assert one_line(said) == f"qcore: no supervisor {described(words)} is there to restart"
+    assert not urgent.events("roll.started")
+
+
+def described(words: tuple[str, str]) -> str:
+    return {"--host": "on host", "--queue": "with queue"}[words[0]] + f" {words[1]}"
+
+
+async def test_supervisor_that_starts_after_an_order_does_not_roll_for_it(
+    fleet: Fleet, qcore: Qcore
+):
+    first = fleet.start(processes=1, name="first")
+    await seen(qcore, 1)
+    assert (await qcore("restart")).code == 0
+    second = fleet.start(processes=1, name="second")
+    await eventually(lambda: first.events("roll.finished"), 20)
+    await seen(qcore, 2)
+    beats = await beats_of(qcore, "second")
+    await eventually(lambda: later(qcore, "second", beats + 4), 20)
+    assert not second.events("roll.started")
+
+
+async def beats_of(qcore: Qcore, name: str) -> float:
+    (view,) = [v for v in supervisors(await qcore("status", "--json")) if v["name"] == name]
+    return view["age_s"]
+
+
+async def later(qcore: Qcore, name: str, age_s: float) -> bool:
+    return await beats_of(qcore, name) > age_s
+
+
+async def test_restart_with_exit_lets_supervisors_drain_and_end(fleet: Fleet, qcore: Qcore):
+    command = fleet.start(processes=2)
+    async with fleet.producer() as producer:
+        await producer.send("work", 3.0)
+        await eventually(fleet.runs, 20)
+        await seen(qcore, 1)
+        said = await qcore("restart", "--exit", "--wait", "--timeout", "20")
+        assert (said.code, said.err) == (0, "")
+        assert said.out.splitlines()[-1] == f"{host_name()} worker (pid {command.pid}): left"
+        assert await command.ended(5) == 0
+    assert fleet.done() == {0}
+    assert command.exit_codes() == [0, 0]
+
+
+async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: Qcore):
+    fleet.write_module("shop")
+    command = fleet.start(processes=2, app="shop:app")
+    old = await command.ready(2)
+    await seen(qcore, 1)
+    fleet.write_module("shop", "raise RuntimeError('a bad deploy')")
+    said = await qcore("restart", "--wait")
+    assert said.code == 1
+    assert one_line(said).endswith(
+        ": failed, 0 of 2 workers are new: a new worker did not get ready, see the log of the "
+        "supervisor"
+    )
+    assert sorted(command.workers()) == sorted(old)
+
+
+ACT = """
+@app.task
+async def act() -> str:
+    return {!r}
+"""
+
+
+async def test_workers_with_another_code_show_another_digest(fleet: Fleet, qcore: Qcore):
+    """The modules of the tasks count, and those beside them."""
+    fleet.write_tasks("shop", ACT.format("old"))
+    command = fleet.start(processes=1, app="shop:app", queues="default")
+    (before,) = await seen(qcore, 1)
+    fleet.write_tasks("shop", ACT.format("new"))
+    command.signal(signal.SIGHUP)
+    await eventually(lambda: command.events("roll.finished"), 20)
+
+    async def changed() -> bool:
+        (view,) = await seen(qcore, 1)
+        return view["workers"][0]["code"] != before["workers"][0]["code"]
+
+    await eventually(changed, 10)
+
+
+async def test_supervisor_that_was_cut_off_registers_and_obeys_when_redis_is_back(
+    tmp_path: Path, own_server: Server, environment: dict[str, str], qcore: Qcore
+):
+    async def ask(*words: str) -> Said:
+        return await qcore(*words, QCORE_URL=own_server.url, QCORE_NAMESPACE="cut")
+
+    own_server.options["appendonly"] = "yes"
+    own_server.kill()
+    own_server.start()
+    with fleet_on(tmp_path, own_server.url, "cut") as fleet:
+        command = fleet.start(processes=1)
+        old = await command.ready(1)
+        await seen(ask, 1)
+        command.signal(signal.SIGSTOP)
+        assert (await ask("restart")).code == 0
+        own_server.kill()
+        command.signal(signal.SIGCONT)
+        await eventually(lambda: command.events("registry.lost"), 20)
+        own_server.start()
+        await eventually(lambda: all_new(command, old), 30)
+
+
+async def test_supervisor_stops_in_time_when_redis_goes_away_with_the_order(
+    tmp_path: Path, own_server: Server
+):
+    with fleet_on(tmp_path, own_server.url, "gone") as fleet:
+        command = fleet.start(processes=1, shutdown_timeout=4)
+        await command.ready(1)
+        own_server.signal(signal.SIGSTOP)
+        command.signal()
+        assert await command.ended(7) == 0
+        own_server.signal(signal.SIGCONT)
