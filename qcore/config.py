@@ -18,6 +18,9 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: A returned value is kept this long unless the task says otherwise.
 KEEP_S = 24 * 3600.0
 
+#: A run that does not stop at its timeout has so long unless the task says otherwise.
+KILL_GRACE_S = 10.0
+
 Seconds = timedelta | float
 
 

@@ -1,6 +1,7 @@
 """A job between its claim and its outcome, and why it was stopped."""
 
 import asyncio
+import time
 from enum import Enum
 
 import msgspec
