@@ -162,19 +162,16 @@ class App:
         """
 
         def register(function: Callable[..., Any], /) -> Task[Any, Any]:
+            own_name = name or f"{_module_of(function)}.{function.__qualname__}"
             settings = Settings(
-                name=name or f"{_module_of(function)}.{function.__qualname__}",
+                name=own_name,
                 queue=queue or self._default_queue,
                 retry=retry or Retry(max_attempts=1 if at_most_once else 5),
                 run_in=place_of(function, run_in),
                 timeout_s=None if timeout is None else seconds(timeout),
-                kill_timeout_s=_kill_timeout_s(
-                    name or function.__qualname__, timeout, kill_timeout
-                ),
+                kill_timeout_s=_kill_timeout_s(own_name, timeout, kill_timeout),
                 keep_s=None if keep is None else seconds(keep),
-                expires_ms=-1
-                if expires is None
-                else _expires_ms(name or function.__qualname__, expires),
+                expires_ms=-1 if expires is None else _expires_ms(own_name, expires),
                 exclusive=exclusive,
                 at_most_once=at_most_once,
             )

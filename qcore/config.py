@@ -97,7 +97,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("pool_size", self.pool_size, 1, 256)
         _in_range("lease_s", self.lease_s, 0.3, 24 * 3600)
         _in_range("block_s", self.block_s, 0.05, 60)
-        _in_range("heartbeat_s", self.heartbeat_s, 0.02, 60)
+        _in_range("heartbeat_s", self.heartbeat_s, 0.05, 60)
         _in_range("lag_limit_s", self.lag_limit_s, 0.02, 3600)
         _in_range("shutdown_timeout_s", self.shutdown_timeout_s, 0.1, 24 * 3600)
         _in_range("crash_limit", self.crash_limit, 1, 1_000)

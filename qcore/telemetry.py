@@ -46,6 +46,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "server.unchecked": ("url", "error"),
     "server.doubted": ("url", "why", "remedy"),
     "server.refused": ("url", "why", "remedy"),
+    "clocks.doubted": ("what", "why", "remedy"),
     "supervisor.started": ("processes", "url"),
     "supervisor.draining": ("workers",),
     "supervisor.quieted": ("workers",),

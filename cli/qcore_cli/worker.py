@@ -1,6 +1,7 @@
 """`qcore worker`: a supervisor with its worker processes."""
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -8,15 +9,19 @@ import subprocess
 from typing import Annotated
 
 import msgspec
+import structlog
 import typer
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
+from qcore.broker.examination import Finding, Level, check_clocks
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig, child_environment
 from qcore.runtime.supervisor import Supervisor
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url
+
+log = structlog.get_logger()
 
 ShutdownTimeout = Annotated[
     float, typer.Option(help="Seconds from the order to stop until everything is gone.")
@@ -29,6 +34,8 @@ _MEMORY = re.compile(r"(\d+(?:\.\d+)?)([MG])(?::(\d+(?:\.\d+)?)([MG]))?")
 _UNITS = {"M": 1024**2, "G": 1024**3}
 #: A process that takes so much more than it may is killed, unless the option says when.
 _KILL_SHARE = 1.5
+#: What an interpreter may need to end when all else is done, on a loaded machine.
+_LEAVING_S = 5.0
 
 
 def worker(
@@ -62,6 +69,13 @@ def worker(
         typer.Option("--allow-eviction", help="Work on a Redis that deletes jobs when it is full."),
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Log lines.")] = LogFormat.CONSOLE,
+    print_stop_timeout: Annotated[
+        bool,
+        typer.Option(
+            "--print-stop-timeout",
+            help="Run nothing; print the seconds that a process manager must wait before it kills.",
+        ),
+    ] = False,
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
@@ -72,6 +86,9 @@ def worker(
     SIGCONT: go on. SIGUSR1: log what runs, with stacks.
     """
     configure_logging(log_format)
+    if print_stop_timeout:
+        typer.echo(stop_timeout(shutdown_timeout))
+        return
     described = describe(app, url, namespace)
     config = worker_config(
         _served(queues, described.queues),
@@ -79,6 +96,7 @@ def worker(
         lease=lease,
         shutdown_timeout=shutdown_timeout,
     )
+    _doubt(check_clocks(config, described.broker.call_timeout_s, described.timeouts))
     recycle_bytes, kill_bytes = memory_limits(max_memory)
     supervision = SupervisorConfig(
         stall_s=stall_limit(config) if stall is None else stall,
@@ -92,6 +110,24 @@ def worker(
     )
     command = worker_command(app, log_format)
     raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
+
+
+def stop_timeout(shutdown_timeout: float) -> int:
+    """Return what a process manager must grant between SIGTERM and SIGKILL, in whole seconds.
+
+    Raises:
+        ConfigError: the shutdown timeout is out of its range.
+    """
+    checked = WorkerConfig(queues=("any",), shutdown_timeout_s=shutdown_timeout)
+    return math.ceil(checked.shutdown_timeout_s + _LEAVING_S)
+
+
+def _doubt(findings: list[Finding]) -> None:
+    for finding in findings:
+        if finding.level is not Level.OK:
+            log.warning(
+                "clocks.doubted", what=finding.check, why=finding.said, remedy=finding.remedy
+            )
 
 
 def worker_config(
@@ -108,8 +144,9 @@ def worker_config(
         lease_s=lease,
         extend_s=min(10.0, lease / 3),
         sweep_s=min(5.0, lease / 4),
-        heartbeat_s=min(1.0, lease / 10),
-        lag_limit_s=min(1.0, lease / 10),
+        # a process that is silent for the stall limit, which is a part of the lease, is killed
+        heartbeat_s=max(0.05, min(1.0, lease / 10)),
+        lag_limit_s=max(0.05, min(1.0, lease / 10)),
         shutdown_timeout_s=shutdown_timeout,
     )
 

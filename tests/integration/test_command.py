@@ -291,6 +291,9 @@ MISTAKES = {
     "worker good:app --queues ,": "queue",
     "worker good:app --lease 0.1": "lease",
     "worker good:app --shutdown-timeout 0": "shutdown",
+    "worker good:app --shutdown-timeout 0 --print-stop-timeout": "shutdown",
+    "worker good:app --max-jobs 0": "max_jobs is 0",
+    "worker good:app --max-time 0.5": "max_time_s is 0.5",
     "worker good:app --url ftp://localhost": "is no Redis URL",
 }
 
@@ -306,6 +309,15 @@ async def test_mistake_is_one_line_and_exit_code_1(
     assert said.code == 1, said.err
     assert MISTAKES[words] in one_line(said)
     assert said.out == "" or words == "dead revive default/nobody"
+
+
+async def test_time_to_stop_is_printed_for_process_managers_without_loading_the_app(
+    qcore: Command,
+):
+    said = await qcore("worker", "nowhere:app", "--print-stop-timeout")
+    assert (said.code, said.out, said.err) == (0, "35\n", "")
+    words = ("--shutdown-timeout", "90.5", "--print-stop-timeout")
+    assert (await qcore("worker", "nowhere:app", *words)).out == "96\n"
 
 
 async def test_dead_show_of_a_living_job_says_where_to_look(app: App, qcore: Command):

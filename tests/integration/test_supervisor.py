@@ -160,3 +160,12 @@ async def test_supervisor_that_was_stopped_and_continued_kills_nobody(fleet: Fle
     assert await command.ended(10) == 0
     assert not command.events("worker.killed")
     assert_sound(fleet.history, fleet.runs())
+
+
+async def test_task_that_may_outlive_a_stop_is_named_at_the_start(fleet: Fleet):
+    fleet.write_tasks("shop", "@app.task(timeout=90)\nasync def long() -> None: ...\n")
+    command = fleet.start(processes=1, app="shop:app", shutdown_timeout=20, lease=30)
+    await command.ready(1)
+    (event,) = command.events("clocks.doubted")
+    assert event["what"] == "task shop.long"
+    assert event["why"].startswith("its timeout is 90 s, the shutdown timeout 20 s")

@@ -182,19 +182,16 @@ class Fleet:
 
     def write_module(self, name: str, code: str = "") -> Path:
         """Write a module with the app of the fleet, and what else it does when it is imported."""
-        path = self.folder / f"{name}.py"
-        new = path.with_suffix(".new")
-        new.write_text(f"from tests.support.fleet_tasks import app\n{code}\n")
-        return new.replace(path)
+        return self._write(name, f"from tests.support.fleet_tasks import app\n{code}\n")
 
     def write_tasks(self, name: str, code: str) -> Path:
         """Write a module with an app of its own, and the tasks in `code`."""
+        return self._write(name, f"from qcore import App\napp = App(queues=['default'])\n{code}")
+
+    def _write(self, name: str, text: str) -> Path:
         path = self.folder / f"{name}.py"
         new = path.with_suffix(".new")
-        head = "from qcore import App, Context\nfrom tests.support.fleet_tasks import ONCE\n"
-        head += "from tests.support.fleet_tasks import written_down\n"
-        head += "app = App(queues=('default',))\n"
-        new.write_text(head + code)
+        new.write_text(text)
         return new.replace(path)
 
     def start_with(
