@@ -25,7 +25,8 @@ _SILENT_S = 3.0
 #: What a view shows of the last beat.
 _SHOWN = ("running", "oldest", "done", "rss_bytes", "loop_lag_ms", "code")
 
-_decode = msgspec.json.Decoder(Beat | Alarm).decode
+_beat = msgspec.json.Decoder(Beat).decode
+_alarm = msgspec.json.Decoder(Alarm).decode
 
 
 class ChildProcess:
@@ -112,16 +113,14 @@ class ChildProcess:
             self._hear(line)
 
     def _hear(self, line: bytes) -> None:
-        try:
-            message = _decode(line)
-        except msgspec.ValidationError:  # a worker of a newer version has more to say
+        if not line.startswith(b"["):
+            self._note(_beat(line))
             return
-        if isinstance(message, Beat):
-            self._note(message)
-        elif message.kill_timeout_s:
-            self.overdue[message.token] = message.kill_timeout_s
+        alarm = _alarm(line)
+        if alarm.kill_timeout_s:
+            self.overdue[alarm.token] = alarm.kill_timeout_s
         else:
-            self.blocked_by = message.token
+            self.blocked_by = alarm.token
 
     def _note(self, beat: Beat) -> None:
         self.silent_s, self.blocked_by = 0.0, ""

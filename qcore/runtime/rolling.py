@@ -127,7 +127,7 @@ def reached(config: SupervisorConfig, child: ChildProcess) -> str:
     if beat is None or not beat.ready or beat.draining:
         return ""
     if beat.hung:
-        return f"{beat.hung} threads go on past their kill timeouts"
+        return "a thread goes on past its kill timeout"
     if config.max_jobs is not None and beat.done >= max(1, round(config.max_jobs * share)):
         return f"max-jobs: it has done {beat.done} jobs"
     age_s = child.age_s

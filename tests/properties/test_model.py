@@ -305,10 +305,21 @@ class House(Agreeing):
     @rule(queue=queues, owner=owners, charge=st.booleans(), late=st.sampled_from(LATE_MS))
     def crash(self, queue: str, owner: str, charge: bool, late: int = 0) -> None:
         """Its supervisor takes back what a dead process held, also when it was away for long."""
+        self._crash(queue, owner, charge, late, [])
+
+    @rule(queue=queues, owner=owners, data=st.data())
+    def crash_of_known_culprits(self, queue: str, owner: str, data: st.DataObject) -> None:
+        """Some of them, of other owners perhaps, and perhaps gone."""
+        tokens = [*self.models[queue].active, f"{owner}:99:gone"]
+        culprits = data.draw(st.lists(st.sampled_from(tokens), min_size=1, unique=True))
+        self._crash(queue, owner, True, 0, culprits)
+
+    def _crash(self, queue: str, owner: str, charge: bool, late: int, culprits: list[str]) -> None:
         self.now += late
-        words = (self.now, owner, int(charge), CRASH_LIMIT, 0)
+        words = (self.now, owner, int(charge), CRASH_LIMIT, 0, *culprits)
         cursor, *reply = self.ask(scripts.RECLAIM_OWNER, queue, *words)
-        expected = self.models[queue].reclaim_owner(self.now, owner, charge, CRASH_LIMIT)
+        model = self.models[queue]
+        expected = model.reclaim_owner(self.now, owner, charge, CRASH_LIMIT, culprits)
         self.agree((cursor, pairs(reply)), (b"0", expected), crashed=charge)
 
     @rule(queue=queues, limit=few)

@@ -115,6 +115,35 @@ async def block(ctx: Context, n: int, seconds: float) -> None:
             time.sleep(seconds)  # noqa: ASYNC251 - that is the point
 
 
+@app.task(retry=ONCE)
+async def block_for_ever(ctx: Context, n: int) -> None:
+    with written_down(ctx, n):
+        time.sleep(3600)  # noqa: ASYNC251 - that is the point
+
+
+@app.task(retry=ONCE)
+async def hold_interpreter(ctx: Context, n: int) -> None:
+    """Not even another thread of the process goes on."""
+    with written_down(ctx, n):
+        ctypes.PyDLL(None).sleep(3600)
+
+
+@app.task(retry=ONCE, timeout=0.5, kill_timeout=1.5)
+async def swallow_timeout(ctx: Context, n: int) -> None:
+    await swallow_cancellation.function(ctx, n, 3600)
+
+
+@app.task(timeout=0.5, kill_timeout=1.5, at_most_once=True)
+async def swallow_once(ctx: Context, n: int) -> None:
+    await swallow_cancellation.function(ctx, n, 3600)
+
+
+@app.task(retry=ONCE, timeout=0.5, kill_timeout=1.5)
+def hang_in_thread(ctx: Context, n: int) -> None:
+    with written_down(ctx, n):
+        time.sleep(3600)
+
+
 # -- those that take memory ------------------------------------------------------------------
 
 _leaked: list[bytes] = []
