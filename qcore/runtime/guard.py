@@ -42,7 +42,6 @@ class Guard:
             await anyio.sleep(self._look_s)
             now = loop.time()
             passed_s, last = min(now - last, _COUNTED_LOOKS * self._look_s), now
-            self._warned.intersection_update(self._brood.living)
             for child in list(self._brood.living):
                 if not child.gone.is_set() and not child.was_killed:
                     self._judge(child, passed_s)
@@ -53,7 +52,13 @@ class Guard:
             self._brood.kill(child, why, verdict=why, culprits=list(child.overdue))
         elif why := self._takes_too_much(child):
             self._brood.kill(child, why, verdict=why)
-        elif self._is_deaf(child, passed_s):
+        elif not self._is_deaf(child, passed_s):
+            self._warned.discard(child)
+        elif child not in self._warned:
+            self._warned.add(child)
+            child.dump_threads()
+        else:
+            self._warned.discard(child)
             self._kill_deaf(child)
 
     def _takes_too_much(self, child: ChildProcess) -> str:
@@ -75,10 +80,6 @@ class Guard:
         return child.silent_s >= self._config.stall_s - self._look_s
 
     def _kill_deaf(self, child: ChildProcess) -> None:
-        if child not in self._warned:
-            self._warned.add(child)
-            child.dump_threads()
-            return
         why = f"deaf for {self._config.stall_s:g} s"
         if child.is_stopped:  # that was no job
             self._brood.kill(child, f"{why}: it was stopped by a signal")
