@@ -17,7 +17,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "job.abandoned": ("job", "task"),
     "job.reclaimed": ("job", "queue", "owner", "to"),
     "job.recovered": ("job", "queue"),
-    "note.refused": ("job", "queue", "error"),
+    "note.refused": ("jobs", "queue", "error"),
     "lease.lost": ("job", "queue"),
     "job.overdue": ("job", "task", "kill_timeout_s"),
     "loop.blocked": ("job", "task", "blocked_s", "stack"),

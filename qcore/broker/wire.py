@@ -82,6 +82,8 @@ class ClaimRequest:
 
 def part_of(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
     """Return the claim for some of its queues."""
+    if len(queues) == len(claim.queues):
+        return claim
     most = dict(zip(claim.queues, claim.limits, strict=True)) if claim.limits else {}
     return replace(claim, queues=queues, limits=[most[q] for q in queues] if most else ())
 

@@ -57,7 +57,7 @@ class Running(msgspec.Struct, eq=False):
 
     def shown(self) -> RunningJob:
         """Return what a beat says of it, which is short."""
-        age_s = round(time.monotonic() - self.claimed_at, 3)
+        age_s = round(asyncio.get_running_loop().time() - self.claimed_at, 3)
         return RunningJob(self.lease.id[:64], self.task_name[:100], age_s)
 
     def cancel(self, why: Stop) -> None:

@@ -16,7 +16,7 @@ from qcore.app import App
 from qcore.broker.wire import Turn
 from qcore.config import WorkerConfig
 from qcore.context import Lifecycle
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.errors import BrokerError
 from qcore.model.job import Acked, Lease, Released
 from qcore.runtime.beat import Beat
 from qcore.runtime.code_version import digest_of
@@ -28,6 +28,7 @@ from qcore.runtime.leases import LeaseKeeper
 from qcore.runtime.listener import Listener
 from qcore.runtime.maintenance import Maintenance
 from qcore.runtime.memory import rss_bytes
+from qcore.runtime.notes import Notes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
@@ -84,7 +85,7 @@ class Worker:
             self._lifecycle,
             threads=self._threads,
             pool=self._pool,
-            note=self._note,
+            note=Notes(app.broker, config).write,
             result_limit_bytes=app.broker.config.payload_limit_bytes,
         )
         self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
@@ -356,18 +357,6 @@ class Worker:
     def _cancel(self, token: bytes, why: Stop) -> None:
         if token in self._running:
             self._running[token].cancel(why)
-
-    async def _note(self, lease: Lease, state: bytes) -> bool:
-        """Write the record of a running job, for as long as it takes; False when it was lost."""
-        config = self._config
-        backoff = self._app.broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
-        while True:
-            try:
-                return not await self._app.broker.note([(lease, state)])
-            except BrokerError as e:
-                if not isinstance(e, BrokerUnavailable):  # the turns log that Redis is away
-                    log.warning("note.refused", job=lease.id, queue=lease.queue, error=str(e))
-                await anyio.sleep(backoff.next_s())
 
     # -- waiting for work -----------------------------------------------------------------------
 
