@@ -1,7 +1,6 @@
 """A job between its claim and its outcome, and why it was stopped."""
 
 import asyncio
-import time
 from enum import Enum
 
 import msgspec
