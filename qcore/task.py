@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_in: RunIn
     #: Seconds until the soft timeout; None: no limit.
     timeout_s: float | None = None
+    #: Seconds until the process of a run that did not stop is killed; None: no limit.
+    kill_timeout_s: float | None = None
     #: Seconds to keep the outcome; None: 24 h, and only of results that are not None.
     keep_s: float | None = None
     #: Milliseconds after its enqueue from which on no run of a job may start; -1: never.
@@ -59,6 +61,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: bool = False
     #: A run that was begun is never begun again.
     at_most_once: bool = False
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that a run has to end when it was stopped at its timeout."""
+        return (self.kill_timeout_s or 0.0) - (self.timeout_s or 0.0)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

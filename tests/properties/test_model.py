@@ -23,13 +23,24 @@ from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settl
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 from tests.support.content import forget_namespace
+from tests.support.draws import (
+    KEEP_MS,
+    LATE_MS,
+    OUTCOMES,
+    OWNERS,
+    STEPS_BACK_MS,
+    STEPS_MS,
+    delays,
+    few,
+    owners,
+    queues,
+)
 from tests.support.machine import QUEUES, Agreeing, pairs, plain, teach, words_of
 from tests.support.model import HOUR_MS, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
 
-OWNERS = ("aa", "bb")
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
-TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
+TRACE_MS, SILENT_MS = 24 * HOUR_MS, HOUR_MS
 TRACE_BYTES = 2
 #: Crashes older than 72 h are forgotten.
 LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
@@ -308,10 +319,21 @@ class House(Agreeing):
     @rule(queue=queues, owner=owners, charge=st.booleans(), late=st.sampled_from(LATE_MS))
     def crash(self, queue: str, owner: str, charge: bool, late: int = 0) -> None:
         """Its supervisor takes back what a dead process held, also when it was away for long."""
+        self._crash(queue, owner, charge, late, [])
+
+    @rule(queue=queues, owner=owners, data=st.data())
+    def crash_of_known_culprits(self, queue: str, owner: str, data: st.DataObject) -> None:
+        """Some of them, of other owners perhaps, and perhaps gone."""
+        tokens = [*self.models[queue].active, f"{owner}:99:gone"]
+        culprits = data.draw(st.lists(st.sampled_from(tokens), min_size=1, unique=True))
+        self._crash(queue, owner, True, 0, culprits)
+
+    def _crash(self, queue: str, owner: str, charge: bool, late: int, culprits: list[str]) -> None:
         self.now += late
-        words = (self.now, owner, int(charge), CRASH_LIMIT, 0)
+        words = (self.now, owner, int(charge), CRASH_LIMIT, 0, *culprits)
         cursor, *reply = self.ask(scripts.RECLAIM_OWNER, queue, *words)
-        expected = self.models[queue].reclaim_owner(self.now, owner, charge, CRASH_LIMIT)
+        model = self.models[queue]
+        expected = model.reclaim_owner(self.now, owner, charge, CRASH_LIMIT, culprits)
         self.agree((cursor, pairs(reply)), (b"0", expected), crashed=charge)
 
     @rule(queue=queues, limit=few)

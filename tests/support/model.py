@@ -5,7 +5,7 @@ in it. No code of the library is used.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 SUSPECT = 2
@@ -260,11 +260,17 @@ class Model:
         return [(t, self._give_back(t, True, now, crash_limit)) for t in reversed(expired)]
 
     def reclaim_owner(
-        self, now: int, owner: str, charge: bool, crash_limit: int
+        self,
+        now: int,
+        owner: str,
+        charge: bool,
+        crash_limit: int,
+        culprits: Collection[str] = (),
     ) -> list[tuple[str, str]]:
         tokens = [token for token in self.active if token.startswith(f"{owner}:")]
         tokens.sort(key=id_of, reverse=True)
-        return [(t, self._give_back(t, charge, now, crash_limit)) for t in tokens]
+        charged = {t for t in tokens if charge and (not culprits or t in culprits)}
+        return [(t, self._give_back(t, t in charged, now, crash_limit)) for t in tokens]
 
     def prune(self, now: int, limit: int, trace_ms: int, size: int, silent_ms: int) -> int:
         over = by_score(self.expiry, -math.inf, now, limit)
