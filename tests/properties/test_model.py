@@ -21,7 +21,7 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settle_items
 from qcore.config import BrokerConfig
-from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
+from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from tests.support.content import forget_namespace
 from tests.support.draws import (
     KEEP_MS,
@@ -42,24 +42,6 @@ from tests.support.moves import LEASE_MS, NOW, SECOND
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
 TRACE_MS, SILENT_MS = 24 * HOUR_MS, HOUR_MS
 TRACE_BYTES = 2
-#: Crashes older than 72 h are forgotten.
-LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
-#: How time goes on between two steps, and back.
-STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
-STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
-
-#: Most of it happens in one queue.
-queues = st.sampled_from(("one", "one", "one", "two"))
-owners = st.sampled_from(OWNERS)
-few = st.integers(1, 4)
-delays = st.sampled_from((0, 1, 500, SECOND, LEASE_MS))
-OUTCOMES = st.one_of(
-    st.just(Acked()),
-    st.builds(Acked, st.just(b"result"), st.sampled_from((0, 10, KEEP_MS))),
-    st.builds(Retried, delays, st.just(b"retried")),
-    st.just(Buried(b"buried")),
-    st.just(Released()),
-)
 
 
 class House(Agreeing):
