@@ -23,18 +23,7 @@ from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settl
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from tests.support.content import forget_namespace
-from tests.support.draws import (
-    KEEP_MS,
-    LATE_MS,
-    OUTCOMES,
-    OWNERS,
-    STEPS_BACK_MS,
-    STEPS_MS,
-    delays,
-    few,
-    owners,
-    queues,
-)
+from tests.support.draws import KEEP_MS, OUTCOMES, OWNERS, delays, few, late, owners, queues, steps
 from tests.support.machine import QUEUES, Agreeing, pairs, plain, teach, words_of
 from tests.support.model import HOUR_MS, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
@@ -85,7 +74,7 @@ class House(Agreeing):
                 self.now += 4 * SECOND
                 self.promote("one", 2)
 
-    @rule(ms=st.sampled_from(STEPS_MS) | st.sampled_from(STEPS_BACK_MS))
+    @rule(ms=steps)
     def time_goes(self, ms: int) -> None:
         self.now += ms
 
@@ -298,7 +287,7 @@ class House(Agreeing):
         self.reclaim(queue, 1, lasts=False)
         self.reclaim(queue, 200, lasts=False)
 
-    @rule(queue=queues, owner=owners, charge=st.booleans(), late=st.sampled_from(LATE_MS))
+    @rule(queue=queues, owner=owners, charge=st.booleans(), late=late)
     def crash(self, queue: str, owner: str, charge: bool, late: int = 0) -> None:
         """Its supervisor takes back what a dead process held, also when it was away for long."""
         self._crash(queue, owner, charge, late, [])

@@ -9,11 +9,10 @@ from tests.support.moves import LEASE_MS, SECOND
 OWNERS = ("aa", "bb")
 KEEP_MS = 5 * SECOND
 #: Crashes older than 72 h are forgotten.
-LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
+late = st.sampled_from((0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS))
 #: How time goes on between two steps, and back.
-STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
-STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
-
+steps = st.sampled_from((1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS))
+steps |= st.sampled_from((-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS))
 #: Most of it happens in one queue.
 queues = st.sampled_from(("one", "one", "one", "two"))
 owners = st.sampled_from(OWNERS)
