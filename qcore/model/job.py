@@ -147,10 +147,14 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Acked(msgspec.Struct, frozen=True):
-    """Active -> completed, or cancelled: `outcome` says so and is kept; None keeps nothing."""
+    """Active -> completed: `outcome` says so and is kept; None keeps nothing."""
 
     outcome: bytes | None = None
     keep_ms: int = 0
+
+
+class Cancelled(Acked, frozen=True):
+    """Active -> cancelled; `outcome` says why."""
 
 
 class Retried(msgspec.Struct, frozen=True):

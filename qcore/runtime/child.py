@@ -1,7 +1,6 @@
 """The worker's end of its supervisor: orders come in over one pipe, beats go out over another."""
 
 import asyncio
-import contextlib
 import faulthandler
 import os
 import signal
@@ -55,10 +54,10 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
         worker = Worker(app, config.worker, owner=config.owner, pool_command=pool_command)
         _listen(worker, config)
         async with anyio.create_task_group() as group:
-            group.start_soon(_beat_on, worker, config)
+            group.start_soon(_beat_on, worker, app, config)
             await worker.run()
             group.cancel_scope.cancel()
-        _beat(worker, config.beats_fd)
+        _beat(worker, app, config.beats_fd)
     if worker.abandoned:
         # the loop would wait for them at its end
         os._exit(0)
@@ -99,19 +98,29 @@ def _obey(worker: Worker, orders_fd: int) -> None:
         actions[orders[i : i + 1]]()
 
 
-def _beat(worker: Worker, beats_fd: int) -> Beat:
-    """Write one line; drop it when the supervisor is stopped or slow, it needs the newest only."""
+def _beat(worker: Worker, app: App, beats_fd: int) -> Beat:
+    """Write one line, or some when there are many counts to tell.
+
+    A line is dropped when the supervisor is stopped or slow: it needs the newest only. Its counts
+    are told later.
+    """
     beat = worker.beat()
-    # an end that nobody reads means that the supervisor is gone; the other pipe says so too
-    with contextlib.suppress(BlockingIOError, BrokenPipeError):
-        os.write(beats_fd, _encode(beat) + b"\n")
-    return beat
+    while True:
+        runs = worker.tally.take(app.tasks)
+        try:
+            os.write(beats_fd, _encode(msgspec.structs.replace(beat, runs=runs)) + b"\n")
+        except (BlockingIOError, BrokenPipeError):
+            # an end that nobody reads means that the supervisor is gone; the other pipe says so too
+            worker.tally.add(runs)
+            return beat
+        if not worker.tally:
+            return beat
 
 
-async def _beat_on(worker: Worker, config: ChildConfig) -> None:
+async def _beat_on(worker: Worker, app: App, config: ChildConfig) -> None:
     """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready."""
     while True:
-        beat = _beat(worker, config.beats_fd)
+        beat = _beat(worker, app, config.beats_fd)
         await anyio.sleep(config.worker.heartbeat_s if beat.ready else _BOOT_BEAT_S)
 
 

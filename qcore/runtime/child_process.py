@@ -19,6 +19,7 @@ from qcore.model.fleet import WorkerState, WorkerView
 from qcore.runtime.beat import Beat
 from qcore.runtime.child import CHILD_CONFIG, DUMP, ChildConfig
 
+_decode = msgspec.json.Decoder(Beat).decode
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0
 #: What a view shows of the last beat.
@@ -86,7 +87,10 @@ class ChildProcess:
                 self._loop.add_reader(self._pidfd, self.gone.set)
 
     def _read(self) -> None:
-        """Take the newest whole beat; without a pidfd the end of the pipe is that of the child."""
+        """Take the newest whole beat, with the counts of all.
+
+        Without a pidfd the end of the pipe is that of the child.
+        """
         try:
             data = os.read(self._beats_fd, 65536)
         except BlockingIOError:
@@ -98,7 +102,9 @@ class ChildProcess:
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         if lines:
-            self._note(msgspec.json.decode(lines[-1], type=Beat))
+            beats = [_decode(line) for line in lines]
+            runs = tuple(cell for beat in beats for cell in beat.runs)
+            self._note(msgspec.structs.replace(beats[-1], runs=runs))
 
     def _note(self, beat: Beat) -> None:
         now = self._loop.time()
@@ -176,6 +182,9 @@ class ChildProcess:
         """What to show of it."""
         beat = self.beat
         known = {} if beat is None else {name: getattr(beat, name) for name in _SHOWN}
+        claim_age_s = None
+        if beat is not None and beat.claim_age_s is not None:
+            claim_age_s = round(beat.claim_age_s + self._loop.time() - self.beat_at, 3)
         return WorkerView(
             name=self.name,
             pid=self.process.pid,
@@ -183,6 +192,7 @@ class ChildProcess:
             age_s=round(self.age_s, 3),
             cpu=round(max(0.0, self._cpu), 3),
             leaves_for=self.leaves_for,
+            claim_age_s=claim_age_s,
             **known,
         )
 

@@ -201,6 +201,8 @@ class Fleet:
         boot_failures: int = 5,
         ready_timeout_s: float = 30.0,
         max_jobs: int | None = None,
+        health_port: int | None = None,
+        metrics_port: int | None = None,
         app: str = TASKS,
         **worker: Any,
     ) -> Command:
@@ -220,6 +222,8 @@ class Fleet:
                 boot_failures=boot_failures,
                 ready_timeout_s=ready_timeout_s,
                 max_jobs=max_jobs,
+                health_port=health_port,
+                metrics_port=metrics_port,
             ),
             WorkerConfig(**defaults | worker),
         )

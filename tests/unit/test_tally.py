@@ -1,0 +1,96 @@
+"""Counts of runs: what a worker counts, what fits into a beat, what its supervisor adds up."""
+
+import select
+import time
+
+import msgspec
+
+from qcore.model.fleet import RunningJob
+from qcore.model.job import Acked, Buried, Cancelled, Lease, Outcome, Released, Retried
+from qcore.runtime.beat import Beat, Cell
+from qcore.runtime.running import Running
+from qcore.runtime.tally import BOUNDS_S, Tally
+
+EVERY: dict[Outcome | None, str] = {
+    Acked(): "completed",
+    Cancelled(): "cancelled",
+    Retried(1, b""): "retried",
+    Buried(b""): "dead",
+    Released(): "released",
+    None: "lost",
+}
+
+
+def run_of(task: str, *, took_s: float = 0.0, queue: str = "default") -> Running:
+    running = Running(Lease(b"o:1:x", queue, "x", b"", None, 0, 0, 0))
+    running.task_name = task
+    running.claimed_at = time.monotonic() - took_s
+    return running
+
+
+def test_runs_are_told_apart_by_queue_task_and_outcome():
+    tally = Tally()
+    for outcome in EVERY:
+        tally.note(run_of("mail"), outcome)
+        tally.note(run_of("mail"), outcome)
+    tally.note(run_of("mail", queue="low"), Acked())
+    found = {(cell.queue, cell.task, cell.outcome): cell.runs for cell in tally.cells()}
+    expected = {("default", "mail", name): 2 for name in EVERY.values()}
+    assert found == expected | {("low", "mail", "completed"): 1}
+
+
+def test_run_times_fall_below_their_bound():
+    tally = Tally()
+    for took_s in (0.002, 0.003, 2.0, 5000.0):
+        tally.note(run_of("mail", took_s=took_s), Acked())
+    cells = {cell.bound: cell for cell in tally.cells()}
+    assert {bound: cell.runs for bound, cell in cells.items()} == {
+        BOUNDS_S.index(0.005): 2,
+        BOUNDS_S.index(2.5): 1,
+        len(BOUNDS_S): 1,
+    }
+    assert 2.0 <= cells[BOUNDS_S.index(2.5)].seconds < 2.5
+
+
+def test_what_is_taken_is_counted_once_and_what_was_not_told_is_counted_again():
+    worker, supervisor = Tally(), Tally()
+    worker.note(run_of("mail"), Acked())
+    worker.add(worker.take({"mail"}))  # the pipe was full
+    worker.note(run_of("mail"), Acked())
+    while worker:
+        supervisor.add(worker.take({"mail"}))
+    assert sum(cell.runs for cell in supervisor.cells()) == 2
+    assert {cell.outcome for cell in supervisor.cells()} == {"completed"}
+
+
+def test_tasks_that_nobody_has_are_one():
+    worker, supervisor = Tally(), Tally()
+    for n in range(1000):
+        worker.note(run_of(f"made up {n}"), Retried(1, b""))
+    while worker:
+        supervisor.add(worker.take({"mail"}))
+    assert {cell.task for cell in supervisor.cells()} == {"(unknown)"}
+    assert sum(cell.runs for cell in supervisor.cells()) == 1000
+
+
+def test_beat_with_counts_fits_into_a_pipe_at_once():
+    """The longest names that there can be, beside the longest jobs that a beat shows."""
+    worker = Tally()
+    names = [f"{n:03}" + "ü" * 200 for n in range(50)]
+    for name in names:
+        worker.note(run_of(name, queue="q" * 64, took_s=12345.678), Cancelled())
+    oldest = (RunningJob("é" * 64, "é" * 100, 12345.678),) * 3
+    told = 0
+    while worker:
+        cells = worker.take(names)
+        told += len(cells)
+        beat = Beat(2**22, True, True, True, 10**4, 2**60, 2**50, 12345.6, runs=cells)
+        beat = msgspec.structs.replace(beat, oldest=oldest, cpu_s=123456.789, code="c" * 64)
+        assert len(msgspec.json.encode(beat)) < select.PIPE_BUF
+    assert told == 50
+
+
+def test_outcome_of_a_newer_worker_is_kept_by_its_name():
+    supervisor = Tally()
+    supervisor.add([Cell("default", "mail", "postponed", 0, 3, 0.1)])
+    assert [(cell.outcome, cell.runs) for cell in supervisor.cells()] == [("postponed", 3)]
