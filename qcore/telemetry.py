@@ -17,7 +17,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "job.abandoned": ("job", "task"),
     "job.reclaimed": ("job", "queue", "owner", "to"),
     "job.recovered": ("job", "queue"),
-    "note.refused": ("job", "queue", "error"),
+    "note.refused": ("jobs", "queue", "error"),
     "lease.lost": ("job", "queue"),
     "settle.unconfirmed": ("jobs",),
     # the way to Redis

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from qcore import App
 from qcore.broker.broker import Broker
 from qcore.broker.embedded import EmbeddedServer
 from qcore.broker.inspector import Inspector
 from qcore.config import BrokerConfig
 from tests.support.content import forget_namespace
+from tests.support.proxy import Proxy
 from tests.support.servers import Server, start_cluster
 
 
@@ -69,7 +71,20 @@ def inspector(broker: Broker) -> Inspector:
 
 
 @pytest.fixture
+async def app(server_url: str, namespace: str) -> AsyncIterator[App]:
+    """An open app without tasks, of one queue: `default`."""
+    async with App(server_url, namespace=namespace) as app:
+        yield app
+
+
+@pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
     """A server for this test alone, which may change its settings, kill and start it."""
     with Server(tmp_path / "own") as server:
         yield server
+
+
+@pytest.fixture
+async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
+    async with Proxy(own_server.port) as proxy:
+        yield proxy

@@ -114,7 +114,7 @@ def _print_member(member: Member) -> None:
             typer.echo(f"  {worker.name}  pid {worker.pid} is replaced, {worker.leaves_for}")
 
 
-_HEAD = ("WORKER", "PID", "STATE", "RUNNING", "DONE", "RSS", "CPU", "UP", "CODE")
+_HEAD = ("WORKER", "PID", "STATE", "JOBS", "DONE", "RSS", "CPU", "UP", "CODE")
 
 
 def _cells(worker: WorkerView) -> tuple[str, ...]:

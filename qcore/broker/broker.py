@@ -34,6 +34,7 @@ from qcore.broker.wire import (
     Turn,
     by_queue,
     claim_call,
+    id_of,
     part_of,
     read_leases,
     read_reclaimed,
@@ -243,8 +244,9 @@ class Broker:
                     self.keys(queue), _now(now_ms), lease_ms, prefix, cursor
                 )
                 (reply,) = await self.ask([call])
-                now, cursor, *rows = reply
-                found = read_leases(queue, int(now), *rows)
+                now, cursor, fence, tokens, *columns = reply
+                ids = [id_of(token) for token in tokens]
+                found = read_leases(queue, int(now), fence, tokens, ids, *columns)
                 leases |= {lease.token: lease for lease in found}
         return list(leases.values())
 

@@ -125,9 +125,10 @@ class Coalescer:
             batch = self._take()
             try:
                 await self._deliver(batch)
-            finally:  # all have ended, unless this was cancelled
+            except BaseException:
                 for parcel in batch:
                     _conclude(parcel, _cut_off(parcel, sent=True))
+                raise
 
     def _take(self) -> list[_Parcel]:
         batch = [self._waiting.popleft()]

@@ -9,7 +9,7 @@ def new_id() -> str:
     n = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     n = n & ~(0xF << 76) | 0x7 << 76
     n = n & ~(0x3 << 62) | 0x2 << 62
-    h = f"{n:032x}"
+    h = n.to_bytes(16).hex()
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
@@ -14,7 +15,7 @@ from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 
 #: A command as it goes out: its words.
 Command = tuple[object, ...]
-
+_pack = cast(Callable[[Command], bytes], hiredis.pack_command)
 
 #: A call that takes longer looks whether another server has taken over from one that hangs.
 LOOK_S = 1.0
@@ -222,7 +223,8 @@ def _to_repeat(commands: Sequence[Call | Command], replies: Sequence[Any]) -> di
 
 
 async def _write_and_read(connection: AbstractConnection, words: Collection[Command]) -> list[Any]:
-    packed = connection.pack_commands(words)  # type: ignore[arg-type]
+    # the client's own packer for asyncio is written in Python: 2 us for each job
+    packed = [_pack(command) for command in words]
     await connection.send_packed_command(packed, check_health=False)
     replies: list[Any] = []
     for _ in words:

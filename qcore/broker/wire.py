@@ -11,7 +11,7 @@ from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.keys import QueueKeys
 from qcore.broker.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable
-from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
+from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
 
 #: A count of lost leases that did not grow for so long is forgotten; see lua/lib/lines.lua.
 FORGOTTEN_MS = 72 * 3600 * 1000
@@ -82,6 +82,8 @@ class ClaimRequest:
 
 def part_of(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
     """Return the claim for some of its queues."""
+    if len(queues) == len(claim.queues):
+        return claim
     most = dict(zip(claim.queues, claim.limits, strict=True)) if claim.limits else {}
     return replace(claim, queues=queues, limits=[most[q] for q in queues] if most else ())
 
@@ -96,7 +98,7 @@ class Reclaimed:
     @property
     def id(self) -> str:
         """Return the id of the job."""
-        return self.token.split(b":", 2)[2].decode()
+        return id_of(self.token).decode()
 
 
 def _worst(*errors: BrokerError | None) -> BrokerError:
@@ -113,10 +115,11 @@ def chunks(
     chunk: list[tuple[Lease, Outcome]] = []
     size = 0
     for item in items:
-        size += _size(item[1])
+        taken = 0 if item[1] is ACKED else _size(item[1])
+        size += taken
         if chunk and (len(chunk) == CALL_JOBS or size > CALL_BYTES):
             yield chunk
-            chunk, size = [], _size(item[1])
+            chunk, size = [], taken
         chunk.append(item)
     if chunk:
         yield chunk
@@ -182,6 +185,9 @@ def settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
     releases: list[object] = []
     extras: tuple[list[object], ...] = ([], [], [])
     for lease, outcome in chunk:
+        if outcome is ACKED:  # nearly always: no matching
+            acks.append(lease.token)
+            continue
         match outcome:
             case Acked(outcome=None):
                 acks.append(lease.token)
@@ -210,9 +216,8 @@ def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
     turn.suspects += int(reply[2])
     prefix = claim.prefix.encode()
     for number, fence, ids, *columns in reply[3:]:
-        tokens = [prefix + id for id in ids]
         queue = claim.queues[int(number) - 1]
-        turn.leases += read_leases(queue, now, fence, tokens, *columns)
+        turn.leases += read_leases(queue, now, fence, [prefix + id for id in ids], ids, *columns)
 
 
 def read_leases(
@@ -220,35 +225,39 @@ def read_leases(
     now: int,
     fence: bytes,
     tokens: list[bytes],
+    ids: list[bytes],
     payloads: list[bytes | None],
     *columns: list[bytes | None],
 ) -> list[Lease]:
     """Return the leases of claimed or recovered jobs; a column that nobody has is empty."""
-    rise, nothing = int(fence), [None] * len(tokens)
+    rise, nothing = int(fence), [None] * len(ids)
     states, crashes, wishes = (column or nothing for column in columns)
     return [
         Lease(
             token,
             queue,
-            token.split(b":", 2)[2].decode(),
+            id.decode(),
             None if payload is None else payload[8:],
             state,
-            _crashes(lost, now),
+            0 if lost is None else _crashes(lost, now),
             now if payload is None else int.from_bytes(payload[:8]),
             now,
             rise,
             wish is not None,
         )
-        for token, payload, state, lost, wish in zip(
-            tokens, payloads, states, crashes, wishes, strict=True
+        for token, id, payload, state, lost, wish in zip(
+            tokens, ids, payloads, states, crashes, wishes, strict=True
         )
     ]
 
 
-def _crashes(count: bytes | None, now: int) -> int:
+def id_of(token: bytes) -> bytes:
+    """Return the id in a token `owner:seq:id`."""
+    return token.split(b":", 2)[2]
+
+
+def _crashes(count: bytes, now: int) -> int:
     """Return the lost leases in `count ms`; after 72 h without another they are forgotten."""
-    if count is None:
-        return 0
     crashes, at = map(int, count.split())
     return crashes if now - at < FORGOTTEN_MS else 0
 

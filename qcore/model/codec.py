@@ -141,6 +141,7 @@ class Arguments:
         self.returns: Any = hints.get("return", Any)
         self._signature = inspect.Signature(own)
         self._names = tuple(p.name for p in own)
+        self._takes_positions = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in own)
         fields = [
             (p.name, hints.get(p.name, Any), msgspec.field(default=msgspec.UNSET))
             if p.default is not p.empty
@@ -160,10 +161,13 @@ class Arguments:
         Raises:
             ArgumentError: they do not fit the signature or its annotations.
         """
-        try:
-            named = self._signature.bind(*args, **kwargs).arguments
-        except TypeError as e:
-            raise ArgumentError(f"task {self.name}: {e}") from e
+        if self._takes_positions and not kwargs and len(args) == len(self._names):
+            named = dict(zip(self._names, args, strict=True))  # binding takes 1 us
+        else:
+            try:
+                named = self._signature.bind(*args, **kwargs).arguments
+            except TypeError as e:
+                raise ArgumentError(f"task {self.name}: {e}") from e
         try:
             raw = _encoder.encode(named)
         except (*_UNFIT, OverflowError) as e:

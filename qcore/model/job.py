@@ -125,7 +125,7 @@ class Job(msgspec.Struct, frozen=True):
     eta_ms: int | None = None
 
 
-class Lease(msgspec.Struct, frozen=True):
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """The right to run one job, until its deadline passes unrenewed."""
 
     #: `owner:seq:id`: the member of `active`, and the proof of ownership.
@@ -151,6 +151,10 @@ class Acked(msgspec.Struct, frozen=True):
 
     outcome: bytes | None = None
     keep_ms: int = 0
+
+
+#: The outcome of most jobs, made once.
+ACKED = Acked()
 
 
 class Cancelled(Acked, frozen=True):

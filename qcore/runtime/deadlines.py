@@ -27,5 +27,5 @@ class Deadlines:
             for running in self._running():
                 if running.deadline is not None and running.deadline <= now:
                     running.cancel(Stop.TIMEOUT)
-                if running.exclusive and (running.trusted_until or now) <= now:
+                if running.exclusive and running.trusted_until <= now:
                     running.cancel(Stop.UNTRUSTED)

@@ -144,7 +144,9 @@ class Exchange:
             tuple(queues),
             min(room.jobs, CALL_JOBS),
             round(self._config.lease_s * 1000),
-            f"{self._owner}:{self._claims}:",
+            # so wide that a token has more than 64 bytes: Redis then looks it up by its hash, also
+            # where less than 128 are in flight, instead of reading all of them
+            f"{self._owner}:{self._claims:012}:",
             tuple(queues.values()),
             self._config.suspects,
         )

@@ -30,6 +30,7 @@ from qcore.errors import (
 )
 from qcore.model.codec import decode_envelope, decode_state, encode
 from qcore.model.job import (
+    ACKED,
     Acked,
     AttemptError,
     Buried,
@@ -117,11 +118,12 @@ class Executor:
             running.task_name = envelope.task
             if lease.wished:
                 raise _CalledOff("on request")
-            self._check_expiry(envelope, running)
+            if envelope.expires_ms >= 0:
+                self._check_expiry(envelope, running)
             task = self._find(envelope)
             running.exclusive = task.settings.exclusive
-            result, keep_ms = await self._call(task, envelope, running)
-            return self._completed(result, keep_ms, running)
+            result = await self._call(task, envelope, running)
+            return self._completed(result, task.keep_ms(envelope.keep_ms, result), running)
         except GeneratorExit:
             raise
         except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
@@ -140,9 +142,9 @@ class Executor:
         The age is that at the claim, by the Redis clock, and the wait since then for a place.
         """
         lease = running.lease
-        if envelope.expires_ms < 0 or decode_state(lease.state).revived:
+        if decode_state(lease.state).revived:
             return
-        waited_ms = round((time.monotonic() - running.claimed_at) * 1000)
+        waited_ms = round((asyncio.get_running_loop().time() - running.claimed_at) * 1000)
         age_ms = lease.claimed_ms - lease.enqueued_ms + waited_ms
         if envelope.expires_ms <= age_ms:
             raise _CalledOff(
@@ -164,11 +166,11 @@ class Executor:
 
         A job that is stopped while it waits for a thread or a process has not begun.
         """
-        self._check_expiry(envelope, running)
+        if envelope.expires_ms >= 0:
+            self._check_expiry(envelope, running)
         if task.settings.at_most_once:
             await self._begin_once(running)
-        if task.settings.timeout_s is not None:
-            running.deadline = asyncio.get_running_loop().time() + task.settings.timeout_s
+        _start_clock(task, running)
 
     async def _begin_once(self, running: Running) -> None:
         """Write down that the only run begins; whoever finds that written does not begin it."""
@@ -182,30 +184,41 @@ class Executor:
             await asyncio.sleep(0)  # where the cancellation arrives
         running.begun_once = True
 
-    async def _call(
-        self, task: Task[Any, Any], envelope: Envelope, running: Running
-    ) -> tuple[Any, int]:
-        """Run the function where it belongs; return its result, encoded where it is kept."""
+    def _call(self, task: Task[Any, Any], envelope: Envelope, running: Running) -> Awaitable[Any]:
+        """Return what runs the function where it belongs, and gives its result.
+
+        For the ordinary task that is the function's own coroutine, with none around it.
+        """
         named = self._arguments(task, envelope)
         if task.settings.run_in == "process":
-            return await self._call_in_process(task, envelope, running)
+            return self._call_in_process(task, envelope, running)
         if task.arguments.injected:
             running.context = Context(self._facts(task, running), self._lifecycle)
             named = task.with_context(named, running.context)
-        if task.settings.run_in == "loop":
+        if task.settings.run_in == "thread":
+            return self._call_in_thread(task, envelope, running, named)
+        if task.settings.at_most_once:
+            return self._call_once(task, envelope, running, named)
+        _start_clock(task, running)
+        return task.function(**named)
+
+    async def _call_once(
+        self, task: Task[Any, Any], envelope: Envelope, running: Running, named: dict[str, Any]
+    ) -> Any:
+        await self._begin(task, envelope, running)
+        return await task.function(**named)
+
+    async def _call_in_thread(
+        self, task: Task[Any, Any], envelope: Envelope, running: Running, named: dict[str, Any]
+    ) -> Any:
+        async with self._threads.thread() as thread:
             await self._begin(task, envelope, running)
-            result = await task.function(**named)
-        else:
-            async with self._threads.thread() as thread:
-                await self._begin(task, envelope, running)
-                running.in_thread = True
-                result = await thread.call(partial(task.function, **named))
-        keep_ms = task.keep_ms(envelope.keep_ms, result)
-        return (encode(result) if keep_ms else None), keep_ms
+            running.in_thread = True
+            return await thread.call(partial(task.function, **named))
 
     async def _call_in_process(
         self, task: Task[Any, Any], envelope: Envelope, running: Running
-    ) -> tuple[Any, int]:
+    ) -> Any:
         async with self._pool.process() as process:
             await self._begin(task, envelope, running)
             raw = await process.call(
@@ -215,8 +228,7 @@ class Executor:
                 envelope.args,
             )
         # a nil of msgpack stands for None
-        keep_ms = task.keep_ms(envelope.keep_ms, None if raw == b"\xc0" else raw)
-        return (raw if keep_ms else None), keep_ms
+        return None if raw == b"\xc0" else msgspec.Raw(raw)
 
     def _arguments(self, task: Task[Any, Any], envelope: Envelope) -> dict[str, Any]:
         try:
@@ -240,19 +252,19 @@ class Executor:
             lease.fence,
         )
 
-    def _completed(self, result: bytes | None, keep_ms: int, running: Running) -> Outcome:
+    def _completed(self, result: Any, keep_ms: int, running: Running) -> Outcome:
         if self._logs_acks:
             duration_ms = _now_ms() - running.started_ms
             log.debug("job.acked", **self._fields(running), duration_ms=duration_ms)
-        if result is None:
-            return Acked()
-        if len(result) > self._result_limit_bytes:
+        if not keep_ms:
+            return ACKED
+        raw = encode(result)
+        if len(raw) > self._result_limit_bytes:
             raise PayloadTooLarge(
-                f"the result takes {len(result)} bytes, the limit is {self._result_limit_bytes}: "
+                f"the result takes {len(raw)} bytes, the limit is {self._result_limit_bytes}: "
                 "store it elsewhere and return its name"
             )
-        outcome = JobOutcome(JobStatus.COMPLETED, msgspec.Raw(result))
-        return Acked(encode(outcome), keep_ms)
+        return Acked(encode(JobOutcome(JobStatus.COMPLETED, msgspec.Raw(raw))), keep_ms)
 
     # -- when it did not complete -----------------------------------------------------------------
 
@@ -385,6 +397,11 @@ class Executor:
             "queue": lease.queue,
             "attempt": decode_state(lease.state).failures + 1,
         }
+
+
+def _start_clock(task: Task[Any, Any], running: Running) -> None:
+    if task.settings.timeout_s is not None:
+        running.deadline = asyncio.get_running_loop().time() + task.settings.timeout_s
 
 
 def _last(error: BaseException) -> BaseException:

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import anyio
@@ -106,6 +107,7 @@ class Registration:
                 await self._fleet.forget(gone)
 
 
+@cache
 def machine() -> str:
     """Return a name for the space of this process's pid; empty where there is none."""
     if sys.platform != "linux":

@@ -1,8 +1,9 @@
 """A job between its claim and its outcome, and why it was stopped."""
 
 import asyncio
-import time
 from enum import Enum
+
+import msgspec
 
 from qcore.context import Context
 from qcore.model.fleet import RunningJob
@@ -30,49 +31,32 @@ _WEIGHT = {
 }
 
 
-class Running:
-    """A job between its claim and its outcome."""
+class Running(msgspec.Struct, eq=False):
+    """A job between its claim and its outcome. A struct, for it is made for every job."""
 
-    __slots__ = (
-        "_weight",
-        "begun_once",
-        "claimed_at",
-        "context",
-        "deadline",
-        "exclusive",
-        "in_thread",
-        "lease",
-        "started_ms",
-        "stop",
-        "task",
-        "task_name",
-        "trusted_until",
-    )
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        #: Monotonic time at which its claim was answered.
-        self.claimed_at = time.monotonic()
-        self.context: Context | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.task_name = ""
-        #: It has a thread, which nobody can stop.
-        self.in_thread = False
-        self.started_ms = 0
-        #: It is written down that its only run has begun.
-        self.begun_once = False
-        #: Loop time at which the task timeout ends.
-        self.deadline: float | None = None
-        #: Loop time from which on somebody else may hold its lease.
-        self.trusted_until: float | None = None
-        #: It must not run on then.
-        self.exclusive = False
-        self.stop: Stop | None = None
-        self._weight = 0
+    lease: Lease
+    #: Loop time from which on its lease was given: when the call that brought it was sent.
+    claimed_at: float
+    #: Loop time from which on somebody else may hold its lease.
+    trusted_until: float
+    context: Context | None = None
+    task: asyncio.Task[None] | None = None
+    task_name: str = ""
+    #: It has a thread, which nobody can stop.
+    in_thread: bool = False
+    started_ms: int = 0
+    #: It is written down that its only run has begun.
+    begun_once: bool = False
+    #: Loop time at which the task timeout ends.
+    deadline: float | None = None
+    #: It must not run on when its lease is not to be trusted.
+    exclusive: bool = False
+    stop: Stop | None = None
+    stop_weight: int = 0
 
     def shown(self) -> RunningJob:
         """Return what a beat says of it, which is short."""
-        age_s = round(time.monotonic() - self.claimed_at, 3)
+        age_s = round(asyncio.get_running_loop().time() - self.claimed_at, 3)
         return RunningJob(self.lease.id[:64], self.task_name[:100], age_s)
 
     def cancel(self, why: Stop) -> None:
@@ -80,9 +64,9 @@ class Running:
 
         The first reason stands, but for a lost lease: with it there is no outcome to give.
         """
-        if _WEIGHT[why] <= self._weight:
+        if _WEIGHT[why] <= self.stop_weight:
             return
-        self._weight = _WEIGHT[why]
+        self.stop_weight = _WEIGHT[why]
         if self.stop is None or why is Stop.LEASE_LOST:
             self.stop = why
         if self.context is not None:

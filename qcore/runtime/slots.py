@@ -45,31 +45,29 @@ class Slots:
         self._places: dict[str, RunIn] = {
             queue: places.pop() if len(places) == 1 else "loop" for queue, places in found.items()
         }
-        self._running = 0
-        self._in_place: Counter[RunIn] = Counter()
+        #: Jobs that run, by queue.
+        self._running = dict.fromkeys(self._places, 0)
 
     def take(self, lease: Lease) -> None:
         """Note that a job has started."""
-        self._count(lease, 1)
+        self._running[lease.queue] += 1
 
     def give(self, lease: Lease) -> None:
         """Note that a job has ended."""
-        self._count(lease, -1)
-
-    def _count(self, lease: Lease, change: int) -> None:
-        self._running += change
-        self._in_place[self._places[lease.queue]] += change
+        self._running[lease.queue] -= 1
 
     def room(self, hanging_threads: int) -> Room | None:
         """Return what may be claimed now, with so many threads that have no job any more.
 
         None when nothing may.
         """
-        free = self._concurrency - self._running
+        free = self._concurrency - sum(self._running.values())
+        taken_in: Counter[RunIn] = Counter({"thread": hanging_threads})
+        for queue, place in self._places.items():
+            taken_in[place] += self._running[queue]
         queues: dict[str, int] = {}
         for queue, place in self._places.items():
-            taken = self._in_place[place] + (hanging_threads if place == "thread" else 0)
-            most = min(free, self._sizes[place] - taken)
+            most = min(free, self._sizes[place] - taken_in[place])
             if most > 0:
                 queues[queue] = most
         if not queues:

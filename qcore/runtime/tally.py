@@ -4,7 +4,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from time import monotonic
 
 import msgspec
 
@@ -42,9 +41,8 @@ class Tally:
     def __bool__(self) -> bool:
         return bool(self._cells)
 
-    def note(self, running: Running, outcome: Outcome | None) -> None:
-        """Count one run, from its claim on: the steps are few, for each job pays for them."""
-        took_s = monotonic() - running.claimed_at
+    def note(self, running: Running, outcome: Outcome | None, took_s: float) -> None:
+        """Count one run: the steps are few, for each job pays for them."""
         bound = bisect_left(BOUNDS_S, took_s)
         key = running.lease.queue, running.task_name, type(outcome), bound
         try:

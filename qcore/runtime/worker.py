@@ -16,7 +16,7 @@ from qcore.app import App
 from qcore.broker.wire import Turn
 from qcore.config import WorkerConfig
 from qcore.context import Lifecycle
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.errors import BrokerError
 from qcore.model.job import Acked, Lease, Released
 from qcore.runtime.beat import Beat
 from qcore.runtime.code_version import digest_of
@@ -28,6 +28,7 @@ from qcore.runtime.leases import LeaseKeeper
 from qcore.runtime.listener import Listener
 from qcore.runtime.maintenance import Maintenance
 from qcore.runtime.memory import rss_bytes
+from qcore.runtime.notes import Notes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
@@ -85,12 +86,14 @@ class Worker:
             self._lifecycle,
             threads=self._threads,
             pool=self._pool,
-            note=self._note,
+            note=Notes(app.broker, config).write,
             result_limit_bytes=app.broker.config.payload_limit_bytes,
         )
         self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
         self._slots = Slots(config, app.tasks.values())
         self._running: dict[bytes, Running] = {}
+        #: How long an exclusive job trusts its lease from the call that gave or renewed it.
+        self._trust_s = config.lease_s * _TRUST_SHARE
         #: There may be more to claim.
         self._more = True
         #: Something happened: a job ended, a marker came, a time has come.
@@ -107,6 +110,8 @@ class Worker:
         self.abandoned = 0
         #: Runs that ended and were not told to the supervisor yet.
         self.tally = Tally()
+        #: Loop time, once there is a loop.
+        self._clock = time.monotonic
         self._suspects = 0
         #: Loop time since when this process for suspects has had none.
         self._unused_since: float | None = None
@@ -127,6 +132,7 @@ class Worker:
         Raises:
             Exception: whatever the app's lifespan raises.
         """
+        self._clock = asyncio.get_running_loop().time
         config = self._config
         log.info(
             "worker.started",
@@ -276,8 +282,7 @@ class Worker:
 
     def _accept(self, turn: Turn) -> None:
         for lease in turn.leases:
-            self._start(lease)
-        self._trust(turn.leases, turn.sent_at)
+            self._start(lease, turn.sent_at)
         if not turn.claimed:
             return
         self._claimed_at = asyncio.get_running_loop().time()
@@ -318,12 +323,12 @@ class Worker:
 
     # -- jobs -----------------------------------------------------------------------------------
 
-    def _start(self, lease: Lease) -> None:
+    def _start(self, lease: Lease, claimed_at: float) -> None:
         if self._stop.is_set():
             # claimed while the order to stop came: back to the head of its queue
             self._exchange.add(lease, Released())
         else:
-            running = Running(lease)
+            running = Running(lease, claimed_at, claimed_at + self._trust_s)
             self._running[lease.token] = running
             self._slots.take(lease)
             running.task = asyncio.get_running_loop().create_task(self._execute(running))
@@ -333,7 +338,7 @@ class Worker:
         if self._running.pop(running.lease.token, None) is None:
             return  # given up at shutdown, its lease is released
         self._slots.give(running.lease)
-        self.tally.note(running, outcome)
+        self.tally.note(running, outcome, self._clock() - running.claimed_at)
         if outcome is None:
             self._look_again()  # a slot is free, and no settle brings a claim along
         else:
@@ -347,11 +352,11 @@ class Worker:
         return [*(r.lease for r in self._running.values()), *self._exchange.leases()]
 
     def _trust(self, leases: Sequence[Lease], sent_at: float) -> None:
-        """Let exclusive jobs trust leases that were given or renewed by a call of that time."""
+        """Let exclusive jobs trust leases that were renewed by a call of that time."""
         for lease in leases:
             running = self._running.get(lease.token)
             if running is not None:
-                running.trusted_until = sent_at + self._config.lease_s * _TRUST_SHARE
+                running.trusted_until = sent_at + self._trust_s
 
     def _lose(self, token: bytes) -> None:
         if token in self._running:  # else it has ended, and its settle says what became of it
@@ -362,18 +367,6 @@ class Worker:
     def _cancel(self, token: bytes, why: Stop) -> None:
         if token in self._running:
             self._running[token].cancel(why)
-
-    async def _note(self, lease: Lease, state: bytes) -> bool:
-        """Write the record of a running job, for as long as it takes; False when it was lost."""
-        config = self._config
-        backoff = self._app.broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
-        while True:
-            try:
-                return not await self._app.broker.note([(lease, state)])
-            except BrokerError as e:
-                if not isinstance(e, BrokerUnavailable):  # the turns log that Redis is away
-                    log.warning("note.refused", job=lease.id, queue=lease.queue, error=str(e))
-                await anyio.sleep(backoff.next_s())
 
     # -- waiting for work -----------------------------------------------------------------------
 

@@ -2,15 +2,18 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.support.checker import assert_sound
-from tests.support.fleet import Command, Fleet, Producer
+from tests.support.fleet import BENCHMARK, Command, Fleet, Producer, fleet_on
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 KILLING_S = 6.0
 KILL_EVERY_S = 0.5
+FULL_SPEED_JOBS, FULL_SPEED_KILLS = 30_000, 6
 
 
 async def produce(producer: Producer, dice: random.Random, until: asyncio.Event) -> None:
@@ -46,6 +49,36 @@ async def test_workers_killed_under_load_lose_no_job(fleet: Fleet, dice: random.
         assert len(fleet.killed) >= 5
         findings = assert_sound(fleet.history, fleet.runs(), killed=fleet.killed)
         assert findings.done == len(fleet.history.outcomes)
+
+
+async def test_workers_killed_at_full_speed_run_again_no_more_than_they_held(
+    tmp_path: Path, own_server: Server
+):
+    with fleet_on(tmp_path, own_server.url, "chaos") as fleet:
+        async with fleet.producer() as producer:
+            await producer.send_many("work", FULL_SPEED_JOBS)
+        command = fleet.start(processes=2, **BENCHMARK)
+        for kill in range(1, FULL_SPEED_KILLS + 1):
+            some = FULL_SPEED_JOBS * kill // (FULL_SPEED_KILLS + 2)
+            await eventually(lambda n=some: fleet.journal.done_count() > n, 30)
+            fleet.kill_worker(busiest(fleet))
+        await fleet.emptied(30)
+        command.signal()
+        assert await command.ended(15) == 0
+        assert len(fleet.killed) == FULL_SPEED_KILLS
+        findings = assert_sound(fleet.history, fleet.runs(), killed=fleet.killed)
+        reclaimed = len(command.events("job.reclaimed"))
+    assert findings.done == FULL_SPEED_JOBS
+    # they were in the middle of it; and none held more than it had slots
+    held = FULL_SPEED_KILLS * BENCHMARK["concurrency"]
+    assert FULL_SPEED_KILLS <= reclaimed <= held
+    assert findings.runs - findings.done <= reclaimed
+
+
+def busiest(fleet: Fleet) -> int:
+    """Return the worker that has started a job last."""
+    runs = (run for found in fleet.runs().values() for run in found if run.pid not in fleet.killed)
+    return max(runs, key=lambda run: run.started_at).pid
 
 
 @pytest.mark.parametrize("task", ["work", "work_in_thread", "work_in_process"])

@@ -1,13 +1,17 @@
 """F08: jobs that end badly, in one queue with jobs that did nothing wrong."""
 
+from typing import Any
+
 import pytest
 
+from qcore import JobHandle
 from qcore.broker.identity import new_id
 from qcore.broker.inspector import JobRecord
 from qcore.model.job import ERROR_TEXT_LIMIT, Job, JobStatus
 from tests.support.checker import assert_sound
 from tests.support.fleet import Fleet, Producer
 from tests.support.waiting import eventually
+from tests.support.workers import dead, reached
 
 INNOCENTS = 500
 KINDS = ("work", "work", "work", "work_in_thread")
@@ -18,21 +22,9 @@ async def send_innocents(producer: Producer, count: int) -> list[int]:
     return [await producer.send(KINDS[i % len(KINDS)], 0.01) for i in range(count)]
 
 
-async def record_of(producer: Producer, id: str) -> JobRecord:
-    record = await producer.app.inspector.job("default", id)
-    assert record is not None
-    return record
-
-
-async def died(producer: Producer, id: str, timeout_s: float = 30) -> JobRecord:
+async def died(producer: Producer, job: JobHandle[Any], timeout_s: float = 30) -> JobRecord:
     """Wait for a job to be dead, and check that an operator can read why."""
-
-    async def look() -> JobRecord | None:
-        record = await record_of(producer, id)
-        return record if record.status is JobStatus.DEAD else None
-
-    record = await eventually(look, timeout_s)
-    assert record is not None
+    record = await dead(producer.app, job, timeout_s)
     assert record.reason
     assert record.reason.isprintable()
     assert all(len(error.text.encode()) <= ERROR_TEXT_LIMIT for error in record.errors)
@@ -41,11 +33,11 @@ async def died(producer: Producer, id: str, timeout_s: float = 30) -> JobRecord:
 
 async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fleet):
     async with fleet.producer() as producer:
-        ids: dict[tuple[str, str], str] = {}
+        jobs: dict[tuple[str, str], JobHandle[Any]] = {}
 
         async def send_bad(task: str, how: str) -> None:
             number = fleet.history.number()
-            ids[task, how] = (await producer.task(task).enqueue(number, how)).id
+            jobs[task, how] = await producer.task(task).enqueue(number, how)
             numbers.add(number)
 
         innocents: list[int] = []
@@ -55,8 +47,8 @@ async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fle
         for place, how in ways:
             innocents += await send_innocents(producer, INNOCENTS // len(ways))
             await send_bad(place, how)
-        undecodable, raw = new_id(), b"\xc1 no envelope"
-        await producer.app.broker.enqueue([Job(undecodable, "default", raw)])
+        undecodable, raw = producer.app.job(f"default/{new_id()}"), b"\xc1 no envelope"
+        await producer.app.broker.enqueue([Job(undecodable.id, "default", raw)])
 
         async def unknown_here() -> None: ...
 
@@ -66,8 +58,8 @@ async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fle
         command = fleet.start(processes=2)
         await eventually(lambda: fleet.done() >= set(innocents), 30)
         kinds = {"sys.exit": "SystemExit", "huge error": "ValueError", "give up": "GiveUp"}
-        for (place, how), id in ids.items():
-            record = await died(producer, id)
+        for (place, how), job in jobs.items():
+            record = await died(producer, job)
             assert record.attempts == 1
             assert record.crashes == 0
             assert [error.kind for error in record.errors] == [kinds.get(how, "ProcessDied")]
@@ -85,11 +77,7 @@ async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fle
         assert record.payload == raw
         assert "is not a qcore envelope" in str(record.reason)
 
-        async def is_parked() -> bool:
-            return (await record_of(producer, parked.id)).status is JobStatus.SCHEDULED
-
-        await eventually(is_parked)
-        record = await record_of(producer, parked.id)
+        record = await reached(producer.app, parked, JobStatus.SCHEDULED)
         assert record.attempts == 0
         assert "gone.task is unknown to this worker" in record.errors[0].text
 
@@ -113,7 +101,7 @@ async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
         culprit = await producer.task(place).enqueue(number, how)
         await send_innocents(producer, INNOCENTS - 50)
         command = fleet.start(processes=2)
-        record = await died(producer, culprit.id, 40)
+        record = await died(producer, culprit, 40)
         assert record.crashes == 2
         death = record.deaths[-1]
         assert death.how == ("exit 3" if how == "_exit" else "SIGSEGV")
@@ -130,7 +118,7 @@ async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
         assert await command.ended(15) == 0
         runs = fleet.runs()
         assert len(runs.pop(number)) == 3
-        dead = await producer.app.inspector.dead("default", limit=500)
-        assert [job.id for job in dead] == [culprit.id], f"{len(dead) - 1} innocents are dead"
+        buried = await producer.app.inspector.dead("default", limit=500)
+        assert [job.id for job in buried] == [culprit.id], f"{len(buried) - 1} innocents are dead"
         crashed = {e["pid"] for e in command.events("worker.exited") if e["exit_code"] != 0}
         assert assert_sound(fleet.history, runs, killed=crashed).done == INNOCENTS

@@ -9,7 +9,7 @@ import pytest
 from qcore.broker import scripts
 from qcore.broker.scripts import Script
 from tests.support.checker import Findings, assert_sound
-from tests.support.fleet import LEASE_S, Command, Fleet
+from tests.support.fleet import BENCHMARK, LEASE_S, Command, Fleet
 from tests.support.load import load_on
 from tests.support.nemesis import Nemesis
 from tests.support.proxy import Proxy
@@ -64,6 +64,32 @@ async def test_replies_lost_under_load_cost_no_run(
             assert await nemesis.lose_replies(proxy, script, times, 45) == times, script.name
     assert_each_ran_once(command, await stopped(fleet, command))
     assert set(fleet.history.outcomes.values()) == {"ok"}
+
+
+async def test_replies_lost_at_full_speed_cost_no_run(
+    fleet: Fleet, durable_server: Server, proxy: Proxy, dice: random.Random
+):
+    """A write that is not answered settles a hundred jobs and claims a hundred."""
+    nemesis = Nemesis(fleet, durable_server, dice)
+    async with fleet.producer() as producer:
+        await producer.send_many("work", 10_000)
+    command = fleet.start(processes=2, **BENCHMARK, url=proxy.url)
+    await command.ready(2)
+    async with load_on(
+        fleet,
+        dice,
+        streams=50,
+        tasks=("work",),
+        seconds=(0.0,),
+        pause_s=0.0,
+        most_open=20_000,
+        url=proxy.url,
+    ):
+        for script in (scripts.CLAIM, scripts.ENQUEUE) * 8:
+            assert await nemesis.lose_replies(proxy, script) == 1
+    assert_each_ran_once(command, await stopped(fleet, command))
+    assert set(fleet.history.outcomes.values()) == {"ok"}
+    assert len(command.events("job.recovered")) >= BENCHMARK["concurrency"]
 
 
 async def test_replies_of_claim_and_of_its_recovery_lost_cost_no_run(

@@ -1,8 +1,6 @@
 """A task that asks for it never runs twice: `at_most_once=True`."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,41 +13,12 @@ from qcore import (
     RetryLater,
 )
 from qcore.broker import scripts
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
 from qcore.broker.wire import ClaimRequest
-from qcore.config import BrokerConfig
 from qcore.errors import NewerVersion
-from qcore.runtime.worker import Worker
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from tests.support.waiting import eventually
-from tests.support.workers import dead, reached, working
-
-
-@pytest.fixture
-async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
-    async with App(redis_url, namespace=namespace, queues=("default",)) as app:
-        yield app
-
-
-@pytest.fixture
-async def direct(own_server: Server) -> AsyncIterator[Broker]:
-    """Past the proxy."""
-    broker = Broker(BrokerConfig(url=own_server.url))
-    await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
-    yield broker
-    await broker.close()
-
-
-@pytest.fixture
-async def proxy(own_server: Server, direct: Broker) -> AsyncIterator[Proxy]:
-    async with Proxy(own_server.port) as proxy:
-        yield proxy
-
-
-def _waiting_for_threads(worker: Worker) -> int:
-    return worker._threads.waiting
+from tests.support.workers import dead, reached, working, working_with_a_busy_thread
 
 
 async def test_at_most_once_runs_once_and_keeps_its_result(app: App):
@@ -189,32 +158,20 @@ async def test_at_most_once_that_a_shutdown_cut_off_is_dead_at_its_next_claim(ap
 
 async def test_at_most_once_that_is_stopped_while_it_waits_for_a_thread_has_not_begun(app: App):
     runs: list[str] = []
-    go = threading.Event()
-
-    @app.task
-    def hold() -> None:
-        go.wait(20)
 
     @app.task(at_most_once=True)
     def pay(ctx: Context) -> str:
         runs.append(ctx.job_id)
         return "paid"
 
-    @app.task
-    async def other() -> None: ...  # with it the queue is claimed beyond the free threads
-
-    try:
-        async with working(app, threads=1, shutdown_timeout_s=3) as worker:
-            await hold.enqueue()
-            job = await pay.enqueue()
-            await eventually(lambda: _waiting_for_threads(worker) == 1)
-            worker.stop_now()
-            await reached(app, job, JobStatus.READY)
-            go.set()
-        async with working(app):
-            assert await job.result(timeout=10) == "paid"
-    finally:
+    async with working_with_a_busy_thread(app, shutdown_timeout_s=3) as (worker, go):
+        job = await pay.enqueue()
+        await eventually(lambda: worker._threads.waiting == 1)
+        worker.stop_now()
+        await reached(app, job, JobStatus.READY)
         go.set()
+    async with working(app):
+        assert await job.result(timeout=10) == "paid"
     assert runs == [job.id]
 
 

@@ -27,12 +27,6 @@ async def own_broker(own_server: Server) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
-    async with Proxy(own_server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def proxied(proxy: Proxy) -> AsyncIterator[Broker]:
     """A broker whose way leads over the proxy, with a short deadline."""
     broker = Broker(BrokerConfig(url=proxy.url, call_timeout_s=2, enqueue_timeout_s=2))

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from tests.support.workers import dead, reached, record_of, working
 
 #: A worker asks once per heartbeat which of its jobs nobody wants.
 SOON_S = 0.1
-
-
-@pytest.fixture
-async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
-    async with App(redis_url, namespace=namespace, queues=("default",)) as app:
-        yield app
 
 
 async def test_cancel_of_a_scheduled_job_ends_it_without_a_worker(app: App):

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,6 @@ from qcore import (
 from qcore.handle import Accepted
 from tests.support.waiting import eventually
 from tests.support.workers import dead, working
-
-
-@pytest.fixture
-async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
-    async with App(redis_url, namespace=namespace) as app:
-        yield app
 
 
 async def kept(app: App) -> int:

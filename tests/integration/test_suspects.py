@@ -2,17 +2,21 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qcore.broker.inspector import JobRecord
-from qcore.task import Task
+from qcore import JobHandle
 from tests.support.fleet import Command, Fleet, Producer, fleet_on
 from tests.support.waiting import eventually
+from tests.support.workers import dead, record_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+
+#: Until a job has lost its last lease: each process takes a second to start, and the job waits.
+LONG_S = 40
 
 
 @pytest.fixture
@@ -21,20 +25,22 @@ def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
         yield fleet
 
 
-async def record_of(producer: Producer, id: str) -> JobRecord:
-    record = await producer.app.inspector.job("default", id)
-    assert record is not None
-    return record
+@pytest.fixture
+async def producer(fleet: Fleet) -> AsyncIterator[Producer]:
+    async with fleet.producer() as producer:
+        yield producer
 
 
-async def died(producer: Producer, id: str, timeout_s: float = 40) -> JobRecord:
-    async def look() -> JobRecord | None:
-        record = await producer.app.inspector.job("default", id)
-        return record if record is not None and record.status == "dead" else None
+@pytest.fixture
+def command(fleet: Fleet) -> Command:
+    return fleet.start(processes=1, lease=30)
 
-    record = await eventually(look, timeout_s)
-    assert record is not None
-    return record
+
+async def enqueued(
+    fleet: Fleet, producer: Producer, task: str, how: float | str
+) -> tuple[int, JobHandle[Any]]:
+    number = fleet.history.number()
+    return number, await producer.task(task).enqueue(number, how)
 
 
 async def killed_while_it_runs(fleet: Fleet, number: int, times: int) -> None:
@@ -44,123 +50,116 @@ async def killed_while_it_runs(fleet: Fleet, number: int, times: int) -> None:
         fleet.kill_worker(found[0].pid)
 
 
+async def done(fleet: Fleet, number: int, job: JobHandle[Any]) -> None:
+    await eventually(lambda: number in fleet.done(), LONG_S)
+    assert await job.result(timeout=10) is None
+
+
 def worker_of(command: Command, pid: int) -> str:
     (event,) = [e for e in command.events("worker.spawned") if e["pid"] == pid]
     return event["worker"]
 
 
-async def test_third_run_has_a_process_for_itself_and_that_leaves_when_none_waits(fleet: Fleet):
-    command = fleet.start(processes=1, lease=30)
-    async with fleet.producer() as producer:
-        number = fleet.history.number()
-        job = await producer.task("work").enqueue(number, 1.0)
-        await killed_while_it_runs(fleet, number, 2)
-        await eventually(lambda: number in fleet.done(), 30)
-        runs = fleet.runs()[number]
-        workers = [worker_of(command, run.pid) for run in runs]
-        assert workers == ["worker.1", "worker.1", "worker.suspects.1"]
-        assert await job.result(timeout=10) is None
-        pid = runs[-1].pid
-        (left,) = await eventually(
-            lambda: [e for e in command.events("worker.exited") if e["pid"] == pid], 20
-        )
-        assert (left["exit_code"], left["signal"]) == (0, None)
+async def test_third_run_has_a_process_for_itself_and_that_leaves_when_none_waits(
+    fleet: Fleet, command: Command, producer: Producer
+):
+    number, job = await enqueued(fleet, producer, "work", 1.0)
+    await killed_while_it_runs(fleet, number, 2)
+    await done(fleet, number, job)
+    runs = fleet.runs()[number]
+    workers = [worker_of(command, run.pid) for run in runs]
+    assert workers == ["worker.1", "worker.1", "worker.suspects.1"]
+    pid = runs[-1].pid
+    (left,) = await eventually(
+        lambda: [e for e in command.events("worker.exited") if e["pid"] == pid], 20
+    )
+    assert (left["exit_code"], left["signal"]) == (0, None)
     assert not command.events("job.condemned")
 
 
-async def test_kills_from_outside_bury_no_job_before_they_are_five(fleet: Fleet):
+async def test_kills_from_outside_bury_no_job_before_they_are_five(
+    fleet: Fleet, command: Command, producer: Producer
+):
     """Anybody may have sent them: the out-of-memory killer, or an operator."""
-    command = fleet.start(processes=1, lease=30)
-    async with fleet.producer() as producer:
-        number = fleet.history.number()
-        job = await producer.task("work").enqueue(number, 1.0)
-        await killed_while_it_runs(fleet, number, 4)
-        await eventually(lambda: number in fleet.done(), 40)
-        assert await job.result(timeout=10) is None
+    number, job = await enqueued(fleet, producer, "work", 1.0)
+    await killed_while_it_runs(fleet, number, 4)
+    await done(fleet, number, job)
     assert not command.events("job.condemned")
     assert len(fleet.runs()[number]) == 5
 
 
-async def test_fifth_kill_buries_the_job_and_says_how(fleet: Fleet):
-    command = fleet.start(processes=1, lease=30)
-    async with fleet.producer() as producer:
-        number = fleet.history.number()
-        job = await producer.task("work").enqueue(number, 60.0)
-        await killed_while_it_runs(fleet, number, 5)
-        record = await died(producer, job.id)
-        death = record.deaths[-1]
-        assert (death.how, death.worker) == ("SIGKILL", "worker.suspects.1")
-        assert death.pid == fleet.runs()[number][-1].pid
-        assert death.peak_rss_bytes > 1_000_000
-        assert record.attempts == 0
-        assert "it ended the process that it had for itself: SIGKILL" in (record.reason or "")
-        await eventually(lambda: command.events("job.condemned"))  # it is written down after that
-        (event,) = command.events("job.condemned")
-        assert (event["job"], event["how"]) == (job.id, "SIGKILL")
+async def test_fifth_kill_buries_the_job_and_says_how(
+    fleet: Fleet, command: Command, producer: Producer
+):
+    number, job = await enqueued(fleet, producer, "work", 60.0)
+    await killed_while_it_runs(fleet, number, 5)
+    record = await dead(producer.app, job, LONG_S)
+    death = record.deaths[-1]
+    assert (death.how, death.worker) == ("SIGKILL", "worker.suspects.1")
+    assert death.pid == fleet.runs()[number][-1].pid
+    assert death.peak_rss_bytes > 1_000_000
+    assert record.attempts == 0
+    assert "it ended the process that it had for itself: SIGKILL" in (record.reason or "")
+    await eventually(lambda: command.events("job.condemned"))  # it is written down after that
+    (event,) = command.events("job.condemned")
+    assert (event["job"], event["how"]) == (job.id, "SIGKILL")
 
 
-async def test_job_that_exits_with_three_is_dead_at_its_third_run(fleet: Fleet):
+async def test_job_that_exits_with_three_is_dead_at_its_third_run(fleet: Fleet, producer: Producer):
     command = fleet.start(processes=2, lease=30)
-    async with fleet.producer() as producer:
-        number = fleet.history.number()
-        job = await producer.task("bad").enqueue(number, "_exit")
-        record = await died(producer, job.id)
-        death = record.deaths[-1]
-        assert death.how == "exit 3"
-        assert record.crashes == 2
-        assert len(fleet.runs()[number]) == 3
-        # whoever revives it gives it a new life: it is no suspect any more
-        assert await producer.app.inspector.revive("default", [job.id]) == [job.id]
-        await eventually(lambda: len(fleet.runs()[number]) > 3, 20)
-        last = fleet.runs()[number][3]
-        assert "suspects" not in worker_of(command, last.pid)
+    number, job = await enqueued(fleet, producer, "bad", "_exit")
+    record = await dead(producer.app, job, LONG_S)
+    death = record.deaths[-1]
+    assert death.how == "exit 3"
+    assert record.crashes == 2
+    assert len(fleet.runs()[number]) == 3
+    # whoever revives it gives it a new life: it is no suspect any more
+    assert await producer.app.inspector.revive("default", [job.id]) == [job.id]
+    await eventually(lambda: len(fleet.runs()[number]) > 3, 20)
+    last = fleet.runs()[number][3]
+    assert "suspects" not in worker_of(command, last.pid)
 
 
-async def test_suspect_of_a_pool_runs_in_a_pool_of_its_own(fleet: Fleet):
-    command = fleet.start(processes=1, lease=30)
-    async with fleet.producer() as producer:
-        number = fleet.history.number()
-        job = await producer.task("work_in_process").enqueue(number, 1.0)
-        await killed_while_it_runs(fleet, number, 2)
-        await eventually(lambda: number in fleet.done(), 30)
-        assert await job.result(timeout=10) is None
-        last = fleet.runs()[number][-1]
-        assert worker_of(command, last.pid) == "worker.suspects.1"
+async def test_suspect_of_a_pool_runs_in_a_pool_of_its_own(
+    fleet: Fleet, command: Command, producer: Producer
+):
+    number, job = await enqueued(fleet, producer, "work_in_process", 1.0)
+    await killed_while_it_runs(fleet, number, 2)
+    await done(fleet, number, job)
+    last = fleet.runs()[number][-1]
+    assert worker_of(command, last.pid) == "worker.suspects.1"
 
 
-async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(fleet: Fleet):
+async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(
+    fleet: Fleet, command: Command, producer: Producer
+):
     """The pool saw it die: that is proof enough, its worker lives on."""
-    command = fleet.start(processes=1, lease=30)
-    async with fleet.producer() as producer:
-        number = fleet.history.number()
-        keys = producer.app.broker.keys("default").names
-        task = producer.task("bad_in_process")
-        assert isinstance(task, Task)
-        job = await task.options(delay=0.5).enqueue(number, "_exit")
-        (now, _) = (await producer.app.broker.ask([(b"TIME",)]))[0]
-        await producer.app.broker.ask([(b"HSET", keys["crashes"], job.id, f"2 {int(now)}000")])
-        record = await died(producer, job.id)
-        assert record.deaths == ()
-        assert "exited with 3" in (record.reason or "")
-        (run,) = fleet.runs()[number]
-        assert worker_of(command, run.pid) == "worker.suspects.1"
-        exits = command.events("worker.exited")
-        assert not [e for e in exits if e["signal"] or e["exit_code"]]
+    number = fleet.history.number()
+    keys = producer.app.broker.keys("default").names
+    job = await producer.task("bad_in_process").options(delay=0.5).enqueue(number, "_exit")
+    (now, _) = (await producer.app.broker.ask([(b"TIME",)]))[0]
+    await producer.app.broker.ask([(b"HSET", keys["crashes"], job.id, f"2 {int(now)}000")])
+    record = await dead(producer.app, job, LONG_S)
+    assert record.deaths == ()
+    assert "exited with 3" in (record.reason or "")
+    (run,) = fleet.runs()[number]
+    assert worker_of(command, run.pid) == "worker.suspects.1"
+    exits = command.events("worker.exited")
+    assert not [e for e in exits if e["signal"] or e["exit_code"]]
 
 
-async def test_suspects_wait_for_nobody_when_the_supervisor_stops(fleet: Fleet):
-    command = fleet.start(processes=1, lease=30)
-    async with fleet.producer() as producer:
-        number = fleet.history.number()
-        job = await producer.task("work").enqueue(number, 60.0)
-        await killed_while_it_runs(fleet, number, 2)
-        await eventually(lambda: len(fleet.runs()[number]) == 3, 30)
-        command.signal(signal.SIGTERM)
-        command.signal(signal.SIGTERM)
-        await command.ended(15)
-        record = await record_of(producer, job.id)
-        assert (record.status, record.crashes) == ("ready", 2)
-        (waiting,) = await producer.app.broker.ask(
-            [(b"LRANGE", producer.app.broker.keys("default").names["suspects"], 0, -1)]
-        )
-        assert waiting == [job.id.encode()]
+async def test_suspects_wait_for_nobody_when_the_supervisor_stops(
+    fleet: Fleet, command: Command, producer: Producer
+):
+    number, job = await enqueued(fleet, producer, "work", 60.0)
+    await killed_while_it_runs(fleet, number, 2)
+    await eventually(lambda: len(fleet.runs()[number]) == 3, 30)
+    command.signal(signal.SIGTERM)
+    command.signal(signal.SIGTERM)
+    await command.ended(15)
+    record = await record_of(producer.app, job)
+    assert (record.status, record.crashes) == ("ready", 2)
+    (waiting,) = await producer.app.broker.ask(
+        [(b"LRANGE", producer.app.broker.keys("default").names["suspects"], 0, -1)]
+    )
+    assert waiting == [job.id.encode()]

@@ -4,7 +4,6 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from tests.support.process_tasks import Page
 from tests.support.programs import ended, run, start
 from tests.support.servers import Server
 from tests.support.workers import working
-
-
-@pytest.fixture
-async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
-    async with App(redis_url, namespace=namespace) as app:
-        yield app
 
 
 async def ready(broker: Broker) -> int:

@@ -1,9 +1,7 @@
 """What a task may ask of its runs: not too late, never twice, never overlapping, in order."""
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,43 +16,14 @@ from qcore import (
     JobStatus,
     Retry,
 )
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
-from qcore.config import BrokerConfig
-from qcore.runtime.worker import Worker
 from tests.support import process_tasks
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-from tests.support.workers import dead, record_of, working
+from tests.support.workers import dead, record_of, working, working_with_a_busy_thread
 
 SOON = Retry(max_attempts=3, backoff=0.01, jitter=0)
-
-
-@pytest.fixture
-async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
-    async with App(redis_url, namespace=namespace, queues=("default",)) as app:
-        yield app
-
-
-@pytest.fixture
-async def direct(own_server: Server) -> AsyncIterator[Broker]:
-    """Past the proxy."""
-    broker = Broker(BrokerConfig(url=own_server.url))
-    await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
-    yield broker
-    await broker.close()
-
-
-@pytest.fixture
-async def proxy(own_server: Server, direct: Broker) -> AsyncIterator[Proxy]:
-    async with Proxy(own_server.port) as proxy:
-        yield proxy
-
-
-def _waiting_for_threads(worker: Worker) -> int:
-    return worker._threads.waiting
 
 
 # -- expires ---------------------------------------------------------------------------------------
@@ -106,30 +75,18 @@ async def test_job_that_began_in_time_may_end_later(app: App):
 
 async def test_job_that_expires_while_it_waits_for_a_thread_does_not_run(app: App):
     ran: list[str] = []
-    go = threading.Event()
-
-    @app.task
-    def hold() -> None:
-        go.wait(20)
 
     @app.task(expires=1)
     def late() -> None:
         ran.append("late")
 
-    @app.task
-    async def other() -> None: ...  # with it the queue is claimed beyond the free threads
-
-    try:
-        async with working(app, threads=1) as worker:
-            await hold.enqueue()
-            job = await late.enqueue()
-            await eventually(lambda: _waiting_for_threads(worker) == 1)
-            await asyncio.sleep(1)
-            go.set()
-            with pytest.raises(JobCancelled, match=r"it expired: .* within 1 s"):
-                await job.result(timeout=10)
-    finally:
+    async with working_with_a_busy_thread(app) as (worker, go):
+        job = await late.enqueue()
+        await eventually(lambda: worker._threads.waiting == 1)
+        await asyncio.sleep(1)
         go.set()
+        with pytest.raises(JobCancelled, match=r"it expired: .* within 1 s"):
+            await job.result(timeout=10)
     assert ran == []
 
 
@@ -198,7 +155,7 @@ async def test_job_that_was_revived_does_not_expire(app: App):
 # -- exclusive -------------------------------------------------------------------------------------
 
 
-async def test_exclusive_job_is_stopped_before_its_lease_can_end(proxy: Proxy, direct: Broker):
+async def test_exclusive_job_is_stopped_before_its_lease_can_end(proxy: Proxy, own_server: Server):
     """Redis cannot be reached for longer than a lease: somebody else may take the job then."""
     lease_s = 4.5
     runs: list[str] = []
@@ -226,8 +183,8 @@ async def test_exclusive_job_is_stopped_before_its_lease_can_end(proxy: Proxy, d
             proxy.open.clear()
             await eventually(lambda: stopped, 15)
             # nobody moves it: the only one who renews or sweeps is cut off
-            key = direct.keys("default").names["active"]
-            ((_, deadline_ms),) = await direct.ask([(b"ZRANGE", key, 0, -1, b"WITHSCORES")])
+            active = own_server.ask("ZRANGE", "{qcore:default}:active", 0, -1, "WITHSCORES")
+            (_, deadline_ms) = active
             assert stopped[0] < float(deadline_ms) / 1000
             proxy.open.set()
             await job.result(timeout=20)

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,12 +13,6 @@ from tests.support.waiting import eventually
 from tests.support.workers import dead, working
 
 THREE = Retry(max_attempts=3, backoff=0.01, jitter=0)
-
-
-@pytest.fixture
-async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
-    async with App(redis_url, namespace=namespace) as app:
-        yield app
 
 
 @pytest.mark.parametrize("kind", [3, object()], ids=["a number", "an object"])

@@ -206,8 +206,9 @@ class House(Agreeing):
         """One lost claim of a worker, or all of a process that is gone."""
         prefix = f"{owner}:{self.claims - seq}:" if seq < 5 else f"{owner}:"
         reply = self.ask(scripts.RECOVER, queue, self.now, LEASE_MS, prefix, 0)
-        now, cursor, *rows = reply
-        leases = read_leases(queue, int(now), *rows)
+        now, cursor, rise, found, *columns = reply
+        ids = [id_of(token.decode()).encode() for token in found]
+        leases = read_leases(queue, int(now), rise, found, ids, *columns)
         tokens, fence = self.models[queue].recover(self.now, self.now + LEASE_MS, prefix)
         self.agree(
             (cursor, sorted(plain(leases), key=str)),

@@ -32,6 +32,8 @@ TASKS = "tests.support.fleet_tasks:app"
 MARK = "QCORE_TEST_MARK"
 #: The lease of the fault tests. A renewal is due after a third of it, a sweep after a quarter.
 LEASE_S = 1.5
+#: What the benchmarks drain with: the defaults of `qcore worker`.
+BENCHMARK: dict[str, Any] = {"concurrency": 100, "lease": 30, "shutdown_timeout": 30}
 
 
 class Command:
@@ -344,6 +346,12 @@ class Producer:
         else:
             self._history.outcomes[n] = "ok"
         return n
+
+    async def send_many(self, task: str, count: int) -> None:
+        """Enqueue so many jobs in bulk, whose only argument is their number."""
+        numbers = [self._history.invoke() for _ in range(count)]
+        await self.task(task).enqueue_many((n,) for n in numbers)
+        self._history.outcomes |= dict.fromkeys(numbers, "ok")
 
 
 def new_random() -> random.Random:

@@ -11,6 +11,20 @@ from qcore.broker.scripts import SCRIPTS
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
+class Talk:
+    """One connection through a proxy; a subclass may listen to what passes."""
+
+    def __init__(self) -> None:
+        #: The connection is to be cut instead of the next reply.
+        self.losing = False
+
+    def asked(self, data: bytes) -> None:
+        """Hear what goes to the server."""
+
+    def answered(self, data: bytes) -> None:
+        """Hear what comes from it."""
+
+
 class Proxy:
     """Passes bytes between clients and a port of this machine."""
 
@@ -87,8 +101,8 @@ class Proxy:
         far_writer = None
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-            losing = asyncio.Event()
-            ways = (self._ask(reader, far_writer, losing), self._reply(far_reader, writer, losing))
+            talk = self._begin()
+            ways = (self._ask(reader, far_writer, talk), self._reply(far_reader, writer, talk))
             tasks = [asyncio.ensure_future(way) for way in ways]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -104,25 +118,30 @@ class Proxy:
                 if end is not None:
                     end.transport.abort()
 
+    def _begin(self) -> Talk:
+        return Talk()
+
     async def _ask(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, talk: Talk
     ) -> None:
         while data := await reader.read(1 << 20):
             await self.open.wait()
             await self.asks.wait()
             if self._lost_times and any(word in data for word in self._lost_words):
                 self._lost_times -= 1
-                losing.set()
+                talk.losing = True
+            talk.asked(data)
             await self._pass(data, writer)
 
     async def _reply(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, talk: Talk
     ) -> None:
         while data := await reader.read(1 << 20):
             await self.open.wait()
             await self.answers.wait()
-            if losing.is_set():
+            if talk.losing:
                 return
+            talk.answered(data)
             await self._pass(data, writer)
 
     async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:

@@ -1,6 +1,7 @@
 """A worker in the process of the test, where its tasks are closures of the test."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,6 +37,28 @@ async def working(app: App, *, owner: str | None = None, **settings: Any) -> Asy
     finally:
         worker.drain()
         await asyncio.wait_for(running, config.shutdown_timeout_s + 2)
+
+
+@asynccontextmanager
+async def working_with_a_busy_thread(
+    app: App, **settings: Any
+) -> AsyncIterator[tuple[Worker, threading.Event]]:
+    """Run a worker whose only thread is taken until the event is set; it claims all the same."""
+    go = threading.Event()
+
+    @app.task
+    def hold() -> None:
+        go.wait(20)
+
+    @app.task
+    async def other() -> None: ...  # with it the queue is claimed beyond the free threads
+
+    try:
+        async with working(app, threads=1, **settings) as worker:
+            await hold.enqueue()
+            yield worker, go
+    finally:
+        go.set()
 
 
 async def record_of(app: App, job: JobHandle[Any]) -> JobRecord:

@@ -11,7 +11,7 @@ from qcore.runtime.running import Running, Stop
 @pytest.fixture
 async def stubborn() -> "tuple[Running, list[int]]":
     """A job that swallows every cancellation but counts them."""
-    running = Running(Lease(b"o:1:x", "default", "x", b"", None, 0, 0, 0))
+    running = Running(Lease(b"o:1:x", "default", "x", b"", None, 0, 0, 0), 0.0, 30.0)
     swallowed: list[int] = []
 
     async def work() -> None:

@@ -39,12 +39,10 @@ local held, lost = split(k.active, tokens)
 if #held == 0 then return lost end
 local is_held, ids, over = {}, {}, {}
 for i, token in ipairs(held) do
-  is_held[token] = true
   ids[i] = id_of(token)
+  is_held[token] = ids[i]
 end
-for i = 1, counts[1] + counts[2] do
-  if is_held[tokens[i]] then over[#over + 1] = id_of(tokens[i]) end
-end
+for i = 1, counts[1] + counts[2] do over[#over + 1] = is_held[tokens[i]] end
 
 keep(k, plan.keep, is_held, now)
 forget(over, k)
