@@ -70,8 +70,9 @@ class Tally:
         cells, left_bytes = list[Cell](), _CELL_BYTES
         while self._cells and left_bytes > 0:
             (queue, task, kind, bound), (runs, seconds) = self._cells.popitem()
-            known = task[:_NAME_CHARS] if task in tasks else "(unknown)"
-            cell = Cell(queue, known, _named(kind), bound, int(runs), round(seconds, 6))
+            if not isinstance(kind, str):  # else it was taken before
+                task = task[:_NAME_CHARS] if task in tasks else "(unknown)"
+            cell = Cell(queue, task, _named(kind), bound, int(runs), round(seconds, 6))
             left_bytes -= len(_encode(cell))
             cells.append(cell)
         return tuple(cells)

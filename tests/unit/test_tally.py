@@ -1,6 +1,8 @@
 """Counts of runs: what a worker counts, what fits into a beat, what its supervisor adds up."""
 
+import os
 import select
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from qcore.model.fleet import RunningJob
 from qcore.model.job import Acked, Buried, Cancelled, Lease, Outcome, Released, Retried
 from qcore.runtime.beat import Beat, Cell
+from qcore.runtime.child import _beat
 from qcore.runtime.running import Running
 from qcore.runtime.tally import BOUNDS_S, Tally
 
@@ -60,6 +63,59 @@ def test_what_is_taken_is_counted_once_and_what_was_not_told_is_counted_again():
         supervisor.add(worker.take({"mail"}))
     assert sum(cell.runs for cell in supervisor.cells()) == 2
     assert {cell.outcome for cell in supervisor.cells()} == {"completed"}
+
+
+def test_long_name_that_was_not_told_keeps_what_is_left_of_it():
+    worker, name = Tally(), "x" * 200
+    worker.note(run_of(name), Acked(), 0.001)
+    worker.add(worker.take({name}))
+    assert [cell.task for cell in worker.take({name})] == ["x" * 100]
+
+
+class FakeWorker:
+    """What `_beat` needs of a worker."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+
+    def beat(self) -> Beat:
+        return Beat(1, True, False, False, 0, 0, 0, 0.0)
+
+
+def test_counts_that_a_full_pipe_did_not_take_are_told_later():
+    worker: Any = FakeWorker()
+    app: Any = type("FakeApp", (), {"tasks": [f"task-{n}" for n in range(100)]})
+    told, beats = os.pipe()
+    os.set_blocking(beats, False)
+    os.set_blocking(told, False)
+    supervisor = Tally()
+
+    def read() -> int:
+        lines = b"".join(iter(lambda: _read(told), b"")).splitlines()
+        for line in lines:
+            supervisor.add(msgspec.json.decode(line, type=Beat).runs)
+        return len(lines)
+
+    for _ in range(50):  # more than a pipe takes
+        for n in range(100):
+            worker.tally.note(run_of(f"task-{n}"), Acked(), 0.001)
+        _beat(worker, app, beats)
+    assert worker.tally
+    assert read() > 10
+    while worker.tally:
+        _beat(worker, app, beats)
+        read()
+    assert {cell.runs for cell in supervisor.cells()} == {50}
+    assert len(supervisor.cells()) == 100
+    os.close(told)
+    os.close(beats)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return b""
 
 
 def test_tasks_that_nobody_has_are_one():
