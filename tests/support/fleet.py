@@ -204,6 +204,8 @@ class Fleet:
         boot_failures: int = 5,
         ready_timeout_s: float = 30.0,
         max_jobs: int | None = None,
+        health_port: int | None = None,
+        metrics_port: int | None = None,
         app: str = TASKS,
         **worker: Any,
     ) -> Command:
@@ -226,6 +228,8 @@ class Fleet:
                 ready_timeout_s=ready_timeout_s,
                 max_jobs=max_jobs,
                 stall_s=stall_limit(config),
+                health_port=health_port,
+                metrics_port=metrics_port,
             ),
             config,
         )
