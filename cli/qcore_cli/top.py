@@ -24,8 +24,7 @@ _LOOK_S = 1.0
 def top(url: Url = None, namespace: Namespace = None) -> None:
     """Show queues, workers and what runs, live; once where there is no terminal.
 
-    q quits, p stops and starts the clock, Tab goes from queues to workers and back, the arrows or
-    j and k select: of a worker that is selected its jobs are shown.
+    Keys: q quits, p pauses, Tab changes the table, arrows or j and k select.
     """
     config, console = broker_config(url, namespace), Console()
     is_live = console.is_terminal and sys.stdin.isatty()

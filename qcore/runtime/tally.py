@@ -13,6 +13,7 @@ from qcore.runtime.running import Running
 
 #: Upper bounds of the run times that are told apart, in seconds; one more is without.
 BOUNDS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_SHORT_S = BOUNDS_S[0]
 #: What an outcome is called; None: its lease was lost, so it has none to give.
 OUTCOMES: dict[object, str] = {
     Acked: "completed",
@@ -43,7 +44,8 @@ class Tally:
 
     def note(self, running: Running, outcome: Outcome | None, took_s: float) -> None:
         """Count one run: the steps are few, for each job pays for them."""
-        bound = bisect_left(BOUNDS_S, took_s)
+        # nearly all of many jobs are short: no search
+        bound = bisect_left(BOUNDS_S, took_s) if took_s > _SHORT_S else 0
         key = running.lease.queue, running.task_name, type(outcome), bound
         try:
             cell = self._cells[key]
