@@ -61,6 +61,8 @@ class Slot:
         self._empty = asyncio.Event()
         #: Nobody comes after the one that works here.
         self.is_leaving = False
+        #: Loop time since when.
+        self._left_at = 0.0
 
     async def keep(self) -> None:
         """Keep one child alive, restarting it with backoff, until stopped or left by the last."""
@@ -91,7 +93,7 @@ class Slot:
 
     def leave(self) -> None:
         """Let the child claim nothing more; nobody comes after it. `recall` undoes it."""
-        self.is_leaving = True
+        self.is_leaving, self._left_at = True, asyncio.get_running_loop().time()
         if self.current is not None:
             self.current.is_spare = True
             self.current.order(QUIET)
@@ -111,7 +113,9 @@ class Slot:
         child = self.current
         if not self.is_leaving or child is None or child.is_dismissed or child.beat is None:
             return False
-        return child.beat.quiet and not child.beat.holding
+        # the first beat may know nothing of a claim that was on its way
+        is_told = child.beat_at - self._left_at > self._worker.heartbeat_s
+        return is_told and child.beat.quiet and not child.beat.holding
 
     async def see_off(self) -> None:
         """Let the child that is to leave go now, and see it gone."""
