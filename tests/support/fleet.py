@@ -161,7 +161,7 @@ class Fleet:
     def start(
         self,
         *,
-        processes: int = 2,
+        processes: int | str = 2,
         lease: float = LEASE_S,
         shutdown_timeout: float = 10.0,
         app: str = TASKS,
@@ -203,7 +203,11 @@ class Fleet:
         boot_failures: int = 5,
         ready_timeout_s: float = 30.0,
         max_jobs: int | None = None,
+        most_processes: int | None = None,
+        target_wait_s: float = 5.0,
+        shrink_after_s: float = 60.0,
         app: str = TASKS,
+        url: str | None = None,
         **worker: Any,
     ) -> Command:
         """Start a supervisor with worker settings that the command has no flags for."""
@@ -216,12 +220,15 @@ class Fleet:
         }
         settings = supervise.Settings(
             app,
-            BrokerConfig(url=self.url, namespace=self.namespace),
+            BrokerConfig(url=url or self.url, namespace=self.namespace),
             SupervisorConfig(
                 processes=processes,
                 boot_failures=boot_failures,
                 ready_timeout_s=ready_timeout_s,
                 max_jobs=max_jobs,
+                most_processes=most_processes,
+                target_wait_s=target_wait_s,
+                shrink_after_s=shrink_after_s,
             ),
             WorkerConfig(**defaults | worker),
         )
