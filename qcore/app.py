@@ -18,7 +18,14 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
 from qcore.broker.per_loop import Brokers
-from qcore.config import BrokerConfig, Seconds, broker_config, check_name, seconds
+from qcore.config import (
+    KILL_GRACE_S,
+    BrokerConfig,
+    Seconds,
+    broker_config,
+    check_name,
+    seconds,
+)
 from qcore.context import Context
 from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
@@ -100,6 +107,7 @@ class App:
         name: str | None = None,
         queue: str | None = None,
         timeout: Seconds | None = None,
+        kill_timeout: Seconds | None = None,
         retry: Retry | None = None,
         keep: Seconds | None = None,
         run_in: Literal["thread", "process"] | None = None,
@@ -115,6 +123,7 @@ class App:
         name: str | None = None,
         queue: str | None = None,
         timeout: Seconds | None = None,
+        kill_timeout: Seconds | None = None,
         retry: Retry | None = None,
         keep: Seconds | None = None,
         run_in: Literal["thread", "process"] | None = None,
@@ -131,6 +140,9 @@ class App:
             queue: Where its jobs go; by default "default" if declared, else the last queue.
             timeout: Seconds or timedelta until a run is cancelled and counts as failed. A thread
                 cannot be stopped: its run is given up and goes on unseen.
+            kill_timeout: Seconds or timedelta until a run that does not stop at its `timeout` ends
+                with the process that it runs in; by default 10 s after that. It counts as a crash,
+                of this job alone. A process with a thread that still runs then is replaced.
             retry: When a failed job runs again; by default 5 attempts, 5 s to 135 s apart.
             keep: How long the outcome is kept; by default 24 h for results that are not None.
             run_in: For `def`: "thread" (default), or "process" for work that needs the CPU; the
@@ -150,16 +162,16 @@ class App:
         """
 
         def register(function: Callable[..., Any], /) -> Task[Any, Any]:
+            own_name = name or f"{_module_of(function)}.{function.__qualname__}"
             settings = Settings(
-                name=name or f"{_module_of(function)}.{function.__qualname__}",
+                name=own_name,
                 queue=queue or self._default_queue,
                 retry=retry or Retry(max_attempts=1 if at_most_once else 5),
                 run_in=place_of(function, run_in),
                 timeout_s=None if timeout is None else seconds(timeout),
+                kill_timeout_s=_kill_timeout_s(own_name, timeout, kill_timeout),
                 keep_s=None if keep is None else seconds(keep),
-                expires_ms=-1
-                if expires is None
-                else _expires_ms(name or function.__qualname__, expires),
+                expires_ms=-1 if expires is None else _expires_ms(own_name, expires),
                 exclusive=exclusive,
                 at_most_once=at_most_once,
             )
@@ -175,10 +187,6 @@ class App:
         if settings.name in self.tasks:
             raise ConfigError(
                 f"task {settings.name} is registered twice: give one of them another name="
-            )
-        if settings.timeout_s is not None and not 0 < settings.timeout_s < math.inf:
-            raise ConfigError(
-                f"task {settings.name}: timeout is {settings.timeout_s:g} s, allowed is more than 0"
             )
         if settings.keep_s is not None and not 0 <= settings.keep_s < math.inf:
             raise ConfigError(
@@ -303,6 +311,28 @@ def _expires_ms(name: str, expires: Seconds) -> int:
     if not 0.001 <= seconds(expires) < math.inf:
         raise ConfigError(f"task {name}: expires is {expires}, allowed is more than 0")
     return round(seconds(expires) * 1000)
+
+
+def _kill_timeout_s(
+    name: str, timeout: Seconds | None, kill_timeout: Seconds | None
+) -> float | None:
+    if timeout is None:
+        if kill_timeout is None:
+            return None
+        raise ConfigError(
+            f"task {name}: kill_timeout is {kill_timeout} and there is no timeout: give it one, at "
+            "which a run is asked to stop before its process is killed"
+        )
+    timeout_s = seconds(timeout)
+    if not 0 < timeout_s < math.inf:
+        raise ConfigError(f"task {name}: timeout is {timeout_s:g} s, allowed is more than 0")
+    kill_s = timeout_s + KILL_GRACE_S if kill_timeout is None else seconds(kill_timeout)
+    if not timeout_s < kill_s < math.inf:
+        raise ConfigError(
+            f"task {name}: timeout is {timeout_s:g} s and kill_timeout {kill_s:g} s: the kill "
+            "timeout must be longer, for it ends what did not stop at the timeout"
+        )
+    return kill_s
 
 
 def _check_once(settings: Settings) -> None:

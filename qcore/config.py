@@ -18,6 +18,9 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: A returned value is kept this long unless the task says otherwise.
 KEEP_S = 24 * 3600.0
 
+#: A run that does not stop at its timeout has so long unless the task says otherwise.
+KILL_GRACE_S = 10.0
+
 Seconds = timedelta | float
 
 
@@ -73,6 +76,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     sweep_s: float = 5.0
     block_s: float = 5.0
     heartbeat_s: float = 1.0
+    #: An event loop that stands still for longer is logged, with the job that holds it.
+    lag_limit_s: float = 1.0
     shutdown_timeout_s: float = 30.0
     reconnect_least_s: float = 0.1
     reconnect_most_s: float = 10.0
@@ -93,6 +98,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("lease_s", self.lease_s, 0.3, 24 * 3600)
         _in_range("block_s", self.block_s, 0.05, 60)
         _in_range("heartbeat_s", self.heartbeat_s, 0.05, 60)
+        _in_range("lag_limit_s", self.lag_limit_s, 0.02, 3600)
         _in_range("shutdown_timeout_s", self.shutdown_timeout_s, 0.1, 24 * 3600)
         _in_range("crash_limit", self.crash_limit, 1, 1_000)
         _in_range("reconnect_least_s", self.reconnect_least_s, 0.01, 60)
@@ -120,6 +126,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     #: A child that has not reported ready by then is killed.
     ready_timeout_s: float = 30.0
+    #: A child whose event loop has been silent for so long is killed.
+    stall_s: float = 15.0
     #: Children that end before they are ready, in a row, until the supervisor gives up.
     boot_failures: int = 5
     restart_least_s: float = 0.1
@@ -141,6 +149,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("target_wait_s", self.target_wait_s, 0.05, 3600)
         _in_range("shrink_after_s", self.shrink_after_s, 0.1, 24 * 3600)
         _in_range("ready_timeout_s", self.ready_timeout_s, 0.1, 3600)
+        _in_range("stall_s", self.stall_s, 0.05, 24 * 3600)
         _in_range("boot_failures", self.boot_failures, 1, 1_000)
         _in_range("restart_least_s", self.restart_least_s, 0.01, 60)
         _in_range("restart_most_s", self.restart_most_s, self.restart_least_s, 300)
@@ -160,6 +169,23 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     def most(self) -> int:
         """The most processes: the same as `processes` when that is no range."""
         return self.processes if self.most_processes is None else self.most_processes
+
+
+def check_stall(stall_s: float, worker: WorkerConfig) -> None:
+    """Raise ConfigError unless a deaf worker is killed before its leases end, and no other one."""
+    left_s = worker.lease_s - worker.extend_s
+    if stall_s >= left_s:
+        raise ConfigError(
+            f"stall_s is {stall_s:g} and lease_s {worker.lease_s:g}, renewed every "
+            f"{worker.extend_s:g} s: a worker that does not answer must be killed before its "
+            f"leases end, so give a stall_s below {left_s:g}, or a longer lease"
+        )
+    least_s = 3 * worker.heartbeat_s
+    if stall_s < least_s:
+        raise ConfigError(
+            f"stall_s is {stall_s:g} and heartbeat_s {worker.heartbeat_s:g}: a worker that lives "
+            f"is silent between two beats, so give a stall_s of {least_s:g} or more"
+        )
 
 
 def broker_config(

@@ -18,6 +18,7 @@
         ├── BrokerUnavailable  Redis could not be reached or did not answer in time
         ├── BrokerRefused      Redis answered and will never accept this: rights, password
         ├── NotConfirmed       enqueued, but fewer replicas had it in time than was asked for
+        ├── QueueClosed        the queue takes no new jobs at the moment
         └── QueueFull          Redis is at its memory limit
 
 `GiveUp` and `RetryLater` are no errors: a task raises them to say how its run ends
@@ -105,6 +106,10 @@ class NotConfirmed(BrokerError):
 
     #: As of BrokerUnavailable: the call had an effect.
     sent = True
+
+
+class QueueClosed(BrokerError):
+    """The queue takes no new jobs until somebody opens it; nothing of the call was enqueued."""
 
 
 class QueueFull(BrokerError):

@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_in: RunIn
     #: Seconds until the soft timeout; None: no limit.
     timeout_s: float | None = None
+    #: Seconds until the process of a run that did not stop is killed; None: no limit.
+    kill_timeout_s: float | None = None
     #: Seconds to keep the outcome; None: 24 h, and only of results that are not None.
     keep_s: float | None = None
     #: Milliseconds after its enqueue from which on no run of a job may start; -1: never.
@@ -59,6 +61,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: bool = False
     #: A run that was begun is never begun again.
     at_most_once: bool = False
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that a run has to end when it was stopped at its timeout."""
+        return (self.kill_timeout_s or 0.0) - (self.timeout_s or 0.0)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +95,7 @@ class Dispatch(Generic[P, R]):
 
         Raises:
             ArgumentError: the arguments do not fit the annotations; nothing was enqueued.
-            PayloadTooLarge, QueueFull: nothing was enqueued.
+            PayloadTooLarge, QueueClosed, QueueFull: nothing was enqueued.
             BrokerUnavailable: no answer within the enqueue timeout; `sent` says whether the job
                 may have been enqueued all the same.
             NotConfirmed: with `options(confirm=n)`: it is enqueued, but fewer replicas had it.
@@ -104,7 +111,7 @@ class Dispatch(Generic[P, R]):
 
         Raises:
             ConfigError: an event loop runs here: use `await enqueue(...)`; or there is no URL.
-            ArgumentError, PayloadTooLarge, QueueFull, BrokerUnavailable: as `enqueue`.
+            ArgumentError, PayloadTooLarge, QueueClosed, QueueFull, BrokerUnavailable: as `enqueue`.
         """
         job = self._job(args, kwargs)
         return blocking.call(self._accept, job, instead="await enqueue(...)")

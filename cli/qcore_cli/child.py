@@ -6,15 +6,19 @@ their tables.
 
 import asyncio
 import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
-from qcore import App, ConfigError
+from qcore import ConfigError
 from qcore.config import BrokerConfig, child_variable
 from qcore.runtime import pool_process
 from qcore.runtime.child import CHILD_CONFIG, EXIT_CONFIG, ChildConfig, leave, run_child
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogFormat, configure_logging
+
+T = TypeVar("T")
 
 #: What starts this module; the words of one of the functions below follow.
 COMMAND = (sys.executable, "-m", "qcore_cli.child")
@@ -58,18 +62,18 @@ def worker(app: str, log_format: LogFormat) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
     configure_logging(log_format)
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
-    _run_loop(load_app(app), config, (*COMMAND, "pool", log_format))
+    pool_command = (*COMMAND, "pool", log_format)
+    run_loop(run_child(load_app(app), config, pool_command=pool_command))
     leave(0)
 
 
-def _run_loop(app: App, config: ChildConfig, pool_command: tuple[str, ...]) -> None:
-    main = run_child(app, config, pool_command=pool_command)
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on the event loop of a worker: uvloop, where there is one."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 def pool(log_format: LogFormat) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from qcore_cli.demo_view import (
     print_sum,
     say,
 )
-from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.logs import LogFormat, last_words, logs_to
 from school_audit import books, folder, results
 from school_audit.app import app, audit_student
 
@@ -88,7 +87,7 @@ def run(wish: Wish) -> int:
     """
     try:
         wish.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(wish.folder), _logs_to(wish.folder / "demo.log"):
+        with _alone(wish.folder), logs_to(wish.folder / "demo.log"):
             facts = _prepare(wish)
             with results.opened(wish.folder, create=True) as ledger:
                 return asyncio.run(_Demo(wish, facts, ledger).run())
@@ -163,7 +162,8 @@ class _Demo:
                 await ended.event.wait()
             group.cancel_scope.cancel()
         if ended.code:
-            raise QcoreError(f"the workers ended with exit code {ended.code}: {self._last_words()}")
+            words = last_words(self._log_path) or f"see {self._log_path}"
+            raise QcoreError(f"the workers ended with exit code {ended.code}: {words}")
 
     async def _dispatch(self, course: Course) -> None:
         """Enqueue a job for everyone without a document; after a failure, for what is left then.
@@ -296,11 +296,6 @@ class _Demo:
     def _log_path(self) -> Path:
         return self._wish.folder / "demo.log"
 
-    def _last_words(self) -> str:
-        sys.stderr.flush()
-        words = self._log_path.read_text(errors="replace").strip().splitlines()
-        return words[-1] if words else f"see {self._log_path}"
-
 
 class _Ended:
     """The end of the supervisor."""
@@ -380,20 +375,3 @@ def _alone(folder: Path) -> Generator[None]:
         yield
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _logs_to(path: Path) -> Generator[None]:
-    """Send standard error, with that of every child, to a file: the screen is for the view."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 2)
-    os.close(log)
-    configure_logging(LogFormat.CONSOLE)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(before, 2)
-        os.close(before)

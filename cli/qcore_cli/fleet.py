@@ -5,10 +5,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Member
+from qcore.broker.inspector import Inspector, QueueStats
 from qcore.config import broker_config
 from qcore.model.fleet import WorkerState, WorkerView
-from qcore_cli.options import AsJson, Namespace, Url, print_json, short_age, with_broker
+from qcore_cli.options import AsJson, Namespace, Url, print_json, short_age, state_of, with_broker
 from qcore_cli.rollout import Entry, Outcome, Rollout, Target, shown_rollout
 
 #: Exit codes: every living supervisor is quiet; none is there.
@@ -16,19 +18,28 @@ PAUSED, NONE = 3, 4
 
 
 def status(as_json: AsJson = False, url: Url = None, namespace: Namespace = None) -> None:
-    """Show supervisors, their workers and what runs.
+    """Show supervisors, their workers and what runs, and the queues that are paused or closed.
 
     Exit code 0: some work, 3: all are quiet, 4: none is there.
     """
-    members = with_broker(broker_config(url, namespace), lambda broker: Fleet(broker).members())
+
+    async def read(broker: Broker) -> tuple[list[Member], list[QueueStats]]:
+        found = await Inspector(broker).queues()
+        held = [q for q in found if q.paused is not None or q.closed_ms is not None]
+        return await Fleet(broker).members(), held
+
+    members, held = with_broker(broker_config(url, namespace), read)
     state, code = _state(members)
     if as_json:
-        print_json({"state": state, "supervisors": [_plain(member) for member in members]})
-    elif not members:
+        shown = [_plain(member) for member in members]
+        print_json({"state": state, "supervisors": shown, "held": msgspec.to_builtins(held)})
+        raise typer.Exit(code)
+    if not members:
         typer.echo("No supervisor runs in this namespace.")
-    else:
-        for member in members:
-            _print_member(member)
+    for member in members:
+        _print_member(member)
+    for queue in held:
+        typer.echo(f"queue {queue.name}: {state_of(queue)}, {queue.ready} ready")
     raise typer.Exit(code)
 
 

@@ -1,13 +1,12 @@
 """`qcore queues`, `qcore jobs`, `qcore dead`, `qcore clear`: what is in Redis, and repairs."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from qcore import ConfigError
-from qcore.broker.inspector import Inspector, JobRecord
+from qcore.broker.inspector import Inspector, JobRecord, QueueStats
 from qcore.model.job import Death
 from qcore_cli.options import (
     AsJson,
@@ -18,7 +17,9 @@ from qcore_cli.options import (
     confirm,
     print_json,
     print_table,
+    shown_time,
     split_refs,
+    state_of,
     with_inspector,
 )
 
@@ -35,23 +36,28 @@ def queues(
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show the depth of every queue, and the age of its next job."""
+    """Show the depth of every queue, the age of its next job, and whether it is held up."""
 
-    async def read(inspector: Inspector) -> list[dict[str, Any]]:
+    async def read(inspector: Inspector) -> list[QueueStats]:
         for name in names or ():
             await check_queue(inspector, name)
-        return [msgspec.to_builtins(stats) for stats in await inspector.queues(names or None)]
+        return await inspector.queues(names or None)
 
-    rows = with_inspector(url, namespace, read)
+    found = with_inspector(url, namespace, read)
     if as_json:
-        print_json(rows)
-    elif not rows:
+        print_json(msgspec.to_builtins(found))
+    elif not found:
         typer.echo("No queue has been used yet in this namespace.")
     else:
-        counts = ("ready", "suspects", "scheduled", "active", "dead")
         print_table(
-            ("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY"),
-            [(row["name"], *(row[c] for c in counts), _age(row["oldest_ready_s"])) for row in rows],
+            ("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY", "STATE"),
+            [
+                (
+                    *(q.name, q.ready, q.suspects, q.scheduled, q.active, q.dead),
+                    *(_age(q.oldest_ready_s), state_of(q)),
+                )
+                for q in found
+            ],
         )
 
 
@@ -312,9 +318,7 @@ def _one_of(refs: list[str] | None, queue: str | None) -> None:
 
 
 def _time(ms: int | None) -> str:
-    if ms is None:
-        return "-"
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return "-" if ms is None else shown_time(ms)
 
 
 def _age(age_s: float | None) -> str:

@@ -1,8 +1,12 @@
 """How the command logs: structlog to standard error, for people or as JSON lines."""
 
 import logging
+import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -34,3 +38,27 @@ def configure_logging(form: LogFormat, level: int = logging.INFO) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+@contextmanager
+def logs_to(path: Path) -> Generator[None]:
+    """Send standard error, with that of every child, to a file: the screen is for the view."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
+    configure_logging(LogFormat.CONSOLE)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def last_words(path: Path) -> str:
+    """Return the last line that was logged there; empty without one."""
+    sys.stderr.flush()
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

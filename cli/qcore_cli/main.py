@@ -8,7 +8,8 @@ import typer
 
 from qcore import QcoreError
 from qcore.broker.embedded import run_foreground
-from qcore_cli import fleet, inspect, worker
+from qcore_cli import fleet, inspect, pause, worker
+from qcore_cli.bench import bench
 from qcore_cli.demo import demo
 from qcore_cli.doctor import doctor
 from qcore_cli.logs import LogFormat, configure_logging
@@ -27,6 +28,10 @@ app.command()(inspect.queues)
 app.add_typer(inspect.jobs, name="jobs")
 app.add_typer(inspect.dead, name="dead")
 app.command()(inspect.clear)
+app.command()(pause.pause)
+app.command()(pause.resume)
+app.command("wait-empty")(pause.wait_empty)
+app.command()(bench)
 app.command()(demo)
 
 

@@ -3,19 +3,23 @@
 import asyncio
 import json
 import logging
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector
+from qcore.broker.inspector import Inspector, QueueStats
 from qcore.config import BrokerConfig, broker_config
 from qcore_cli.logs import LogFormat, configure_logging
 
 T = TypeVar("T")
+
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Url = Annotated[
     str | None,
@@ -75,6 +79,31 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} Give --yes to do it without being asked")
     typer.confirm(question, abort=True)
+
+
+def seconds_of(text: str) -> float:
+    """Return a duration in seconds: a number with a unit, s where there is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration: give it as 90, 90s, 10m, 2h or 1d")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def shown_time(ms: int) -> str:
+    """Return a time on the Redis clock, unix ms, as operators read it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def state_of(stats: QueueStats) -> str:
+    """Return what holds a queue up, as an operator reads it."""
+    said: list[str] = []
+    if (pause := stats.paused) is not None:
+        until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
+        reason = f" ({pause.reason})" if pause.reason else ""
+        said.append(f"paused until {until}{reason}")
+    if stats.closed_ms is not None:
+        said.append(f"closed since {shown_time(stats.closed_ms)}")
+    return ", ".join(said) or "open"
 
 
 def short_age(seconds: float) -> str:

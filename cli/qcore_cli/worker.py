@@ -57,6 +57,10 @@ def worker(
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
+    stall: Annotated[
+        float | None,
+        typer.Option(help="Seconds until a process whose event loop stands still is killed."),
+    ] = None,
     max_jobs: Annotated[
         int | None, typer.Option(help="Replace a process after about so many jobs.")
     ] = None,
@@ -107,6 +111,7 @@ def worker(
         processes=least,
         most_processes=most,
         target_wait_s=target_wait,
+        stall_s=stall_limit(config) if stall is None else stall,
         name=name,
         allow_eviction=allow_eviction,
         max_jobs=max_jobs,
@@ -150,10 +155,16 @@ def worker_config(
         lease_s=lease,
         extend_s=min(10.0, lease / 3),
         sweep_s=min(5.0, lease / 4),
-        # a process for a suspect that is silent for a lease is killed
-        heartbeat_s=max(0.05, min(1.0, lease / 3)),
+        # a process that is silent for the stall limit, which is a part of the lease, is killed
+        heartbeat_s=max(0.05, min(1.0, lease / 10)),
+        lag_limit_s=max(0.05, min(1.0, lease / 10)),
         shutdown_timeout_s=shutdown_timeout,
     )
+
+
+def stall_limit(config: WorkerConfig) -> float:
+    """Return the stall limit that goes with a lease: well before its end."""
+    return min(15.0, 0.9 * (config.lease_s - config.extend_s))
 
 
 async def _supervise(

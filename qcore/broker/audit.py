@@ -16,7 +16,7 @@ import msgspec
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
-from qcore.broker.examination import Finding, fault, ok, span
+from qcore.broker.examination import Finding, fault, ok, span, warning
 from qcore.broker.keys import QueueKeys
 from qcore.broker.wire import earliest_ms
 from qcore.config import WorkerConfig
@@ -50,6 +50,10 @@ class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
     suspects: int = 0
     #: No suspect runs, and none has lost a lease since then.
     suspects_ms: int | None = None
+    #: Nobody takes its ready jobs, and that is meant.
+    paused: bool = False
+    #: It takes no new jobs.
+    closed: bool = False
     scheduled: int
     active: int
     dead: int
@@ -84,7 +88,7 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
     for name, meta, due, lease, depth in zip(
         names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
     ):
-        now, ready, suspects, scheduled, active, dead, *stamps = depth
+        now, ready, suspects, scheduled, active, dead, *stamps, paused, closed = depth
         readings.append(
             QueueReading(
                 name=name,
@@ -92,6 +96,8 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
                 ready=ready + suspects,
                 suspects=suspects,
                 suspects_ms=await _idle_since(broker, broker.keys(name)) if suspects else None,
+                paused=paused is not None,
+                closed=closed is not None,
                 scheduled=scheduled,
                 active=active,
                 dead=dead,
@@ -153,6 +159,10 @@ def check_queue(reading: QueueReading, worker: WorkerConfig) -> list[Finding]:
     counts = ", ".join(
         f"{getattr(reading, c)} {c}" for c in ("ready", "scheduled", "active", "dead")
     )
+    if reading.paused or reading.closed:
+        state = " and ".join(word for word in ("paused", "closed") if getattr(reading, word))
+        remedy = f"When what it is {state} for is over: qcore resume {reading.name}."
+        return [warning(check, f"{state}; {counts}; {sweep}", remedy)]
     return [ok(check, f"{counts}; {sweep}")]
 
 
@@ -164,7 +174,9 @@ def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterat
         return span((now - at) / 1000) if at is not None and now - at > patience_ms else ""
 
     # the oldest job of a queue that is served may be old: the queue is long
-    if reading.ready and not is_served and (age := late(reading.enqueued_ms)):
+    if reading.paused:
+        pass
+    elif reading.ready and not is_served and (age := late(reading.enqueued_ms)):
         yield f"{reading.ready} ready, nobody has taken the next one for {age}"
     elif is_served and (idle := reading.suspects_ms) and (age := late(idle + _PAUSE_MS)):
         yield f"{reading.suspects} ready that lost two leases, none of them has run for {age}"

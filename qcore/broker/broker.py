@@ -11,10 +11,10 @@
     reclaim_owner   active    -> ready, scheduled, dead    supervisor
     prune           completed, cancelled -> -              maintenance
 
-What users and operators do (cancel, clear, revive, purge) is in `inspector`.
+What users and operators do (cancel, clear, revive, purge, pause, close, resume) is in `inspector`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -153,7 +153,7 @@ class Broker:
             The ids that were there already.
 
         Raises:
-            PayloadTooLarge, QueueFull, BrokerRefused: none was enqueued.
+            PayloadTooLarge, QueueClosed, QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: after `enqueue_timeout_s`; `sent` says whether they may be.
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
 
@@ -342,7 +342,8 @@ class Broker:
         """Scheduled -> ready, at most `limit` due jobs.
 
         Returns:
-            How many were promoted, and how many suspects wait for a process of their own.
+            How many were promoted, and how many suspects wait for a process of their own: none
+            while the queue is paused.
         """
         call = scripts.PROMOTE.call(self.keys(queue), _now(now_ms), limit)
         ((promoted, suspects),) = await self.ask([call])
@@ -376,6 +377,7 @@ class Broker:
         *,
         charge: bool,
         crash_limit: int,
+        culprits: Collection[bytes] = (),
         now_ms: int | None = None,
     ) -> list[Reclaimed]:
         """Active of one owner -> ready, scheduled or dead, whatever the deadlines.
@@ -386,6 +388,8 @@ class Broker:
             charge: Whether the loss counts as a crash; False when the process was ended for
                 nothing that its jobs did.
             crash_limit: The loss that makes a job dead.
+            culprits: Tokens of the jobs for whose sake the process was ended: with some, only
+                these are charged, and the others go back as if nothing had been.
             now_ms: For tests.
 
         Redis: reclaim_owner.lua, one call per 1,000 leases of the queue.
@@ -394,7 +398,13 @@ class Broker:
         cursor: object = 0
         while cursor != b"0":
             call = scripts.RECLAIM_OWNER.call(
-                self.keys(queue), _now(now_ms), owner, int(charge), crash_limit, cursor
+                self.keys(queue),
+                _now(now_ms),
+                owner,
+                int(charge),
+                crash_limit,
+                cursor,
+                *culprits,
             )
             ((cursor, *rest),) = await self.ask([call])
             reclaimed += read_reclaimed(rest)

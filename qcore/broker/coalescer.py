@@ -78,7 +78,7 @@ class Coalescer:
             The ids that were there already.
 
         Raises:
-            QueueFull, BrokerRefused: none was enqueued.
+            QueueClosed, QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: the deadline passed; `sent` says whether they may be enqueued.
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
         """

@@ -84,6 +84,11 @@ async def read_info(broker: Broker) -> dict[str, str]:
         BrokerUnavailable: no answer.
     """
     (text,) = await broker.ask([(b"INFO",)])
+    return info_fields(text)
+
+
+def info_fields(text: bytes) -> dict[str, str]:
+    """Return the fields in a reply to INFO."""
     lines = text.decode(errors="replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
 

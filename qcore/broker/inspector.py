@@ -1,4 +1,4 @@
-"""What users and operators read and repair: depths, records; cancel, clear, revive, purge."""
+"""What users and operators do: read depths and records, cancel, clear, revive, purge, pause."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,27 @@ from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.keys import queues_key
 from qcore.broker.wire import earliest_ms
-from qcore.config import KEEP_S
-from qcore.errors import CodecError
+from qcore.config import KEEP_S, Seconds, seconds
+from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
 
+#: A reason is one line for operators; a longer pause is a slip of the finger.
+_REASON_CHARS = 200
+_PAUSE_MOST_S = 10 * 365 * 24 * 3600
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why, and until when, nothing of a queue is claimed. Times are unix ms on the Redis clock."""
+
+    since_ms: int
+    #: None: until it is resumed.
+    until_ms: int | None
+    reason: str
+
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs a queue holds."""
+    """How many jobs a queue holds, and whether it is held up."""
 
     name: str
     #: With suspects.
@@ -30,6 +43,10 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds since the next ready job, or the next suspect if that is older, was enqueued; None
     #: when none is ready.
     oldest_ready_s: float | None
+    #: Its pause, while it lasts.
+    paused: Pause | None = None
+    #: Since when it takes no new jobs, unix ms on the Redis clock; None when it takes them.
+    closed_ms: int | None = None
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,9 +234,66 @@ class Inspector:
                 return cleared
             cleared += count
 
+    async def pause(self, queue: str, *, for_: Seconds | None = None, reason: str = "") -> Pause:
+        """Let nothing of a queue be claimed: at once, by every worker. What runs goes on.
+
+        A queue that is paused gets the new end and reason.
+
+        Args:
+            queue: Its name.
+            for_: Seconds or timedelta, at most 10 years; by default until `resume`.
+            reason: What other operators are shown, at most 200 characters.
+
+        Raises:
+            ArgumentError: a duration that is none, or a reason that is too long.
+        """
+        for_ms = b"" if for_ is None else _pause_ms(queue, for_)
+        line = " ".join(reason.split())
+        if len(line) > _REASON_CHARS:
+            raise ArgumentError(
+                f"queue {queue}: the reason has {len(line)} characters, allowed are {_REASON_CHARS}"
+            )
+        call = scripts.PAUSE.call(self._broker.keys(queue), b"", for_ms, line)
+        return _pause((await self._broker.ask([call]))[0])
+
+    async def close_queue(self, queue: str) -> bool:
+        """Let a queue take no new jobs: an enqueue raises QueueClosed. What it holds is worked off.
+
+        Retries are no new jobs.
+
+        Returns:
+            Whether this call closed it; else it was closed.
+        """
+        call = scripts.CLOSE.call(self._broker.keys(queue), b"")
+        return bool((await self._broker.ask([call]))[0])
+
+    async def open_queue(self, queue: str) -> None:
+        """Let a queue take new jobs again; a pause goes on."""
+        await self._broker.ask([(b"HDEL", self._broker.keys(queue).names["meta"], b"closed")])
+
+    async def resume(self, queue: str) -> bool:
+        """End the pause of a queue, and open it if it was closed; workers come at once.
+
+        Returns:
+            Whether it was paused or closed.
+        """
+        call = scripts.RESUME.call(self._broker.keys(queue), b"")
+        return any((await self._broker.ask([call]))[0])
+
+
+def _pause_ms(queue: str, for_: Seconds) -> int:
+    if not 0.001 <= seconds(for_) <= _PAUSE_MOST_S:
+        raise ArgumentError(f"queue {queue}: for_ is {for_}, allowed is 0.001 s to 10 years")
+    return round(seconds(for_) * 1000)
+
+
+def _pause(raw: bytes) -> Pause:
+    until, since, reason = raw.split(b" ", 2)
+    return Pause(since_ms=int(since), until_ms=int(until) or None, reason=reason.decode())
+
 
 def _stats(name: str, reply: list[Any]) -> QueueStats:
-    now, ready, suspects, scheduled, active, dead, *stamps = reply
+    now, ready, suspects, scheduled, active, dead, *stamps, paused, closed = reply
     enqueued = earliest_ms(stamps)
     oldest_s = None if enqueued is None else max(0, int(now) - enqueued) / 1000
     return QueueStats(
@@ -230,6 +304,8 @@ def _stats(name: str, reply: list[Any]) -> QueueStats:
         active=active,
         dead=dead,
         oldest_ready_s=oldest_s,
+        paused=None if paused is None else _pause(paused),
+        closed_ms=None if closed is None else int(closed),
     )
 
 

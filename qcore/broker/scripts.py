@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from importlib.resources import files
 
 from redis.exceptions import (
@@ -21,7 +22,7 @@ from redis.exceptions import (
 )
 
 from qcore.broker.keys import QueueKeys
-from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, QueueFull
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, QueueClosed, QueueFull
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
 #: A line of the header that names a key: `-- KEYS  active     zset  token -> ...`.
@@ -86,6 +87,9 @@ RECLAIM = Script("reclaim")
 RECLAIM_OWNER = Script("reclaim_owner")
 CANCEL = Script("cancel")
 CLEAR = Script("clear")
+PAUSE = Script("pause")
+CLOSE = Script("close")
+RESUME = Script("resume")
 REVIVE = Script("revive")
 PURGE = Script("purge")
 PRUNE = Script("prune")
@@ -107,6 +111,9 @@ SCRIPTS = (
     RECLAIM_OWNER,
     CANCEL,
     CLEAR,
+    PAUSE,
+    CLOSE,
+    RESUME,
     REVIVE,
     PURGE,
     PRUNE,
@@ -129,6 +136,8 @@ _PASSING_CODES = re.compile(
     r"\b(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN|MISCONF|NOREPLICAS|UNBLOCKED|"
     r"MOVED|ASK)\b|max number of clients|WAIT cannot be used with replica"
 )
+#: What enqueue.lua says of a queue that takes no new jobs: since when, and one of its keys.
+_CLOSED = re.compile(r"QCLOSED (\d+) \{[^:]*:([^}]*)\}")
 #: The server will never do this for this client.
 _REFUSED_ERRORS = (AuthenticationError, AuthorizationError, NoPermissionError)
 _REFUSED_CODES = re.compile(
@@ -167,6 +176,12 @@ def error_of(reply: RedisError) -> BrokerError:
     they came from inside a script, are found in the text.
     """
     text = str(reply)
+    if closed := _CLOSED.search(text):
+        since = datetime.fromtimestamp(int(closed[1]) / 1000, UTC)
+        return QueueClosed(
+            f"queue {closed[2]} is closed since {since:%Y-%m-%d %H:%M:%SZ}, nothing was enqueued: "
+            f"try again when it is open; `qcore resume {closed[2]}` opens it"
+        )
     if isinstance(reply, OutOfMemoryError) or re.search(r"\bOOM\b", text):
         return QueueFull(
             "Redis is at its memory limit (maxmemory), nothing was enqueued: let workers drain "

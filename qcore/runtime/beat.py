@@ -1,4 +1,4 @@
-"""What a worker tells its supervisor, over a pipe."""
+"""What a worker tells its supervisor, over a pipe: lines that are short enough to stay whole."""
 
 import msgspec
 
@@ -33,3 +33,14 @@ class Beat(msgspec.Struct, frozen=True):
     cpu_s: float = 0.0
     #: A digest of the modules of the app.
     code: str = ""
+    #: Threads that were given up at a task timeout and go on past the kill timeout.
+    hung: int = 0
+
+
+class Alarm(msgspec.Struct, frozen=True, array_like=True):
+    """What the watchdog of a worker sees between beats."""
+
+    #: The token of the job that holds the event loop, which stands still; empty for no job.
+    token: str
+    #: Not that, but: the job still runs at its kill timeout, which is this.
+    kill_timeout_s: float = 0.0

@@ -95,20 +95,21 @@ class Brood:
         log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
         if self._standing is not None:
             child.order(self._standing)
-        self._watchers.start_soon(self._see_out, child, worker, on_end)
+        self._watchers.start_soon(self._see_out, child, on_end)
         return child
 
-    def kill(self, child: ChildProcess, why: str, *, verdict: str = "") -> None:
-        """Kill a child, unless it is gone; `verdict` says for which deed of its jobs."""
-        if not child.gone.is_set():
-            log.error("worker.killed", worker=child.name, pid=child.process.pid, why=why)
-            child.kill(verdict)
-
-    async def _see_out(
-        self, child: ChildProcess, worker: WorkerConfig, on_end: Callable[[ChildProcess], None]
+    def kill(
+        self, child: ChildProcess, why: str, *, verdict: str = "", culprits: Sequence[str] = ()
     ) -> None:
+        """Kill a child, unless it is gone; see `ChildProcess.kill`."""
+        if not child.gone.is_set():
+            pid, jobs = child.process.pid, [token.split(":", 2)[-1] for token in culprits]
+            log.error("worker.killed", worker=child.name, pid=pid, why=why, jobs=jobs)
+            child.kill(verdict, culprits)
+
+    async def _see_out(self, child: ChildProcess, on_end: Callable[[ChildProcess], None]) -> None:
         """Watch a child to its end; then let its jobs be taken back."""
-        code = await self._watch(child, worker)
+        code = await self._watch(child)
         self.living.remove(child)
         _log_exit(child, code)
         excused = self._stopping.is_set() or child.is_dismissed
@@ -118,17 +119,13 @@ class Brood:
         child.booted.set()
         on_end(child)
 
-    async def _watch(self, child: ChildProcess, worker: WorkerConfig) -> int:
+    async def _watch(self, child: ChildProcess) -> int:
         """Return the exit code of a child; kill it if it never gets ready."""
-        loop = asyncio.get_running_loop()
-        watching = [loop.create_task(self._expect_ready(child))]
-        if child.is_alone:
-            watching.append(loop.create_task(self._expect_beats(child, worker.lease_s)))
+        expecting = asyncio.get_running_loop().create_task(self._expect_ready(child))
         try:
             return await child.wait()
         finally:
-            for task in watching:
-                task.cancel()
+            expecting.cancel()
 
     async def _expect_ready(self, child: ChildProcess) -> None:
         limit_s = self._config.ready_timeout_s
@@ -140,17 +137,6 @@ class Brood:
             log.info("worker.ready", worker=child.name, pid=child.process.pid, after_s=after_s)
         else:
             self.kill(child, f"not ready after {limit_s:g} s")
-
-    async def _expect_beats(self, child: ChildProcess, limit_s: float) -> None:
-        """Kill a child whose loop is blocked for longer than a lease: its job is lost already."""
-        loop = asyncio.get_running_loop()
-        await child.ready.wait()
-        while True:
-            left_s = child.beat_at + limit_s - loop.time()
-            if left_s <= 0:
-                break
-            await anyio.sleep(left_s)
-        self.kill(child, f"silent for {limit_s:g} s")
 
 
 def _log_exit(child: ChildProcess, code: int) -> None:

@@ -15,7 +15,8 @@ import structlog
 
 from qcore.app import App
 from qcore.config import BrokerConfig, WorkerConfig
-from qcore.runtime.beat import Beat
+from qcore.runtime.beat import Alarm, Beat
+from qcore.runtime.watchdog import Watchdog
 from qcore.runtime.worker import Worker
 
 log = structlog.get_logger()
@@ -54,11 +55,15 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
     async with app:
         worker = Worker(app, config.worker, owner=config.owner, pool_command=pool_command)
         _listen(worker, config)
-        async with anyio.create_task_group() as group:
-            group.start_soon(_beat_on, worker, config)
-            await worker.run()
-            group.cancel_scope.cancel()
-        _beat(worker, config.beats_fd)
+        watchdog = Watchdog(
+            worker, app.tasks, config.worker.lag_limit_s, tell=partial(_send, config.beats_fd)
+        )
+        with watchdog.watching():
+            async with anyio.create_task_group() as group:
+                group.start_soon(_beat_on, worker, watchdog, config)
+                await worker.run()
+                group.cancel_scope.cancel()
+            _send(config.beats_fd, worker.beat(watchdog.take_lag_s()))
     if worker.abandoned:
         # the loop would wait for them at its end
         os._exit(0)
@@ -99,19 +104,26 @@ def _obey(worker: Worker, orders_fd: int) -> None:
         actions[orders[i : i + 1]]()
 
 
-def _beat(worker: Worker, beats_fd: int) -> Beat:
-    """Write one line; drop it when the supervisor is stopped or slow, it needs the newest only."""
-    beat = worker.beat()
+def _send(beats_fd: int, message: Beat | Alarm) -> bool:
+    """Write one line; False when the supervisor is stopped or slow, so that it does not fit.
+
+    Threads may write at the same time: a line that is no longer than this is not torn.
+    """
     # an end that nobody reads means that the supervisor is gone; the other pipe says so too
     with contextlib.suppress(BlockingIOError, BrokenPipeError):
-        os.write(beats_fd, _encode(beat) + b"\n")
-    return beat
+        os.write(beats_fd, _encode(message) + b"\n")
+        return True
+    return False
 
 
-async def _beat_on(worker: Worker, config: ChildConfig) -> None:
-    """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready."""
+async def _beat_on(worker: Worker, watchdog: Watchdog, config: ChildConfig) -> None:
+    """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready.
+
+    A beat that the supervisor does not take is dropped: it needs the newest only.
+    """
     while True:
-        beat = _beat(worker, config.beats_fd)
+        beat = worker.beat(watchdog.take_lag_s())
+        _send(config.beats_fd, beat)
         await anyio.sleep(config.worker.heartbeat_s if beat.ready else _BOOT_BEAT_S)
 
 

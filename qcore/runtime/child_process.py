@@ -7,7 +7,8 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -16,13 +17,16 @@ import msgspec
 from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig, child_environment
 from qcore.model.fleet import WorkerState, WorkerView
-from qcore.runtime.beat import Beat
+from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.child import CHILD_CONFIG, DUMP, ChildConfig
 
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0
 #: What a view shows of the last beat.
 _SHOWN = ("running", "oldest", "done", "rss_bytes", "loop_lag_ms", "code")
+
+_beat = msgspec.json.Decoder(Beat).decode
+_alarm = msgspec.json.Decoder(Alarm).decode
 
 
 class ChildProcess:
@@ -55,6 +59,8 @@ class ChildProcess:
         self.was_killed = False
         #: It was killed for what its jobs did, and this is what: their end is theirs.
         self.verdict = ""
+        #: Tokens of the jobs that did it, where that is known.
+        self.culprits: frozenset[bytes] = frozenset()
         #: It is to go whatever its jobs do: they are not charged with its end.
         self.is_dismissed = False
         #: It claims nothing more, and goes when it has nothing to do.
@@ -63,6 +69,12 @@ class ChildProcess:
         self.patience = random.uniform(0.9, 1.1)
         #: Why another one takes its place.
         self.leaves_for = ""
+        #: How long its supervisor has waited for a beat: not the time in which that was stopped.
+        self.silent_s = 0.0
+        #: The token of the job that holds its event loop, which stands still; empty for none.
+        self.blocked_by = ""
+        #: Tokens of jobs that run at their kill timeouts, with these.
+        self.overdue: dict[str, float] = {}
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
         self.peak_rss_bytes = 0
@@ -88,7 +100,7 @@ class ChildProcess:
                 self._loop.add_reader(self._pidfd, self.gone.set)
 
     def _read(self) -> None:
-        """Take the newest whole beat; without a pidfd the end of the pipe is that of the child."""
+        """Take what it said; without a pidfd the end of the pipe is that of the child."""
         try:
             data = os.read(self._beats_fd, 65536)
         except BlockingIOError:
@@ -99,10 +111,21 @@ class ChildProcess:
                 self.gone.set()
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if lines:
-            self._note(msgspec.json.decode(lines[-1], type=Beat))
+        for line in lines:
+            self._hear(line)
+
+    def _hear(self, line: bytes) -> None:
+        if not line.startswith(b"["):
+            self._note(_beat(line))
+            return
+        alarm = _alarm(line)
+        if alarm.kill_timeout_s:
+            self.overdue[alarm.token] = alarm.kill_timeout_s
+        else:
+            self.blocked_by = alarm.token
 
     def _note(self, beat: Beat) -> None:
+        self.silent_s, self.blocked_by = 0.0, ""
         now = self._loop.time()
         if self.beat is not None and now > self.beat_at:
             self._cpu = (beat.cpu_s - self.beat.cpu_s) / (now - self.beat_at)
@@ -120,15 +143,34 @@ class ChildProcess:
     def dump(self) -> None:
         """Let the child log what it does; one whose loop is blocked prints its threads only."""
         self.order(DUMP)
-        if self.ready.is_set() and self._loop.time() - self.beat_at > _SILENT_S:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGUSR1)
+        if self.ready.is_set() and self.silent_s > _SILENT_S:
+            self.dump_threads()
 
-    def kill(self, verdict: str = "") -> None:
-        """Kill the child and what it started; `verdict` says for which deed of its jobs."""
+    def dump_threads(self) -> None:
+        """Let the child print the stacks of its threads, at once and also from a blocked loop."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGUSR1)
+
+    def kill(self, verdict: str = "", culprits: Iterable[str] = ()) -> None:
+        """Kill the child and what it started.
+
+        Args:
+            verdict: For which deed of its jobs.
+            culprits: The tokens of those that did it, where that is known.
+        """
         self.was_killed = True
         self.verdict = verdict
+        self.culprits = frozenset(token.encode() for token in culprits)
         self._kill_group()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the process with a signal; False where that is unknown."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b")")[2].split()[0] in (b"T", b"t")
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):

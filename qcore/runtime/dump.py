@@ -21,9 +21,9 @@ _MOST = 200
 _MOST_CALLS = 25
 
 
-def dump(running: Sequence[Running]) -> None:
-    """Log one line per job, with where it waits; then other tasks, and all threads."""
-    tasks = asyncio.all_tasks()
+def dump(running: Sequence[Running], loop: asyncio.AbstractEventLoop) -> None:
+    """Log one line per job, with where it waits; then other tasks of the loop, and all threads."""
+    tasks = asyncio.all_tasks(loop)
     log.warning(
         "worker.dumped", running=len(running), tasks=len(tasks), threads=threading.active_count()
     )
@@ -35,8 +35,17 @@ def dump(running: Sequence[Running]) -> None:
     for task in islice((task for task in tasks if task not in own), _MOST):
         log.warning("task.dumped", name=task.get_name(), stack=_shown(_calls_of(task)))
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    for ident, frame in sys._current_frames().items():  # pyright: ignore[reportPrivateUsage] - there is no other way
+    for ident, frame in _frames().items():
         log.warning("thread.dumped", name=names.get(ident, str(ident)), stack=_shown(_below(frame)))
+
+
+def stack_of_thread(ident: int) -> str:
+    """Return what a thread does at this moment, in one line; empty when it is gone."""
+    return _shown(_below(_frames().get(ident)))
+
+
+def _frames() -> dict[int, FrameType]:
+    return sys._current_frames()  # pyright: ignore[reportPrivateUsage] - there is no other way
 
 
 def _calls_of(task: asyncio.Task[Any]) -> list[tuple[CodeType, int]]:

@@ -213,6 +213,9 @@ class Executor:
         async with self._threads.thread() as thread:
             await self._begin(task, envelope, running)
             running.in_thread = True
+            thread.job, thread.task = running.lease.id, task.name
+            if running.deadline is not None:
+                thread.kill_at = running.deadline + task.settings.grace_s
             return await thread.call(partial(task.function, **named))
 
     async def _call_in_process(

@@ -9,15 +9,10 @@ import structlog
 from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig
 from qcore.model.fleet import Roll, RollState
-from qcore.runtime.brood import Brood
 from qcore.runtime.child_process import ChildProcess
-from qcore.runtime.memory import rss_bytes
 from qcore.runtime.slot import Slot
 
 log = structlog.get_logger()
-
-#: Between two looks at the memory of the children: the kernel kills soon after.
-_MEMORY_LOOK_S = 0.2
 
 
 class Rolling:
@@ -136,6 +131,8 @@ def reached(config: SupervisorConfig, child: ChildProcess) -> str:
     beat, share = child.beat, child.patience
     if beat is None or not beat.ready or beat.draining:
         return ""
+    if beat.hung:
+        return "a thread goes on past its kill timeout"
     if config.max_jobs is not None and beat.done >= max(1, round(config.max_jobs * share)):
         return f"max-jobs: it has done {beat.done} jobs"
     age_s = child.age_s
@@ -147,16 +144,3 @@ def reached(config: SupervisorConfig, child: ChildProcess) -> str:
     if beat.rss_bytes >= config.max_memory_bytes * share:
         return f"max-memory: it takes {beat.rss_bytes / 1e6:.0f} MB"
     return ""
-
-
-async def guard_memory(brood: Brood, limit_bytes: int) -> None:
-    """Kill every child that takes more than that, for ever; what it ran is charged with it."""
-    while True:
-        for child in list(brood.living):
-            beat = child.beat
-            # a beat also knows of pool processes, but comes late or not at all
-            taken = max(rss_bytes(child.process.pid), beat.rss_bytes if beat else 0)
-            if taken > limit_bytes:
-                why = f"{taken / 1e6:.0f} MB of memory, allowed are {limit_bytes / 1e6:.0f}"
-                brood.kill(child, why, verdict=why)
-        await anyio.sleep(_MEMORY_LOOK_S)

@@ -87,8 +87,8 @@ class Scaler:
             stats = await self._inspector.queues(self._queues)
         except BrokerError:
             return None
-        # a suspect waits for a process of its own
-        backlog = sum(queue.ready - queue.suspects for queue in stats)
+        # a suspect waits for a process of its own, and what is paused for its end
+        backlog = sum(queue.ready - queue.suspects for queue in stats if queue.paused is None)
         workers = [slot.current.view for slot in self._slots if slot.current is not None]
         return Seen(asyncio.get_running_loop().time(), backlog, workers)
 

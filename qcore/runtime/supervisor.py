@@ -11,15 +11,16 @@ import structlog
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
 from qcore.broker.fleet import Order
-from qcore.config import SupervisorConfig, WorkerConfig, host_name
+from qcore.config import SupervisorConfig, WorkerConfig, check_stall, host_name
 from qcore.errors import BrokerError
 from qcore.model.fleet import Processes, SupervisorState, SupervisorView, WorkerView
 from qcore.runtime.admission import admits
 from qcore.runtime.brood import Brood
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
 from qcore.runtime.child_process import ChildProcess
+from qcore.runtime.guard import Guard
 from qcore.runtime.registration import Registration, machine
-from qcore.runtime.rolling import Rolling, guard_memory
+from qcore.runtime.rolling import Rolling
 from qcore.runtime.scaler import Scaler
 from qcore.runtime.seclusion import Seclusion
 from qcore.runtime.slot import Slot
@@ -48,6 +49,9 @@ class Supervisor:
         worker: What each of them does.
         command: What starts a child; it finds its ChildConfig in the environment.
         broker: To take back the jobs of a child that died.
+
+    Raises:
+        ConfigError: the stall limit does not fit the clocks of the workers.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Supervisor:
         command: Sequence[str],
         broker: Broker,
     ) -> None:
+        check_stall(config.stall_s, worker)
         # half of its own share is to kill children that are late, half to take back their jobs
         self._own_s = min(worker.shutdown_timeout_s * _OWN_SHARE, _OWN_MOST_S) / 2
         self._kill_after_s = worker.shutdown_timeout_s - self._own_s
@@ -143,8 +148,7 @@ class Supervisor:
             group.start_soon(self._enforce_deadline)
             group.start_soon(self._introduce)
             group.start_soon(self._rolling.run)
-            if self._config.kill_memory_bytes is not None:
-                group.start_soon(guard_memory, self._brood, self._config.kill_memory_bytes)
+            group.start_soon(Guard(self._brood, self._config).run)
             await self._asked.wait()
             group.start_soon(self._register)
             if self._config.most > self._config.processes:

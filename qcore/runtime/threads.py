@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,11 @@ class Thread:
         #: Taken by the thread when it begins, or by who calls the call off: never by both.
         self._begun = threading.Lock()
         self.has_ended = False
+        #: What it runs, and the loop time from which on it hangs if it was given up; None: never.
+        self.job = self.task = ""
+        self.kill_at: float | None = None
+        #: The thread that runs it.
+        self.ident = 0
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run the function in a thread. When this is cancelled, it goes on there."""
@@ -34,6 +40,7 @@ class Thread:
     def _run(self, function: Callable[[], Any]) -> Any:
         if not self._begun.acquire(blocking=False):
             return None
+        self.ident = threading.get_ident()
         try:
             return function()
         finally:
@@ -58,6 +65,11 @@ class Threads:
     def hanging(self) -> int:
         """How many places are taken by functions that were given up."""
         return len(self._hanging)
+
+    def hung(self) -> list[Thread]:
+        """Return those of them that go on although their kill timeout is over; for any thread."""
+        now = time.monotonic()
+        return [t for t in list(self._hanging) if t.kill_at is not None and t.kill_at <= now]
 
     @property
     def waiting(self) -> int:

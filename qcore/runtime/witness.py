@@ -53,14 +53,16 @@ class Witness:
         Args:
             child: It is certainly gone.
             code: How it ended.
-            excused: It was being stopped: nothing is charged, and nothing is concluded.
+            excused: It was being stopped: nothing is charged, and nothing is concluded, unless it
+                was killed for the sake of jobs that are known.
         """
         beat = child.beat
         # an exit code alone proves nothing: a task may call os._exit(0)
         left_well = code == 0 and beat is not None and beat.stopped
         if left_well and beat is not None and not beat.holding:
             return  # Redis may be away, and nothing is to be waited for
-        charge, looks = not left_well and not excused, 2
+        # whoever it was killed for is charged also while it was being stopped
+        charge, looks = bool(child.culprits) or (not left_well and not excused), 2
         ids = await self._ids_of(child) if charge else []
         config, left = self._worker, list(self._worker.queues)
         backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
@@ -71,7 +73,11 @@ class Witness:
                     if charge:
                         await self._write_down(child, code, queue, ids)
                     reclaimed = await self._broker.reclaim_owner(
-                        queue, child.owner, charge=charge, crash_limit=config.crash_limit
+                        queue,
+                        child.owner,
+                        charge=charge,
+                        crash_limit=config.crash_limit,
+                        culprits=child.culprits,
                     )
                 except BrokerError:  # the node of another queue may answer
                     missed.append(queue)
@@ -127,7 +133,7 @@ def _is_proven(child: ChildProcess, code: int, lease: Lease) -> bool:
     if not child.is_alone:
         return False
     if child.was_killed:
-        return bool(child.verdict)
+        return bool(child.verdict) and (not child.culprits or lease.token in child.culprits)
     is_proof = -code in _OWN_SIGNALS if code < 0 else code != 1
     return is_proof or lease.crashes + 1 >= _LOSSES_PROVE
 

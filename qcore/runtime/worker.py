@@ -32,7 +32,7 @@ from qcore.runtime.notes import Notes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
-from qcore.runtime.threads import Threads
+from qcore.runtime.threads import Thread, Threads
 
 log = structlog.get_logger()
 
@@ -114,7 +114,6 @@ class Worker:
         self._code = digest_of(app.tasks.values())
         self._ready = False
         self._stopped = False
-        self._lag_ms = 0.0
         self._away_since: float | None = None
 
     # -- from outside ---------------------------------------------------------------------------
@@ -146,7 +145,7 @@ class Worker:
             Maintenance(
                 self._app.broker, config, claimable=self._claimable, suspects=self._see_suspects
             ).run,
-            Deadlines(lambda: list(self._running.values())).run,
+            Deadlines(self.jobs).run,
         )
         async with self._app.lifespan_state() as state:
             self._lifecycle.state = state
@@ -154,7 +153,6 @@ class Worker:
                 async with anyio.create_task_group() as group:
                     for service in services:
                         group.start_soon(service)
-                    group.start_soon(self._measure_lag)
                     group.start_soon(self._listener.run)
                     group.start_soon(self._wind_down, group.cancel_scope)
                     self._ready = True
@@ -198,9 +196,17 @@ class Worker:
 
     def dump(self) -> None:
         """Log the stacks of all jobs, tasks and threads."""
-        dump(list(self._running.values()))
+        dump(self.jobs(), asyncio.get_running_loop())
 
-    def beat(self) -> Beat:
+    def jobs(self) -> list[Running]:
+        """Return the jobs that run now; any thread may ask."""
+        return list(self._running.values())
+
+    def hung_threads(self) -> list[Thread]:
+        """Return the threads of jobs that go on past their kill timeout; any thread may ask."""
+        return self._threads.hung()
+
+    def beat(self, loop_lag_s: float = 0.0) -> Beat:
         """Return the state of this process."""
         suspects, self._suspects = self._suspects, 0
         return Beat(
@@ -211,13 +217,14 @@ class Worker:
             running=len(self._running),
             done=self._exchange.settled,
             rss_bytes=rss_bytes(os.getpid(), *self._pool.pids()),
-            loop_lag_ms=round(self._lag_ms, 1),
+            loop_lag_ms=round(loop_lag_s * 1000, 1),
             suspects=suspects,
             holding=bool(self._running) or not self._exchange.is_clear,
             quiet=self._is_quiet,
             oldest=tuple(job.shown() for job in islice(self._running.values(), _OLDEST)),
             cpu_s=round(time.process_time(), 3),
             code=self._code,
+            hung=len(self.hung_threads()),
         )
 
     # -- the turn -------------------------------------------------------------------------------
@@ -406,11 +413,3 @@ class Worker:
             away_s = round(time.monotonic() - self._away_since, 3)
             log.warning("broker.regained", url=self._app.broker.shown_url, away_s=away_s)
             self._away_since = None
-
-    async def _measure_lag(self) -> None:
-        """Measure how late the loop wakes a sleeper."""
-        loop, step_s = asyncio.get_running_loop(), min(0.5, self._config.heartbeat_s)
-        while True:
-            due = loop.time() + step_s
-            await asyncio.sleep(step_s)
-            self._lag_ms = max(0.0, (loop.time() - due) * 1000)

@@ -7,14 +7,17 @@ drain would have to take minutes before they counted.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
 
 from qcore import App
+from qcore.broker.wire import ClaimRequest
 from qcore.task import Task
 from tests.support.fleet import BENCHMARK, Fleet
 from tests.support.meter import Meter
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 from tests.support.workers import working
 
@@ -98,3 +101,19 @@ async def test_begins_of_at_most_once_jobs_are_written_together(meter: Meter):
             await eventually(lambda: ran == jobs)
     # each claim's first job goes alone, the others take the next call
     assert meter.commands["note"] <= 0.04 * jobs
+
+
+async def test_claim_gives_back_few_of_the_jobs_that_do_not_fit(own_server: Server):
+    """Of 100 jobs of 100 KB ten fit into a reply: the claim does not look at all of them."""
+    async with App(own_server.url) as app:
+
+        @app.task
+        async def carry(data: str) -> None: ...
+
+        await carry.enqueue_many(("x" * 100_000,) for _ in range(100))
+        request = ClaimRequest(["default"], 100, 30_000, "00000000000000aa:1:")
+        assert len((await app.broker.turn([], request)).leases) == 10
+        (stats,) = await app.broker.ask([(b"INFO", b"commandstats")])
+    given_back = re.search(rb"cmdstat_lpush:calls=(\d+)", stats)
+    assert given_back is not None
+    assert int(given_back[1]) <= 1

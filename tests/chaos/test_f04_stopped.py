@@ -1,4 +1,4 @@
-"""F04: a worker is stopped for three leases, and goes on as if nothing had happened."""
+"""F04: a worker is stopped for three leases, alone or with its supervisor."""
 
 import random
 
@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 STOPS = 3
 
 
-async def test_worker_stopped_for_three_leases_settles_nothing_late(
+async def test_worker_stopped_for_three_leases_with_its_supervisor_settles_nothing_late(
     fleet: Fleet, durable_server: Server, dice: random.Random
 ):
     nemesis = Nemesis(fleet, durable_server, dice)
@@ -22,7 +22,7 @@ async def test_worker_stopped_for_three_leases_settles_nothing_late(
     async with load_on(fleet, dice, pause_s=0.03, seconds=(0.0, 0.05, 0.5, 1.0, 3.0)):
         await eventually(lambda: len(fleet.done()) > 50, 20)
         for _ in range(STOPS):
-            await nemesis.stop_worker(command, 3 * LEASE_S)
+            await nemesis.stop_worker(command, 3 * LEASE_S, unseen=True)
             mark = fleet.history.number()
             await eventually(lambda n=mark: max(fleet.done()) > n, 10)
     await fleet.emptied(30)

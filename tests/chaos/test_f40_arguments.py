@@ -66,6 +66,8 @@ RIGHT = {
     "channel": st.sampled_from(["", "c1"]),
     "outcome": st.binary(max_size=9),
     "age_ms": st.sampled_from(["", 0, 1000]),
+    "for_ms": st.sampled_from(["", 1, 1000, LEASE_MS]),
+    "reason": st.sampled_from(["", "a deploy", "0 0 0"]),
     **dict.fromkeys(("acks", "keeps", "retries", "buries", "releases"), st.integers(0, 2)),
     "ids": st.sampled_from(IDS),
     "tokens": st.sampled_from(TOKENS),

@@ -9,7 +9,7 @@ from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet
 from qcore.broker.inspector import Inspector
 from qcore.config import BrokerConfig
-from qcore.errors import QueueFull
+from qcore.errors import QueueClosed, QueueFull
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Acked, Buried, Job, Released, Retried
 from tests.support.content import keys_of
@@ -126,6 +126,19 @@ async def test_operators_can_make_room_in_a_full_server(full):
     (stats,) = await inspector.queues([QUEUE])
     assert (stats.ready, stats.dead) == (0, 0)
     assert await status_of(full, "x") == "cancelled"
+
+
+async def test_queues_can_be_held_up_and_resumed_in_a_full_server(full):
+    await put(full, "a")
+    await fill(full)
+    inspector = Inspector(full)
+    assert (await inspector.pause(QUEUE, reason="full" * 50)).reason
+    assert (await claim(full)).leases == []
+    assert await inspector.close_queue(QUEUE)
+    with pytest.raises(QueueClosed):
+        await full.enqueue([Job("b", QUEUE, b"")])
+    assert await inspector.resume(QUEUE)
+    assert len((await claim(full)).leases) == 1
 
 
 async def test_scripts_unknown_to_a_full_server_still_run(own_server, full):

@@ -62,6 +62,28 @@ async def test_reclaim_owner_charged_backs_off_and_ends_dead(broker):
     assert found["dead"] == {"b": NOW}
 
 
+async def test_reclaim_owner_charges_the_culprits_and_nobody_else(broker):
+    await leased(broker, "a", "b", "c")
+    names = broker.keys(QUEUE).names
+    await ask(broker, b"HSET", names["crashes"], "b", f"2 {NOW - 1}", "c", f"1 {NOW - 1}")
+    taken = await reclaim_owner(broker, NOW, culprits=[token("b").encode()])
+    assert sorted(taken) == [
+        (token("a"), "ready"),
+        (token("b"), "scheduled"),
+        (token("c"), "ready"),
+    ]
+    found = await content(broker)
+    assert found["crashes"] == {"b": f"3 {NOW}", "c": f"1 {NOW - 1}"}
+    assert found["ready"] == ["a", "c"]
+
+
+async def test_reclaim_owner_charges_nobody_when_the_culprits_are_gone(broker):
+    """They ended before their process did."""
+    await leased(broker, "a")
+    await reclaim_owner(broker, NOW, culprits=[token("b").encode()])
+    assert "crashes" not in await content(broker)
+
+
 async def test_reclaim_owner_leaves_other_owners_alone(broker):
     await leased(broker, "mine")
     await leased(broker, "theirs", prefix=f"{OTHER_OWNER}:1:")

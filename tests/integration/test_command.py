@@ -62,11 +62,13 @@ async def test_queues_shows_depths(app: App, qcore: Command):
         "scheduled": 1,
         "active": 0,
         "dead": 1,
+        "paused": None,
+        "closed_ms": None,
     }
     assert (other["name"], other["ready"]) == ("other", 1)
     said = await qcore("queues", "other")
     assert said.out.splitlines()[0].split() == [
-        *("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST", "READY")
+        *("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST", "READY", "STATE")
     ]
     assert said.out.splitlines()[1].split()[:6] == ["other", "1", "0", "0", "0", "0"]
     assert len(said.out.splitlines()) == 2

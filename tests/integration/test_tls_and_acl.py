@@ -1,8 +1,11 @@
 """TLS to one server, to Sentinels and to a Cluster; a user with just the rights that are needed."""
 
+import asyncio
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Job
 from qcore.runtime.admission import admits
 from tests.docs.pages import DOCS
+from tests.support.fleet import ROOT
 from tests.support.servers import Server, free_port, start_cluster
 from tests.support.topologies import SERVICE, Sentinel, until
 from tests.support.workers import dead, reached, working
@@ -61,6 +65,10 @@ async def live(app: App) -> None:
     assert await app.inspector.purge(failed.queue, ids=[failed.id]) == 1
     waiting = await double.enqueue(1)
     assert await app.inspector.clear(waiting.queue) == 1
+    await app.inspector.pause("default", for_=60)
+    await app.inspector.close_queue("default")
+    assert await app.inspector.resume("default")
+    await app.inspector.open_queue("default")
     await reached(app, waiting, JobStatus.CANCELLED)
     assert "default" in [stats.name for stats in await app.inspector.queues()]
 
@@ -158,11 +166,11 @@ async def test_tls_cluster_is_reached_at_the_ports_that_it_announces(
 # -- rights ------------------------------------------------------------------------------------
 
 
-def documented() -> tuple[str, str]:
-    """Return the commands of the page: a user who works, and what the doctor needs beyond that."""
+def documented() -> tuple[str, str, str]:
+    """Return the commands of the page: a user who works, and what doctor and bench need, too."""
     page = (DOCS / "how-to" / "sentinel-and-cluster.md").read_text(encoding="utf-8")
-    worker, doctor = re.findall(r"^ACL SETUSER worker .*$", page, re.MULTILINE)
-    return worker, doctor
+    worker, doctor, bench = re.findall(r"^ACL SETUSER worker .*$", page, re.MULTILINE)
+    return worker, doctor, bench
 
 
 def commands_of(*paths: Path) -> set[str]:
@@ -176,7 +184,7 @@ def test_documented_rights_are_those_that_the_code_uses():
     folder = Path(qcore.__file__).parent / "broker"
     paths = {path for path in folder.rglob("*") if path.suffix in (".lua", ".py")}
     of_doctor = {path for path in paths if path.stem == "audit"}
-    worker, doctor = (set(re.findall(r"\+(\S+)", line)) for line in documented())
+    worker, doctor, _ = (set(re.findall(r"\+(\S+)", line)) for line in documented())
     # a connection's own, and what another word must follow
     own = {"role", "client|setname", "cluster|slots", "select"}
     used = commands_of(*(paths - of_doctor)) - {"config"} | own
@@ -231,6 +239,24 @@ async def test_user_may_examine_a_set_up_with_the_rights_of_the_doctor(
     (finding,) = await audit(broker, "default")
     assert "dead and ready" in finding.said
     assert refused(guarded) <= NOT_NEEDED
+
+
+async def test_user_may_bench_with_the_rights_of_the_bench(guarded: Server):
+    worker, _, bench = (line.replace("PASSWORD", PASSWORD) for line in documented())
+    for line in (worker, bench):
+        assert guarded.ask(*line.split()) == "OK"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qcore_cli", "bench", "--seconds", "0.1", "--processes", "1"),
+        *("--url", f"redis://worker:{PASSWORD}@127.0.0.1:{guarded.port}/0"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "cli")))},
+    )
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+
+    assert (process.returncode, said) == (0, b"")
+    assert refused(guarded) <= NOT_NEEDED
+    assert guarded.ask("DBSIZE") == 0
 
 
 async def test_user_has_no_rights_in_another_namespace(user_app: App, guarded: Server):

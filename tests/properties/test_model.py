@@ -21,34 +21,16 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settle_items
 from qcore.config import BrokerConfig
-from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
+from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from tests.support.content import forget_namespace
+from tests.support.draws import KEEP_MS, OUTCOMES, OWNERS, delays, few, late, owners, queues, steps
 from tests.support.machine import QUEUES, Agreeing, pairs, plain, teach, words_of
 from tests.support.model import HOUR_MS, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
 
-OWNERS = ("aa", "bb")
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
-TRACE_MS, SILENT_MS, KEEP_MS = 24 * HOUR_MS, HOUR_MS, 5 * SECOND
+TRACE_MS, SILENT_MS = 24 * HOUR_MS, HOUR_MS
 TRACE_BYTES = 2
-#: Crashes older than 72 h are forgotten.
-LATE_MS = (0, 0, 71 * HOUR_MS, 73 * HOUR_MS, 73 * HOUR_MS)
-#: How time goes on between two steps, and back.
-STEPS_MS = (1, 500, SECOND, 4 * SECOND, LEASE_MS, 25 * HOUR_MS, 73 * HOUR_MS)
-STEPS_BACK_MS = (-1, -10 * SECOND, -2 * LEASE_MS, -30 * HOUR_MS)
-
-#: Most of it happens in one queue.
-queues = st.sampled_from(("one", "one", "one", "two"))
-owners = st.sampled_from(OWNERS)
-few = st.integers(1, 4)
-delays = st.sampled_from((0, 1, 500, SECOND, LEASE_MS))
-OUTCOMES = st.one_of(
-    st.just(Acked()),
-    st.builds(Acked, st.just(b"result"), st.sampled_from((0, 10, KEEP_MS))),
-    st.builds(Retried, delays, st.just(b"retried")),
-    st.just(Buried(b"buried")),
-    st.just(Released()),
-)
 
 
 class House(Agreeing):
@@ -92,7 +74,7 @@ class House(Agreeing):
                 self.now += 4 * SECOND
                 self.promote("one", 2)
 
-    @rule(ms=st.sampled_from(STEPS_MS) | st.sampled_from(STEPS_BACK_MS))
+    @rule(ms=steps)
     def time_goes(self, ms: int) -> None:
         self.now += ms
 
@@ -122,7 +104,7 @@ class House(Agreeing):
         reply = self.ask(scripts.ENQUEUE, queue, self.now, "nonce", self.calls, *words)
         expected = model.enqueue(self.now, "nonce", self.calls, items)
         self.accepted[queue] |= {id for id in ids if id in model.jobs}
-        self.agree([id.decode() for id in reply], expected)
+        self.agree(reply and [id.decode() for id in reply], expected)
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -174,8 +156,10 @@ class House(Agreeing):
             )
             left -= len(ids)
             taken += [(name, prefix + id, fence) for id in ids]
-        again = min(self.models[name].again(line, took=bool(taken)) for name in names)
-        suspects = sum(len(self.models[name].suspects) for name in names)
+        took = bool(taken)
+        again = min(self.models[name].again(line, self.now, took=took) for name in names)
+        suspects = sum(self.models[name].waiting_suspects(self.now) for name in names)
+        paused = {name for name in names if self.models[name].paused_until(self.now) is not None}
         self.agree(
             (plain(turn.leases), turn.again_ms, turn.suspects),
             (
@@ -185,6 +169,7 @@ class House(Agreeing):
             ),
         )
         assert not early & {lease.id for lease in turn.leases}, "I9"
+        assert not paused & {lease.queue for lease in turn.leases}
         if not reply_is_lost:
             self._give(turn.leases)
 
@@ -302,13 +287,24 @@ class House(Agreeing):
         self.reclaim(queue, 1, lasts=False)
         self.reclaim(queue, 200, lasts=False)
 
-    @rule(queue=queues, owner=owners, charge=st.booleans(), late=st.sampled_from(LATE_MS))
+    @rule(queue=queues, owner=owners, charge=st.booleans(), late=late)
     def crash(self, queue: str, owner: str, charge: bool, late: int = 0) -> None:
         """Its supervisor takes back what a dead process held, also when it was away for long."""
+        self._crash(queue, owner, charge, late, [])
+
+    @rule(queue=queues, owner=owners, data=st.data())
+    def crash_of_known_culprits(self, queue: str, owner: str, data: st.DataObject) -> None:
+        """Some of them, of other owners perhaps, and perhaps gone."""
+        tokens = [*self.models[queue].active, f"{owner}:99:gone"]
+        culprits = data.draw(st.lists(st.sampled_from(tokens), min_size=1, unique=True))
+        self._crash(queue, owner, True, 0, culprits)
+
+    def _crash(self, queue: str, owner: str, charge: bool, late: int, culprits: list[str]) -> None:
         self.now += late
-        words = (self.now, owner, int(charge), CRASH_LIMIT, 0)
+        words = (self.now, owner, int(charge), CRASH_LIMIT, 0, *culprits)
         cursor, *reply = self.ask(scripts.RECLAIM_OWNER, queue, *words)
-        expected = self.models[queue].reclaim_owner(self.now, owner, charge, CRASH_LIMIT)
+        model = self.models[queue]
+        expected = model.reclaim_owner(self.now, owner, charge, CRASH_LIMIT, culprits)
         self.agree((cursor, pairs(reply)), (b"0", expected), crashed=charge)
 
     @rule(queue=queues, limit=few)
@@ -372,6 +368,23 @@ class House(Agreeing):
         reply = self.ask(scripts.PURGE, queue, self.now, age, limit)
         self.agree(reply, model.purge_older(self.now - age, limit))
 
+    @rule(queue=queues, for_ms=st.sampled_from((None, 1, SECOND, LEASE_MS)))
+    def pause(self, queue: str, for_ms: int | None) -> None:
+        reply = self.ask(scripts.PAUSE, queue, self.now, for_ms or "", "a deploy")
+        self.agree(reply.decode(), self.models[queue].pause_for(self.now, for_ms, "a deploy"))
+
+    @rule(queue=queues)
+    def close(self, queue: str) -> None:
+        reply = self.ask(scripts.CLOSE, queue, self.now)
+        self.agree(reply, self.models[queue].close(self.now))
+
+    @precondition(lambda self: any(model.is_held() for model in self.models.values()))
+    @rule()
+    def resume(self) -> None:
+        for queue, model in self.models.items():
+            reply = self.ask(scripts.RESUME, queue, self.now)
+            self.agree(reply, model.resume(self.now))
+
     # -- the end ----------------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -389,6 +402,7 @@ class House(Agreeing):
 
     def _empty(self, queue: str) -> None:
         model = self.models[queue]
+        self.resume()
         for owner in OWNERS:
             self.crash(queue, owner, charge=False)
         self.promote(queue, limit=1000)

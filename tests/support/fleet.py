@@ -22,6 +22,7 @@ from qcore import App, BrokerUnavailable, NotConfirmed, QcoreError
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.task import Dispatch, Task
+from qcore_cli.worker import stall_limit
 from tests.support import fleet_tasks, supervise
 from tests.support.checker import Fault, History, Journal, Run
 from tests.support.waiting import eventually
@@ -216,8 +217,10 @@ class Fleet:
             "lease_s": LEASE_S,
             "extend_s": LEASE_S / 3,
             "sweep_s": LEASE_S / 4,
+            "heartbeat_s": LEASE_S / 10,
             "shutdown_timeout_s": 10.0,
         }
+        config = WorkerConfig(**defaults | worker)
         settings = supervise.Settings(
             app,
             BrokerConfig(url=url or self.url, namespace=self.namespace),
@@ -229,8 +232,9 @@ class Fleet:
                 most_processes=most_processes,
                 target_wait_s=target_wait_s,
                 shrink_after_s=shrink_after_s,
+                stall_s=stall_limit(config),
             ),
-            WorkerConfig(**defaults | worker),
+            config,
         )
         return self._run([supervise.__name__, msgspec.json.encode(settings).decode()])
 

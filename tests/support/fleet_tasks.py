@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import functools
 import os
+import re
 import signal
 import sys
 import time
@@ -113,6 +114,35 @@ async def block(ctx: Context, n: int, seconds: float) -> None:
         if not ran:
             _note(n, "-", ctx.attempt, os.getpid(), "blocks")
             time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+
+@app.task(retry=ONCE)
+async def block_for_ever(ctx: Context, n: int) -> None:
+    with written_down(ctx, n):
+        time.sleep(3600)  # noqa: ASYNC251 - that is the point
+
+
+@app.task(retry=ONCE)
+async def hold_interpreter(ctx: Context, n: int) -> None:
+    """Not even another thread of the process goes on."""
+    with written_down(ctx, n):
+        re.match(r"(a+)+$", "a" * 64 + "b")  # which takes longer than the universe has stood
+
+
+@app.task(retry=ONCE, timeout=0.5, kill_timeout=1.5)
+async def swallow_timeout(ctx: Context, n: int) -> None:
+    await swallow_cancellation.function(ctx, n, 3600)
+
+
+@app.task(timeout=0.5, kill_timeout=1.5, at_most_once=True)
+async def swallow_once(ctx: Context, n: int) -> None:
+    await swallow_cancellation.function(ctx, n, 3600)
+
+
+@app.task(retry=ONCE, timeout=0.5, kill_timeout=1.5)
+def hang_in_thread(ctx: Context, n: int) -> None:
+    with written_down(ctx, n):
+        time.sleep(3600)
 
 
 # -- those that take memory ------------------------------------------------------------------

@@ -18,6 +18,7 @@ READS = {
     "HGETALL",
     "HMGET",
     "HSCAN",
+    "HSTRLEN",
     "LINDEX",
     "LLEN",
     "LPOS",

@@ -5,7 +5,7 @@ in it. No code of the library is used.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 SUSPECT = 2
@@ -42,7 +42,7 @@ class Model:
         self.expiry: dict[str, int] = {}
         self.producers: dict[str, tuple[int, int]] = {}
         self.wake: dict[str, int] = {}
-        self.meta: dict[str, int] = {}
+        self.meta: dict[str, int | str] = {}
 
     def content(self) -> dict[str, Any]:
         """Return what Redis must hold, as `keys_of` shows it."""
@@ -112,16 +112,26 @@ class Model:
         self._to_head([id], now)
         return "ready"
 
+    def paused_until(self, now: int) -> float | None:
+        """Return when the pause ends, infinity for by hand; None while there is none."""
+        until = int(str(self.meta.get("paused", "")).partition(" ")[0] or -1)
+        return math.inf if until == 0 else until if until > now else None
+
+    def is_held(self) -> bool:
+        return bool({"paused", "closed"} & self.meta.keys())
+
     # -- producers --------------------------------------------------------------------------------
 
     def enqueue(
         self, now: int, nonce: str, call: int, items: Sequence[tuple[str, int, str]]
-    ) -> list[str]:
-        """Each item is id, due time (at most `now`: at once), envelope."""
+    ) -> list[str] | None:
+        """Each item is id, due time (at most `now`: at once), envelope; None: it is closed."""
         seen, _ = self.producers.get(nonce, (-1, 0))
         if call <= seen:
             self.producers[nonce] = (seen, now)
             return []
+        if "closed" in self.meta:
+            return None
         self.producers[nonce] = (call, now)
         known: list[str] = []
         for id, due, body in items:
@@ -144,9 +154,10 @@ class Model:
         self, now: int, deadline: int, prefix: str, limit: int, room: int, promote: int, line: str
     ) -> tuple[list[str], int, int]:
         """One queue's part of a claim; return ids, the bytes left, the fence."""
-        if self._promote_due(now, promote) and line == "suspects":
+        promoted, is_paused = self._promote_due(now, promote), self.paused_until(now) is not None
+        if promoted and line == "suspects" and not is_paused:
             self.wake = dict(MARKER)
-        waiting, ids = getattr(self, line), []
+        waiting, ids = [] if is_paused else getattr(self, line), []
         for id in waiting[:limit]:
             size = 8 + len(self.jobs[id][1])
             room -= size
@@ -159,11 +170,17 @@ class Model:
         return ids, room, self._rise(now) if ids else 0
 
     def _rise(self, now: int) -> int:
-        self.meta["fence"] = max(self.meta.get("fence", 0) + 1, now * 1000)
-        return self.meta["fence"]
+        fence = self.meta["fence"] = max(int(self.meta.get("fence", 0)) + 1, now * 1000)
+        return fence
 
-    def again(self, line: str, *, took: bool) -> float:
+    def waiting_suspects(self, now: int) -> int:
+        """Return how many wait for a process of their own, which a paused queue gives to none."""
+        return len(self.suspects) if self.paused_until(now) is None else 0
+
+    def again(self, line: str, now: int, *, took: bool) -> float:
         """Return when a claim can bring more; 0 for now. Called once all queues had their turn."""
+        if (until := self.paused_until(now)) is not None:
+            return until
         if getattr(self, line):
             if took and line == "ready":
                 self.wake = dict(MARKER)
@@ -221,15 +238,16 @@ class Model:
         count = self._promote_due(now, limit)
         if count:
             self.wake = dict(MARKER)
-        return count, len(self.suspects)
+        return count, self.waiting_suspects(now)
 
     def reclaim(
         self, now: int, lease_ms: int, stale_ms: int, guard_ms: int, crash_limit: int, limit: int
     ) -> list[tuple[str, str]]:
-        last, guard = self.meta.get("last_sweep", 0), self.meta.get("guard_until", 0)
+        last, guard = int(self.meta.get("last_sweep", 0)), int(self.meta.get("guard_until", 0))
         self.meta["last_sweep"] = now
         if now - last > stale_ms or last > now:
-            guard = self.meta["guard_until"] = now + guard_ms
+            guard = now + guard_ms
+            self.meta["guard_until"] = guard
         if last > now or "clock_back" in self.meta:
             far = by_score(self.active, now + 2 * lease_ms, math.inf, limit)
             self.active.update(dict.fromkeys(far, now + lease_ms))
@@ -242,11 +260,17 @@ class Model:
         return [(t, self._give_back(t, True, now, crash_limit)) for t in reversed(expired)]
 
     def reclaim_owner(
-        self, now: int, owner: str, charge: bool, crash_limit: int
+        self,
+        now: int,
+        owner: str,
+        charge: bool,
+        crash_limit: int,
+        culprits: Collection[str] = (),
     ) -> list[tuple[str, str]]:
         tokens = [token for token in self.active if token.startswith(f"{owner}:")]
         tokens.sort(key=id_of, reverse=True)
-        return [(t, self._give_back(t, charge, now, crash_limit)) for t in tokens]
+        charged = {t for t in tokens if charge and (not culprits or t in culprits)}
+        return [(t, self._give_back(t, t in charged, now, crash_limit)) for t in tokens]
 
     def prune(self, now: int, limit: int, trace_ms: int, size: int, silent_ms: int) -> int:
         over = by_score(self.expiry, -math.inf, now, limit)
@@ -323,3 +347,21 @@ class Model:
 
     def purge_older(self, before: int, limit: int) -> int:
         return self.purge(by_score(self.dead, -math.inf, before, limit))
+
+    def pause_for(self, now: int, for_ms: int | None, reason: str) -> str:
+        until = 0 if for_ms is None else now + max(1, for_ms)
+        self.meta["paused"] = pause = f"{until} {now} {reason}"
+        return pause
+
+    def close(self, now: int) -> int:
+        closed = "closed" not in self.meta
+        self.meta.setdefault("closed", now)
+        return int(closed)
+
+    def resume(self, now: int) -> list[int]:
+        was_paused, was_closed = self.paused_until(now) is not None, "closed" in self.meta
+        self.meta.pop("paused", None)
+        self.meta.pop("closed", None)
+        if was_paused and (self.ready or self.suspects or self.scheduled):
+            self.wake = dict(MARKER)
+        return [int(was_paused), int(was_closed)]

@@ -84,16 +84,24 @@ class Nemesis:
         """Write down a drain, with the workers that left without telling Redis everything."""
         self._note("drained", began_at, pids=unsettled)
 
-    async def stop_worker(self, command: Command, for_s: float) -> int | None:
-        """SIGSTOP for one worker, and SIGCONT; return its pid."""
+    async def stop_worker(
+        self, command: Command, for_s: float, *, unseen: bool = False
+    ) -> int | None:
+        """SIGSTOP for one worker, and SIGCONT; return its pid.
+
+        Its supervisor kills it when that takes long, unless that is stopped as well.
+        """
         if not (workers := command.workers()):
             return None
         pid, began_at = self.dice.choice(workers), time.monotonic()
-        _signal_group(pid, signal.SIGSTOP, alone=True)
+        pids = [pid, command.pid] if unseen else [pid]
+        for one in pids:
+            _signal_group(one, signal.SIGSTOP, alone=True)
         try:
             await asyncio.sleep(for_s)
         finally:
-            _signal_group(pid, signal.SIGCONT, alone=True)
+            for one in pids:
+                _signal_group(one, signal.SIGCONT, alone=True)
             self._note("worker stopped", began_at, ANSWER_S, [pid])
         return pid
 

@@ -1,5 +1,7 @@
 """Sweeps at times that a test chooses."""
 
+from collections.abc import Collection
+
 from qcore.broker.broker import Broker
 from tests.support.moves import LEASE_MS, OWNER, QUEUE, SECOND, ask
 
@@ -36,8 +38,9 @@ async def reclaim_owner(
     queue: str = QUEUE,
     charge: bool = True,
     crash_limit: int = CRASH_LIMIT,
+    culprits: Collection[bytes] = (),
 ) -> list[tuple[str, str]]:
     taken = await broker.reclaim_owner(
-        queue, owner, charge=charge, crash_limit=crash_limit, now_ms=now_ms
+        queue, owner, charge=charge, crash_limit=crash_limit, culprits=culprits, now_ms=now_ms
     )
     return [(item.token.decode(), item.to) for item in taken]

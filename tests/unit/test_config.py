@@ -12,11 +12,13 @@ from qcore.config import (
     WorkerConfig,
     broker_config,
     check_name,
+    check_stall,
     child_environment,
     child_variable,
     seconds,
 )
 from qcore.errors import ConfigError
+from qcore_cli.worker import stall_limit, worker_config
 
 URL = "redis://localhost:6379/0"
 
@@ -82,6 +84,22 @@ def test_worker_defaults_fit_together():
     config = worker()
     assert config.extend_s <= config.lease_s / 3
     assert config.sweep_s <= config.lease_s / 4
+
+
+def test_stall_limit_lies_between_the_heartbeats_and_the_end_of_a_lease():
+    clocks = worker(lease_s=8.0, extend_s=2.0, sweep_s=1.0, heartbeat_s=0.5)
+    for stall_s in (1.5, 5.99):
+        check_stall(stall_s, clocks)
+    with pytest.raises(ConfigError, match=r"^stall_s is 6 and lease_s 8, renewed every 2 s: "):
+        check_stall(6.0, clocks)
+    with pytest.raises(ConfigError, match=r"^stall_s is 1.4 and heartbeat_s 0.5: "):
+        check_stall(1.4, clocks)
+
+
+@pytest.mark.parametrize("lease_s", [0.3, 1.0, 1.5, 10.0, 30.0, 86400.0])
+def test_command_chooses_times_that_fit_to_any_lease(lease_s):
+    clocks = worker_config(("default",), lease=lease_s, shutdown_timeout=30.0)
+    check_stall(stall_limit(clocks), clocks)
 
 
 def test_worker_without_a_queue_is_refused():

@@ -227,6 +227,27 @@ def test_queue_that_nobody_serves_or_whose_clock_went_back_is_a_fault(readings, 
     assert remedy in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("readings", "said"),
+    [
+        ({"paused": True, "ready": 3, "enqueued_ms": LATE, "last_sweep_ms": None}, "paused; 3"),
+        ({"paused": True, "ready": 9, "suspects": 2, "suspects_ms": NOW - 96_000}, "paused; 9"),
+        ({"closed": True}, "closed; 0"),
+        ({"closed": True, "paused": True}, "paused and closed; 0"),
+    ],
+)
+def test_queue_that_is_held_up_is_named_lest_it_be_forgotten(readings, said):
+    (finding,) = check_queue(queue(**readings), WORKER)
+    assert (finding.level, finding.check) == (Level.WARNING, "queue orders")
+    assert finding.said.startswith(said)
+    assert "qcore resume orders" in finding.remedy
+
+
+def test_paused_queue_with_a_lease_that_nobody_takes_back_is_at_fault():
+    (finding,) = check_queue(queue(paused=True, lease_ends_ms=LATE), WORKER)
+    assert finding.level is Level.FAULT
+
+
 def test_script_looks_into_every_structure_that_may_hold_a_job():
     structures = {"ready", "suspects", "scheduled", "active", "dead", "done"} & QUEUE_KEYS.keys()
     assert structures <= set(AUDIT.keys)

@@ -148,8 +148,8 @@ def test_call_sends_digest_keys_in_order_and_arguments():
     keys = queue_keys("shop", "orders")
     call = scripts.PROMOTE.call(keys, b"", 200)
     names = [f"{{shop:orders}}:{name}".encode() for name in scripts.PROMOTE.keys]
-    assert call.by_digest() == (b"EVALSHA", scripts.PROMOTE.sha, 6, *names, b"", 200)
-    assert call.by_source() == (b"EVAL", scripts.PROMOTE.source, 6, *names, b"", 200)
+    assert call.by_digest() == (b"EVALSHA", scripts.PROMOTE.sha, 7, *names, b"", 200)
+    assert call.by_source() == (b"EVAL", scripts.PROMOTE.source, 7, *names, b"", 200)
 
 
 def test_call_on_several_queues_repeats_the_keys_of_each():

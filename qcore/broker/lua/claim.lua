@@ -1,4 +1,5 @@
 -- claim: ready -> active, oldest first, from one or several queues in strict order.
+-- Nothing from those that are paused: when the first pause ends is a time to claim again.
 -- KEYS  (repeated for each queue)
 --       ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first
@@ -9,7 +10,7 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
---       meta       hash  last_sweep, guard_until, clock_back, fence
+--       meta       hash  fence, paused, closed; last_sweep, guard_until, clock_back
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many jobs in all
@@ -21,7 +22,7 @@
 --       limits...  int   at most so many jobs of each queue
 -- reply { now_ms, when to claim again (unix ms, '' for never), suspects that wait, then per queue
 --       with jobs { number of the queue from 1, fence, ids, payloads, states, crashes, wishes } }
--- @include clock lines lease leased
+-- @include clock lines lease leased pausing
 local per_queue = 11
 local now_ms, limit, lease_ms, prefix, most_bytes, promote, suspects, limits = ARGV[1], ARGV[2],
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
@@ -34,6 +35,8 @@ for q = 1, #KEYS / per_queue do
   k.jobs, k.state, k.crashes, k.cancels, k.meta, k.wake = unpack(KEYS, at + 6, at + 11)
   k.line = suspects == '1' and k.suspects or k.ready
   k.most = bounded(ARGV[limits + q - 1])
+  local meta = redis.call('HMGET', k.meta, 'paused', 'fence')
+  k.pause, k.fence = pause_end(meta[1], now), meta[2]
   queues[q] = k
 end
 local left, room, deadline = bounded(limit), integer(most_bytes), whole(now + integer(lease_ms))
@@ -43,23 +46,26 @@ redis.call('ZREM', queues[1].active, '')
 local reply = { whole(now), '', 0 }
 for q, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
+  local promoted = promote_due(k, now, promote)
   -- who claims suspects wakes somebody for what else became ready
-  if promote_due(k, now, promote) > 0 and suspects == '1' then redis.call('ZADD', k.wake, 0, '1') end
-  local ids = redis.call('LPOP', k.line, math.min(left, k.most)) or {}
+  if promoted > 0 and suspects == '1' and not k.pause then redis.call('ZADD', k.wake, 0, '1') end
+  local most = likely(k.line, k.jobs, math.min(left, k.most), room)
+  local ids = not k.pause and redis.call('LPOP', k.line, most) or {}
   if #ids > 0 then
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))
     room = fitting(k.line, ids, payloads, room)
     lease(k.active, k.running, ids, prefix, deadline)
     left = left - #ids
-    reply[#reply + 1] = { q, rise(k.meta, now), ids, payloads, columns(k, ids) }
+    reply[#reply + 1] = { q, rise(k.meta, k.fence, now), ids, payloads, columns(k, ids) }
   end
 end
 
 local again = math.huge
 for _, k in ipairs(queues) do
-  local waiting = redis.call('LLEN', k.suspects)
-  reply[3] = reply[3] + waiting
-  if redis.call('LLEN', k.line) > 0 then
+  if not k.pause then reply[3] = reply[3] + redis.call('LLEN', k.suspects) end
+  if k.pause then
+    again = math.min(again, k.pause)
+  elseif redis.call('LLEN', k.line) > 0 then
     again = now
     -- A claim that took nothing must not wake anybody, or two idle workers would spin; and nobody
     -- waits for markers of suspects.

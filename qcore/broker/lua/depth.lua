@@ -1,23 +1,26 @@
--- depth: how many jobs a queue holds, and when the first of each line was enqueued. Reads only.
+-- depth: how many jobs a queue holds, the first of each line, pause and closing. Reads only.
 -- KEYS  ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       active     zset  token -> lease deadline, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
+--       meta       hash  fence, paused, closed; last_sweep, guard_until, clock_back
 -- ARGV  now_ms     ms    '' for the Redis clock
 -- reply { now_ms, ready, suspects, scheduled, active, dead, first 8 bytes of the next ready job or
---       false, the same of the next suspect }
--- @include clock
-local ready, suspects, scheduled, active, dead, jobs = unpack(KEYS, 1, 6)
+--       false, the same of the next suspect, the pause (`until_ms since_ms reason`) or false, since
+--       when it is closed (unix ms) or false }
+-- @include clock pausing
+local ready, suspects, scheduled, active, dead, jobs, meta = unpack(KEYS, 1, 7)
 local now_ms = ARGV[1]
 
 local function stamp(line)
   local first = redis.call('LINDEX', line, 0)
   return first and string.sub(redis.call('HGET', jobs, first) or '', 1, 8)
 end
+local now, held = clock(now_ms), redis.call('HMGET', meta, 'paused', 'closed')
 return {
-  whole(clock(now_ms)), redis.call('LLEN', ready), redis.call('LLEN', suspects),
+  whole(now), redis.call('LLEN', ready), redis.call('LLEN', suspects),
   redis.call('ZCARD', scheduled), redis.call('ZCARD', active), redis.call('ZCARD', dead),
-  stamp(ready), stamp(suspects),
+  stamp(ready), stamp(suspects), pause_end(held[1], now) and held[1], held[2],
 }

@@ -4,13 +4,14 @@
 --       scheduled  zset  job id -> due time, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
 --       wake       zset  the marker "come and claim"
+--       meta       hash  fence, paused, closed; last_sweep, guard_until, clock_back
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       nonce      text  names the producing process
 --       call       int   grows with each call of this producer
 --       items...   id, when ('' now, '+ms' from now, '@ms' at), envelope
--- reply the ids that were there already
+-- reply the ids that were there already; the error QCLOSED when the queue is closed
 -- @include clock
-local jobs, ready, scheduled, producers, wake = unpack(KEYS, 1, 5)
+local jobs, ready, scheduled, producers, wake, meta = unpack(KEYS, 1, 6)
 local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
 
 -- due_of: when a job is due, as digits; false for now.
@@ -32,6 +33,8 @@ if seen and tonumber(seen) >= integer(call) then
   redis.call('HSET', producers, nonce, seen .. ' ' .. whole(now))
   return {}
 end
+local closed = redis.call('HGET', meta, 'closed')
+if closed then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
 -- The first write may allocate, so a full Redis refuses the whole call here.
 redis.call('HSET', producers, nonce, whole(integer(call)) .. ' ' .. whole(now))
 

@@ -4,13 +4,14 @@
 --       ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       crashes    hash  job id -> `count ms`
+--       meta       hash  fence, paused, closed; last_sweep, guard_until, clock_back
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
--- reply { how many were promoted, suspects that wait }
--- @include clock lines
+-- reply { how many were promoted, suspects that wait; none while the queue is paused }
+-- @include clock lines pausing
 local k = {}
-k.active, k.scheduled, k.ready, k.suspects, k.crashes, k.wake = unpack(KEYS, 1, 6)
+k.active, k.scheduled, k.ready, k.suspects, k.crashes, k.meta, k.wake = unpack(KEYS, 1, 7)
 local now_ms, limit = ARGV[1], ARGV[2]
 
 local now = clock(now_ms)
@@ -18,4 +19,5 @@ limit = bounded(limit)
 redis.call('ZREM', k.active, '')
 local promoted = promote_due(k, now, limit)
 if promoted > 0 then redis.call('ZADD', k.wake, 0, '1') end
-return { promoted, redis.call('LLEN', k.suspects) }
+local paused = pause_end(redis.call('HGET', k.meta, 'paused'), now)
+return { promoted, paused and 0 or redis.call('LLEN', k.suspects) }

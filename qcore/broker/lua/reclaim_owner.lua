@@ -18,23 +18,27 @@
 --       charge     text  '1': the loss counts as a crash; '0': the process was ended for no fault of its jobs
 --       crash_limit int  the loss that makes a job dead
 --       cursor     int   0 at first, then the cursor of the last reply
+--       tokens...  text  the culprits: with some, only these losses are charged
 -- reply { cursor ('0' at the end), token, where its job went, token, ... }
 -- @include clock tokens lines forget ending give_back
 local k = {}
 k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.wake = unpack(KEYS, 8, 14)
-local now_ms, owner, charge, crash_limit, cursor = unpack(ARGV, 1, 5)
+local now_ms, owner, charge, crash_limit, cursor, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
+  ARGV[5], 6
 
-local now = clock(now_ms)
+local now, is_culprit = clock(now_ms), {}
 crash_limit = integer(crash_limit)
+for i = tokens, #ARGV do is_culprit[ARGV[i]] = true end
 redis.call('ZREM', k.active, '')
 local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', owner .. ':*', 'COUNT', 1000)
-local tokens, reply = {}, { page[1] }
-for i = 1, #page[2], 2 do tokens[#tokens + 1] = page[2][i] end
+local held, reply = {}, { page[1] }
+for i = 1, #page[2], 2 do held[#held + 1] = page[2][i] end
 -- ids grow with time: from the youngest to the oldest, so that the oldest is the first at the head
-table.sort(tokens, function(a, b) return id_of(a) > id_of(b) end)
-for _, token in ipairs(tokens) do
+table.sort(held, function(a, b) return id_of(a) > id_of(b) end)
+for _, token in ipairs(held) do
+  local is_charged = charge == '1' and (#ARGV < tokens or is_culprit[token] == true)
   reply[#reply + 1] = token
-  reply[#reply + 1] = give_back(k, token, charge == '1', now, crash_limit)
+  reply[#reply + 1] = give_back(k, token, is_charged, now, crash_limit)
 end
 return reply

@@ -5,7 +5,7 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
---       meta       hash  last_sweep, guard_until, clock_back, fence
+--       meta       hash  fence, paused, closed; last_sweep, guard_until, clock_back
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    from now
 --       prefix     text  `owner:seq:` of the lost claim, or `owner:`
@@ -28,4 +28,5 @@ for i = 1, #page[2], 2 do
 end
 if #ids == 0 then return { whole(now), page[1], '0', {}, {}, {}, {}, {} } end
 local payloads = redis.call('HMGET', k.jobs, unpack(ids))
-return { whole(now), page[1], rise(k.meta, now), found, payloads, columns(k, ids) }
+local fence = rise(k.meta, redis.call('HGET', k.meta, 'fence'), now)
+return { whole(now), page[1], fence, found, payloads, columns(k, ids) }

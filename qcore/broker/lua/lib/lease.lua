@@ -1,3 +1,11 @@
+-- likely: how many jobs to look at when `room` bytes fit, if all are as large as the oldest one;
+-- payloads that do not fit would be read for nothing, and by each claim again.
+local function likely(line, jobs, most, room)
+  local oldest = redis.call('LINDEX', line, 0)
+  local size = oldest and redis.call('HSTRLEN', jobs, oldest) or 0
+  return size == 0 and most or math.min(most, math.floor(room / size) + 1)
+end
+
 -- fitting: how many payloads fit into `room` bytes, at least one; the others go back to the head.
 -- Returns the room that is left.
 local function fitting(line, ids, payloads, room)

@@ -1,0 +1,12 @@
+-- close: the queue takes no new jobs until it is opened or resumed; what it holds is worked off.
+-- KEYS  active     zset  token -> lease deadline, unix ms
+--       meta       hash  fence, paused, closed; last_sweep, guard_until, clock_back
+-- ARGV  now_ms     ms    '' for the Redis clock
+-- reply 1 if this call closed it, 0 if it was closed
+-- @include clock
+local active, meta = unpack(KEYS, 1, 2)
+local now_ms = ARGV[1]
+
+local now = clock(now_ms)
+redis.call('ZREM', active, '')
+return redis.call('HSETNX', meta, 'closed', whole(now))
