@@ -151,6 +151,21 @@ async def test_quiet_supervisor_keeps_its_number(fleet: Fleet):
         await fleet.emptied(30)
 
 
+async def test_what_a_paused_queue_holds_is_no_backlog(fleet: Fleet):
+    command = fleet.start_with(processes=1, most_processes=4, concurrency=1, **FAST)
+    await command.ready(1)
+    async with fleet.producer() as producer:
+        inspector = producer.app.inspector
+        await inspector.pause("default")
+        for _ in range(20):
+            await producer.send("work", 1.0)
+        await asyncio.sleep(1.5)  # several looks: nothing is to come of them
+        assert wanted(command) == []
+        await inspector.resume("default")
+        await command.ready(4)
+        await fleet.emptied(30)
+
+
 async def test_nothing_is_decided_while_redis_is_away(
     tmp_path: Path, own_server: Server, proxy: Proxy
 ):
