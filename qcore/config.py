@@ -117,7 +117,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many worker processes, and when one is given up."""
 
+    #: With `most_processes`: at least, and at first.
     processes: int
+    #: As many as the backlog asks for, up to this.
+    most_processes: int | None = None
+    #: A backlog that is worked off within this is no reason for more processes.
+    target_wait_s: float = 5.0
+    #: Fewer must have been enough for so long until there are fewer.
+    shrink_after_s: float = 60.0
     name: str = ""
     #: A child that has not reported ready by then is killed.
     ready_timeout_s: float = 30.0
@@ -143,6 +150,9 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check ranges."""
         _in_range("processes", self.processes, 1, 256)
+        _in_range("most_processes", self.most, self.processes, 256)
+        _in_range("target_wait_s", self.target_wait_s, 0.05, 3600)
+        _in_range("shrink_after_s", self.shrink_after_s, 0.1, 24 * 3600)
         _in_range("ready_timeout_s", self.ready_timeout_s, 0.1, 3600)
         _in_range("stall_s", self.stall_s, 0.05, 24 * 3600)
         _in_range("boot_failures", self.boot_failures, 1, 1_000)
@@ -163,6 +173,11 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
             _in_range("health_port", self.health_port, 1, 65535)
         if self.metrics_port is not None:
             _in_range("metrics_port", self.metrics_port, 1, 65535)
+
+    @property
+    def most(self) -> int:
+        """The most processes: the same as `processes` when that is no range."""
+        return self.processes if self.most_processes is None else self.most_processes
 
 
 def check_stall(stall_s: float, worker: WorkerConfig) -> None:

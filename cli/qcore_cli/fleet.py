@@ -112,6 +112,9 @@ def _print_member(member: Member) -> None:
         f"{view.host}  {view.name}  pid {view.pid}  {state}  up {short_age(view.age_s)}  "
         f"{','.join(view.queues)}"
     )
+    counts = view.processes
+    if counts.least < counts.most:
+        typer.echo(f"  processes {counts.now} of {counts.least}..{counts.most}")
     if view.roll.why:
         roll = view.roll
         typer.echo(f"  {roll.why}: {roll.state}, {roll.replaced} of {roll.workers} workers are new")

@@ -33,6 +33,7 @@ Lease = Annotated[
 ]
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)([MG])(?::(\d+(?:\.\d+)?)([MG]))?")
+_RANGE = re.compile(r"([0-9]{1,6})\.\.([0-9]{1,6})")
 _UNITS = {"M": 1024**2, "G": 1024**3}
 #: A process that takes so much more than it may is killed, unless the option says when.
 _KILL_SHARE = 1.5
@@ -43,8 +44,15 @@ _LEAVING_S = 5.0
 def worker(
     app: Annotated[str, typer.Argument(help="Where the App is: MODULE:NAME, as in tasks:app.")],
     processes: Annotated[
-        str, typer.Option(help="Worker processes: a number, or auto for one per core.")
+        str,
+        typer.Option(
+            help="Worker processes: a number, auto for one per core, or MIN..MAX by backlog."
+        ),
     ] = "auto",
+    target_wait: Annotated[
+        float,
+        typer.Option(help="With MIN..MAX: seconds that jobs may wait before it adds processes."),
+    ] = 5.0,
     concurrency: Annotated[int, typer.Option(help="Jobs at a time in each process.")] = 100,
     queues: Annotated[
         str | None, typer.Option(help="Queues to serve, first one first: a,b,c; else all.")
@@ -106,9 +114,12 @@ def worker(
     )
     _doubt(check_clocks(config, described.broker.call_timeout_s, described.timeouts))
     recycle_bytes, kill_bytes = memory_limits(max_memory)
+    least, most = process_range(processes)
     supervision = SupervisorConfig(
+        processes=least,
+        most_processes=most,
+        target_wait_s=target_wait,
         stall_s=stall_limit(config) if stall is None else stall,
-        processes=count_processes(processes),
         name=name,
         allow_eviction=allow_eviction,
         max_jobs=max_jobs,
@@ -230,6 +241,21 @@ def count_processes(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
+
+
+def process_range(text: str) -> tuple[int, int]:
+    """Return the least and the most processes, from `MIN..MAX` or what `count_processes` takes."""
+    if ".." not in text:
+        count = count_processes(text)
+        return count, count
+    found = _RANGE.fullmatch(text)
+    least, most = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= least <= most:
+        raise ConfigError(
+            f"--processes is {text!r}: give MIN..MAX with MIN from 1 on and MAX not below it, "
+            "as 1..8; one worker must be there to make scheduled jobs ready"
+        )
+    return least, most
 
 
 def memory_limits(text: str | None) -> tuple[int | None, int | None]:

@@ -70,6 +70,15 @@ class Roll(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
 
 
+class Processes(msgspec.Struct, frozen=True, kw_only=True):
+    """How many workers a supervisor keeps."""
+
+    #: Without those that leave and are not replaced.
+    now: int = 0
+    least: int = 0
+    most: int = 0
+
+
 class SupervisorState(StrEnum):
     """What a supervisor says of itself."""
 
@@ -91,6 +100,7 @@ class SupervisorView(msgspec.Struct, frozen=True, kw_only=True):
     #: Names the space of its pid: the same one for two supervisors that see each other's processes.
     machine: str = ""
     roll: Roll = Roll()
+    processes: Processes = Processes()
     workers: tuple[WorkerView, ...] = ()
     #: Workers that ended before they were ready, in a row, while none was.
     boot_failures: int = 0

@@ -12,6 +12,7 @@ from qcore.broker.broker import Broker
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerView
 from qcore.runtime.beat import Beat
+from qcore.runtime.child import RESUME
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.processes import signal_name
 from qcore.runtime.tally import Totals
@@ -65,7 +66,8 @@ class Brood:
         """Give an order to every child, also to those that are started later."""
         self._standing = order
         for child in self.living:
-            child.order(order)
+            if not (order == RESUME and child.is_spare):
+                child.order(order)
 
     def dump(self) -> None:
         """Let every child log what it does."""

@@ -63,6 +63,8 @@ class ChildProcess:
         self.culprits: frozenset[bytes] = frozenset()
         #: It is to go whatever its jobs do: they are not charged with its end.
         self.is_dismissed = False
+        #: It claims nothing more, and goes when it has nothing to do.
+        self.is_spare = False
         #: What it bears, as a share of the limits: no two reach them at the same time.
         self.patience = random.uniform(0.9, 1.1)
         #: Why another one takes its place.
@@ -208,7 +210,7 @@ class ChildProcess:
     def _state(self) -> WorkerState:
         if self.beat is None or not self.beat.ready:
             return WorkerState.STARTING
-        if self.beat.draining or self.is_dismissed:
+        if self.beat.draining or self.is_dismissed or self.is_spare:
             return WorkerState.DRAINING
         return WorkerState.QUIET if self.beat.quiet else WorkerState.RUNNING
 

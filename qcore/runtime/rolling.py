@@ -53,14 +53,18 @@ class Rolling:
     @property
     def last(self) -> Roll:
         """The last rolling restart."""
-        fresh = sum(slot.has_ready(self._since) for slot in self._slots)
+        staying = self._staying()
+        fresh = sum(slot.has_ready(self._since) for slot in staying)
         return Roll(
             state=self._state,
             why=self._why,
             generation=self._generation,
             replaced=fresh,
-            workers=len(self._slots),
+            workers=len(staying),
         )
+
+    def _staying(self) -> list[Slot]:
+        return [slot for slot in self._slots if not slot.is_leaving]
 
     def roll(self, why: str, generation: int = 0) -> None:
         """Replace every worker that lives now; a roll that is going on begins anew."""
@@ -68,7 +72,7 @@ class Rolling:
         # a signal after an order does all that the order wants
         self._generation = generation or self._generation
         self._since = asyncio.get_running_loop().time()
-        log.info("roll.started", why=why, workers=len(self._slots))
+        log.info("roll.started", why=why, workers=len(self._staying()))
         self._called.set()
 
     async def run(self) -> None:
@@ -93,9 +97,10 @@ class Rolling:
         for slot in self._slots:
             if slot.current is not None and slot.current.started_at <= self._since:
                 return slot
-        if all(slot.has_ready(self._since) for slot in self._slots):
+        staying = self._staying()
+        if all(slot.has_ready(self._since) for slot in staying):
             self._state = RollState.DONE
-            log.info("roll.finished", why=self._why, workers=len(self._slots))
+            log.info("roll.finished", why=self._why, workers=len(staying))
         return None
 
     async def _renew(self, slot: Slot) -> None:
@@ -103,12 +108,12 @@ class Rolling:
         if not await slot.replace(self._why) and self._since == since:
             # the next one would not come up either, and the old ones work
             self._state = RollState.FAILED
-            left = sum(not slot.has_ready(since) for slot in self._slots)
+            left = sum(not slot.has_ready(since) for slot in self._staying())
             log.error("roll.failed", why=self._why, left=left)
 
     def _over_its_limits(self) -> tuple[Slot | None, str]:
         if asyncio.get_running_loop().time() >= self._resting_until:
-            for slot in self._slots:
+            for slot in self._staying():
                 if slot.current is not None and (why := reached(self._config, slot.current)):
                     return slot, why
         return None, ""

@@ -10,7 +10,7 @@ from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.beat import Beat
 from qcore.runtime.brood import Brood
-from qcore.runtime.child import DRAIN
+from qcore.runtime.child import DRAIN, QUIET, RESUME
 from qcore.runtime.child_process import ChildProcess
 
 log = structlog.get_logger()
@@ -59,16 +59,20 @@ class Slot:
         self._heir: ChildProcess | None = None
         self._last: ChildProcess | None = None
         self._empty = asyncio.Event()
+        #: Nobody comes after the one that works here.
+        self.is_leaving = False
+        #: Loop time since when.
+        self._left_at = 0.0
 
     async def keep(self) -> None:
-        """Keep one child alive, restarting it with backoff, until stopped."""
+        """Keep one child alive, restarting it with backoff, until stopped or left by the last."""
         backoff = Backoff(self._config.restart_least_s, self._config.restart_most_s)
-        while not self._stopping.is_set():
+        while not self._is_over:
             self._empty.clear()
             self.current = self._start()
             if self.current is not None:
                 await self._empty.wait()
-            if self._stopping.is_set():
+            if self._is_over:
                 return
             if self._last is not None:
                 self._judge(self._last)
@@ -78,6 +82,46 @@ class Slot:
             with anyio.move_on_after(backoff.next_s()):
                 await self._stopping.wait()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._stopping.is_set() or self.is_leaving
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether another child is on its way to take the place of the current one."""
+        return self._heir is not None
+
+    def leave(self) -> None:
+        """Let the child claim nothing more; nobody comes after it. `recall` undoes it."""
+        self.is_leaving, self._left_at = True, asyncio.get_running_loop().time()
+        if self.current is not None:
+            self.current.is_spare = True
+            self.current.order(QUIET)
+
+    def recall(self) -> bool:
+        """Let a child that was to leave go on; False when it is too late."""
+        child = self.current
+        if child is None or child.is_dismissed:
+            return False
+        self.is_leaving = child.is_spare = False
+        child.order(RESUME)
+        return True
+
+    @property
+    def may_go(self) -> bool:
+        """Whether the child that is to leave has nothing more to do."""
+        child = self.current
+        if not self.is_leaving or child is None or child.is_dismissed or child.beat is None:
+            return False
+        # the first beat may know nothing of a claim that was on its way
+        is_told = child.beat_at - self._left_at > self._worker.heartbeat_s
+        return is_told and child.beat.quiet and not child.beat.holding
+
+    async def see_off(self) -> None:
+        """Let the child that is to leave go now, and see it gone."""
+        if self.is_leaving and self.current is not None:
+            await self._retire(self.current)
+
     def has_ready(self, since: float) -> bool:
         """Whether the child that works here is ready, and was started after that loop time."""
         child = self.current
@@ -86,12 +130,17 @@ class Slot:
     async def replace(self, why: str) -> bool:
         """Start another child; when it is ready let the current one leave, and see it gone.
 
+        One that is to leave anyway leaves at once.
+
         Returns:
             False when the other one did not get ready: the current one stays.
         """
         old = self.current
         if old is None or self._stopping.is_set():
             return True  # what comes next is new
+        if self.is_leaving:
+            await self._retire(old)
+            return True
         old.leaves_for = why
         heir = self._heir = self._start()
         if heir is not None:

@@ -19,7 +19,7 @@ from qcore.config import (
     service_manager,
 )
 from qcore.errors import BrokerError
-from qcore.model.fleet import SupervisorState, SupervisorView, WorkerView
+from qcore.model.fleet import Processes, SupervisorState, SupervisorView, WorkerView
 from qcore.runtime.admission import admits
 from qcore.runtime.brood import Brood
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
@@ -27,6 +27,7 @@ from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.guard import Guard
 from qcore.runtime.registration import Registration, machine
 from qcore.runtime.rolling import Rolling
+from qcore.runtime.scaler import Scaler
 from qcore.runtime.seclusion import Seclusion
 from qcore.runtime.service_manager import Notifier
 from qcore.runtime.slot import Slot
@@ -96,7 +97,18 @@ class Supervisor:
         )
         self._seclusion = Seclusion(self._brood, config, self._worker, stopping=stopping)
         self._slots = [self._slot(place) for place in range(config.processes)]
+        #: Where the slots are kept, those that are opened later as well.
+        self._keepers: anyio.abc.TaskGroup | None = None
         self._rolling = Rolling(config, self._slots, look_s=worker.heartbeat_s, stopping=stopping)
+        self._scaler = Scaler(
+            config,
+            self._worker,
+            self._slots,
+            broker=broker,
+            open_slot=self._open_slot,
+            is_quiet=lambda: self._is_quiet,
+            stopping=stopping,
+        )
         self._registration = Registration(
             broker, self._worker, view=self.view, obey=self._obey_restart
         )
@@ -116,6 +128,18 @@ class Supervisor:
             judge=self._judge,
         )
 
+    def _open_slot(self) -> None:
+        taken = {slot.place for slot in self._slots}
+        slot = self._slot(next(place for place in range(len(taken) + 1) if place not in taken))
+        self._slots.append(slot)
+        assert self._keepers is not None
+        self._keepers.start_soon(self._keep_slot, slot)
+
+    async def _keep_slot(self, slot: Slot) -> None:
+        await slot.keep()
+        if slot.is_leaving:
+            self._slots.remove(slot)
+
     async def run(self) -> int:
         """Keep the children alive until stopped; return the exit code of the command.
 
@@ -125,6 +149,7 @@ class Supervisor:
         log.info(
             "supervisor.started",
             processes=self._config.processes,
+            most=self._config.most,
             url=self._broker.shown_url,
         )
         self._started_at = anyio.current_time()
@@ -136,6 +161,8 @@ class Supervisor:
             group.start_soon(self._notifier.run)
             await self._asked.wait()
             group.start_soon(self._register)
+            if self._config.most > self._config.processes:
+                group.start_soon(self._scaler.run)
             async with anyio.create_task_group() as takers:
                 await self._keep(takers)
                 # every child is gone; jobs of the dead may still wait for Redis
@@ -157,9 +184,11 @@ class Supervisor:
         """Keep the children until stopped, and until the last one is gone."""
         async with anyio.create_task_group() as group:
             self._brood.open(group, takers)
+            self._keepers = group
             for slot in self._slots:
-                group.start_soon(slot.keep)
-                group.start_soon(self._seclusion.keep, slot.place)
+                group.start_soon(self._keep_slot, slot)
+            for place in range(self._config.most):
+                group.start_soon(self._seclusion.keep, place)
 
     def drain(self) -> None:
         """Let every child finish what it runs, within the shutdown timeout."""
@@ -223,6 +252,11 @@ class Supervisor:
             age_s=round(anyio.current_time() - self._started_at, 3),
             machine=machine(),
             roll=self._rolling.last,
+            processes=Processes(
+                now=sum(not slot.is_leaving for slot in self._slots),
+                least=self._config.processes,
+                most=self._config.most,
+            ),
             workers=tuple(self.workers()),
             boot_failures=0 if self._has_ready() else self._failures,
         )

@@ -51,12 +51,23 @@ async def test_worker_full_of_long_jobs_asks_for_all_of_them_at_once(fleet: Flee
     assert 0 < counts <= HOLDING * WATCH_S, meter.commands
 
 
-async def watched(meter: Meter) -> int:
+async def test_supervisor_with_a_range_asks_for_each_depth_every_two_seconds(
+    fleet: Fleet, meter: Meter
+):
+    fleet.start(processes="1..2", lease=30, queues=QUEUES, url=meter.url)
+    async with fleet.producer() as producer:
+        await has_swept(producer.app.broker)
+    await watched(meter, looks=True)
+    assert 0 < meter.commands["depth"] <= len(QUEUES.split(",")) * (WATCH_S / 2 + 1)
+
+
+async def watched(meter: Meter, *, looks: bool = False) -> int:
     """Return how many commands the workers send; their supervisor sends one a second."""
     meter.forget()
     await asyncio.sleep(WATCH_S)
     heartbeats = meter.commands["heartbeat"]
     assert 0 < heartbeats <= WATCH_S + 1
+    assert bool(meter.commands["depth"]) is looks
     return meter.commands.total() - heartbeats
 
 

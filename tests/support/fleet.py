@@ -162,7 +162,7 @@ class Fleet:
     def start(
         self,
         *,
-        processes: int = 2,
+        processes: int | str = 2,
         lease: float = LEASE_S,
         shutdown_timeout: float = 10.0,
         app: str = TASKS,
@@ -206,7 +206,11 @@ class Fleet:
         max_jobs: int | None = None,
         health_port: int | None = None,
         metrics_port: int | None = None,
+        most_processes: int | None = None,
+        target_wait_s: float = 5.0,
+        shrink_after_s: float = 60.0,
         app: str = TASKS,
+        url: str | None = None,
         **worker: Any,
     ) -> Command:
         """Start a supervisor with worker settings that the command has no flags for."""
@@ -221,12 +225,15 @@ class Fleet:
         config = WorkerConfig(**defaults | worker)
         settings = supervise.Settings(
             app,
-            BrokerConfig(url=self.url, namespace=self.namespace),
+            BrokerConfig(url=url or self.url, namespace=self.namespace),
             SupervisorConfig(
                 processes=processes,
                 boot_failures=boot_failures,
                 ready_timeout_s=ready_timeout_s,
                 max_jobs=max_jobs,
+                most_processes=most_processes,
+                target_wait_s=target_wait_s,
+                shrink_after_s=shrink_after_s,
                 stall_s=stall_limit(config),
                 health_port=health_port,
                 metrics_port=metrics_port,

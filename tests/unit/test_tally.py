@@ -78,8 +78,8 @@ class FakeWorker:
     def __init__(self) -> None:
         self.tally = Tally()
 
-    def beat(self) -> Beat:
-        return Beat(1, True, False, False, 0, 0, 0, 0.0)
+    def beat(self, lag_s: float) -> Beat:
+        return Beat(1, True, False, False, 0, 0, 0, lag_s)
 
 
 def test_counts_that_a_full_pipe_did_not_take_are_told_later():
