@@ -26,17 +26,21 @@ class Sample:
     granted_s: float
 
 
+class _CaseKept(configparser.RawConfigParser):
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def unit() -> dict[str, str]:
     """Return the section [Service] of the systemd unit."""
-    parser = configparser.RawConfigParser(delimiters="=", comment_prefixes="#", strict=True)
-    parser.optionxform = str
+    parser = _CaseKept(delimiters="=", comment_prefixes="#")
     parser.read_string((DEPLOY / "qcore-worker.service").read_text(encoding="utf-8"))
     return dict(parser["Service"])
 
 
 def program() -> dict[str, str]:
     """Return the program of the supervisord configuration."""
-    parser = configparser.RawConfigParser(delimiters="=", comment_prefixes=";", strict=True)
+    parser = configparser.RawConfigParser(delimiters="=", comment_prefixes=";")
     parser.read_string((DEPLOY / "supervisord.conf").read_text(encoding="utf-8"))
     (section,) = parser.sections()
     return dict(parser[section])
