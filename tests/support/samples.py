@@ -57,6 +57,7 @@ def dockerfile() -> list[tuple[str, str]]:
 def exec_form(instruction: str) -> list[str]:
     """Return the words of ENTRYPOINT or CMD, which must not be lines for a shell."""
     (text,) = (rest for name, rest in dockerfile() if name == instruction)
+    assert text.startswith("["), f"{instruction} {text} is a line for a shell, which keeps signals"
     return json.loads(text)
 
 
