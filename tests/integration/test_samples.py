@@ -77,7 +77,7 @@ async def test_sample_grants_the_time_that_a_stop_may_take(name: str, qcore: Qco
 def test_sample_recycles_workers(name: str):
     words = " ".join(SAMPLES[name].words).replace("=", " ")
     assert "--max-jobs 1000 " in words
-    assert "--max-time 3600 " in f"{words} "
+    assert "--max-time 1h " in f"{words} "
 
 
 async def test_unit_tells_systemd_and_obeys_it(fleet: Fleet):
