@@ -63,7 +63,7 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
                 group.start_soon(_beat_on, worker, app, watchdog, config)
                 await worker.run()
                 group.cancel_scope.cancel()
-            _beat(worker, app, watchdog, config.beats_fd)
+            _beat(worker, app, watchdog.take_lag_s(), config.beats_fd)
     if worker.abandoned:
         # the loop would wait for them at its end
         os._exit(0)
@@ -116,13 +116,13 @@ def _send(beats_fd: int, message: Beat | Alarm) -> bool:
     return False
 
 
-def _beat(worker: Worker, app: App, watchdog: Watchdog, beats_fd: int) -> Beat:
+def _beat(worker: Worker, app: App, lag_s: float, beats_fd: int) -> Beat:
     """Write one line, or some when there are many counts to tell.
 
     A line that the supervisor does not take is dropped: it needs the newest only. Its counts are
     told later.
     """
-    beat = worker.beat(watchdog.take_lag_s())
+    beat = worker.beat(lag_s)
     while True:
         runs = worker.tally.take(app.tasks)
         if not _send(beats_fd, msgspec.structs.replace(beat, runs=runs)):
@@ -135,7 +135,7 @@ def _beat(worker: Worker, app: App, watchdog: Watchdog, beats_fd: int) -> Beat:
 async def _beat_on(worker: Worker, app: App, watchdog: Watchdog, config: ChildConfig) -> None:
     """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready."""
     while True:
-        beat = _beat(worker, app, watchdog, config.beats_fd)
+        beat = _beat(worker, app, watchdog.take_lag_s(), config.beats_fd)
         await anyio.sleep(config.worker.heartbeat_s if beat.ready else _BOOT_BEAT_S)
 
 

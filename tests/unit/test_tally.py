@@ -99,11 +99,11 @@ def test_counts_that_a_full_pipe_did_not_take_are_told_later():
     for _ in range(50):  # more than a pipe takes
         for n in range(100):
             worker.tally.note(run_of(f"task-{n}"), Acked(), 0.001)
-        _beat(worker, app, beats)
+        _beat(worker, app, 0.0, beats)
     assert worker.tally
     assert read() > 10
     while worker.tally:
-        _beat(worker, app, beats)
+        _beat(worker, app, 0.0, beats)
         read()
     assert {cell.runs for cell in supervisor.cells()} == {50}
     assert len(supervisor.cells()) == 100
