@@ -5,7 +5,10 @@ import sys
 import traceback
 from pathlib import Path
 
+import qcore
 from qcore import App, AppNotFound
+
+_LIBRARY = Path(qcore.__file__).parent
 
 
 def load_app(path: str) -> App:
@@ -45,6 +48,8 @@ def load_app(path: str) -> App:
 
 
 def _where(error: BaseException) -> str:
+    """Return the error with its place: for one that qcore raises, the line that called qcore."""
     frames = traceback.extract_tb(error.__traceback__)
-    last = frames[-1]
+    theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_LIBRARY)]
+    last = (theirs or frames)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

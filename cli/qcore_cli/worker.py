@@ -21,7 +21,7 @@ from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
 from qcore_cli.logs import LogFormat, configure_logging
-from qcore_cli.options import Namespace, Url
+from qcore_cli.options import Namespace, Url, seconds_of
 
 log = structlog.get_logger()
 
@@ -67,7 +67,10 @@ def worker(
         int | None, typer.Option(help="Replace a process after about so many jobs.")
     ] = None,
     max_time: Annotated[
-        float | None, typer.Option(help="Replace a process after about so many seconds.")
+        float | None,
+        typer.Option(
+            parser=seconds_of, metavar="TIME", help="Replace a process after about 90, 10m or 1h."
+        ),
     ] = None,
     max_memory: Annotated[
         str | None,

@@ -181,7 +181,7 @@ class Fleet:
         }
         words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
         words += ["--allow-eviction"] * allow_eviction
-        return self._run(["qcore_cli", "worker", app, *words])
+        return self.run(["qcore_cli", "worker", app, *words])
 
     def write_module(self, name: str, code: str = "") -> Path:
         """Write a module with the app of the fleet, and what else it does when it is imported."""
@@ -240,9 +240,10 @@ class Fleet:
             ),
             config,
         )
-        return self._run([supervise.__name__, msgspec.json.encode(settings).decode()])
+        return self.run([supervise.__name__, msgspec.json.encode(settings).decode()])
 
-    def _run(self, words: list[str]) -> Command:
+    def run(self, words: list[str]) -> Command:
+        """Start `python -m WORDS`, in the environment of the fleet."""
         log = self.folder / f"command-{len(self.commands)}.log"
         self.commands.append(Command(words, self.env, log))
         return self.commands[-1]

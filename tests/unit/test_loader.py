@@ -78,6 +78,13 @@ def test_load_of_a_module_that_fails_tells_error_file_and_line(write):
     assert f"({path}, line 3)" in str(e.value)
 
 
+def test_load_of_a_wrong_task_tells_the_line_of_the_task(write):
+    path = write("loaded_i.py", f"{GOOD}\n\n@app.task(timeout=-1)\ndef task(): ...\n")
+    with pytest.raises(AppNotFound, match=r"ConfigError: task loaded_i\.task") as e:
+        load_app("loaded_i:app")
+    assert f"({path}, line 6)" in str(e.value)
+
+
 def test_load_of_a_module_with_a_syntax_error_names_its_line(write):
     write("loaded_f.py", "x = 1\ndef (:\n")
     with pytest.raises(AppNotFound, match=r"importing loaded_f failed: SyntaxError.*line 2"):
