@@ -52,7 +52,7 @@ async def test_status_shows_workers_and_what_they_run(fleet: Fleet, qcore: Qcore
     pids = await command.ready(2)
     async with fleet.producer() as producer:
         for _ in range(10):
-            await producer.send("work", 3.0)
+            await producer.send("work", 10.0)
 
         async def running() -> list[dict[str, Any]]:
             found = await seen(qcore, 1)
