@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from types import CodeType, CoroutineType, FrameType
@@ -27,7 +28,8 @@ def dump(running: Sequence[Running], loop: asyncio.AbstractEventLoop) -> None:
         "worker.dumped", running=len(running), tasks=len(tasks), threads=threading.active_count()
     )
     for job in islice(running, _MOST):
-        age_s = round(asyncio.get_running_loop().time() - job.claimed_at, 3)
+        # the clock of the loop, which stands still for itself while it is blocked
+        age_s = round(time.monotonic() - job.claimed_at, 3)
         stack = _shown(_calls_of(job.task)) if job.task is not None else ""
         log.warning("job.dumped", job=job.lease.id, task=job.task_name, age_s=age_s, stack=stack)
     own = {job.task for job in running}
