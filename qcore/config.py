@@ -20,6 +20,8 @@ KEEP_S = 24 * 3600.0
 
 #: A run that does not stop at its timeout has so long unless the task says otherwise.
 KILL_GRACE_S = 10.0
+#: What a service manager leaves in the environment of the process that it starts.
+_SERVICE_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 Seconds = timedelta | float
 
@@ -141,6 +143,9 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_memory_bytes: int | None = None
     #: One that takes more than this is killed, and what it ran is charged with it.
     kill_memory_bytes: int | None = None
+    #: Serve probes, and metrics there; both may be on one port.
+    health_port: int | None = None
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -164,6 +169,10 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.kill_memory_bytes is not None:
             least = self.max_memory_bytes or 10 * 1024**2
             _in_range("kill_memory_bytes", self.kill_memory_bytes, least, 1024**4)
+        if self.health_port is not None:
+            _in_range("health_port", self.health_port, 1, 65535)
+        if self.metrics_port is not None:
+            _in_range("metrics_port", self.metrics_port, 1, 65535)
 
     @property
     def most(self) -> int:
@@ -212,8 +221,32 @@ def broker_config(
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with `extra` on top, for a child process."""
-    return {**os.environ, **extra}
+    """Return this process's environment with `extra` on top, for a child process.
+
+    The service manager is left out: only its own child may speak to it.
+    """
+    own = {name: value for name, value in os.environ.items() if name not in _SERVICE_MANAGER}
+    return {**own, **extra}
+
+
+class ServiceManager(msgspec.Struct, frozen=True):
+    """How systemd, or what speaks as it does, wants to hear of this process."""
+
+    #: The path of its datagram socket; one that begins with "@" is abstract.
+    socket: str
+    #: It must hear at least so often that this process lives; None: it need not.
+    watchdog_s: float | None = None
+
+
+def service_manager(env: Mapping[str, str] | None = None) -> ServiceManager | None:
+    """Return the service manager that started this process, if there is one to be told."""
+    env = os.environ if env is None else env
+    socket_name = env.get("NOTIFY_SOCKET", "")
+    if socket_name[:1] not in ("/", "@"):
+        return None
+    limit, pid = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")
+    concerned = limit.isdigit() and int(limit) > 0 and pid in ("", str(os.getpid()))
+    return ServiceManager(socket_name, int(limit) / 1e6 if concerned else None)
 
 
 def wants_color(stream: TextIO) -> bool:

@@ -57,6 +57,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "roll.failed": ("why", "left"),
     "exit.ordered": ("generation",),
     "registry.lost": ("error",),
+    "manager.lost": ("socket", "error"),
     "supervisor.gave_up": ("failures",),
     "supervisor.stopped": ("exit_code",),
     "worker.spawned": ("worker", "pid", "owner"),

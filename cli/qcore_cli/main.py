@@ -13,6 +13,7 @@ from qcore_cli.bench import bench
 from qcore_cli.demo import demo
 from qcore_cli.doctor import doctor
 from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.top import top
 
 app = typer.Typer(
     help="A job queue on Redis.",
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(worker.worker)
 app.command()(fleet.status)
 app.command()(fleet.restart)
+app.command()(top)
 app.command()(doctor)
 app.command()(inspect.queues)
 app.add_typer(inspect.jobs, name="jobs")

@@ -16,6 +16,8 @@ from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, Level, check_clocks
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig, child_environment
+from qcore.runtime.front import open_front
+from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
 from qcore_cli.logs import LogFormat, configure_logging
@@ -71,6 +73,12 @@ def worker(
         str | None,
         typer.Option(help="Replace a process that takes so much, as 400M; kill it above 400M:1G."),
     ] = None,
+    health_port: Annotated[
+        int | None, typer.Option(help="Serve /livez and /readyz over HTTP on this port.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve /metrics for Prometheus on this port.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of this supervisor in logs.")] = "",
     allow_eviction: Annotated[
         bool,
@@ -118,6 +126,8 @@ def worker(
         max_time_s=max_time,
         max_memory_bytes=recycle_bytes,
         kill_memory_bytes=kill_bytes,
+        health_port=health_port,
+        metrics_port=metrics_port,
     )
     command = worker_command(app, log_format)
     raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
@@ -178,7 +188,8 @@ async def _supervise(
     _obey_signals(supervisor)
     try:
         await broker.open()
-        return await supervisor.run()
+        async with open_front(supervision, supervisor, broker, limit_s=patience_s(config)):
+            return await supervisor.run()
     finally:
         await broker.close()
 

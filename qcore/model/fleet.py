@@ -44,6 +44,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     #: Why another worker takes its place; empty while none does.
     leaves_for: str = ""
+    #: Seconds since Redis answered a claim of it, or it had no room for jobs; None before.
+    claim_age_s: float | None = None
 
 
 class RollState(StrEnum):
@@ -100,3 +102,5 @@ class SupervisorView(msgspec.Struct, frozen=True, kw_only=True):
     roll: Roll = Roll()
     processes: Processes = Processes()
     workers: tuple[WorkerView, ...] = ()
+    #: Workers that ended before they were ready, in a row, while none was.
+    boot_failures: int = 0

@@ -147,7 +147,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
 
 class Acked(msgspec.Struct, frozen=True):
-    """Active -> completed, or cancelled: `outcome` says so and is kept; None keeps nothing."""
+    """Active -> completed: `outcome` says so and is kept; None keeps nothing."""
 
     outcome: bytes | None = None
     keep_ms: int = 0
@@ -155,6 +155,10 @@ class Acked(msgspec.Struct, frozen=True):
 
 #: The outcome of most jobs, made once.
 ACKED = Acked()
+
+
+class Cancelled(Acked, frozen=True):
+    """Active -> cancelled; `outcome` says why."""
 
 
 class Retried(msgspec.Struct, frozen=True):

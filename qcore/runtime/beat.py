@@ -5,6 +5,19 @@ import msgspec
 from qcore.model.fleet import RunningJob
 
 
+class Cell(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """Runs of one task, from one queue, that ended alike and took about as long."""
+
+    queue: str
+    task: str
+    outcome: str
+    #: The index of the least bound that is not below their run time; past the last: above all.
+    bound: int
+    runs: int
+    #: What they took together.
+    seconds: float
+
+
 class Beat(msgspec.Struct, frozen=True):
     """What a worker tells its supervisor, once per heartbeat: one line, as a pipe takes at once.
 
@@ -35,6 +48,11 @@ class Beat(msgspec.Struct, frozen=True):
     code: str = ""
     #: Threads that were given up at a task timeout and go on past the kill timeout.
     hung: int = 0
+    #: Seconds since Redis answered a claim; while there is no room for jobs none is due. None
+    #: before the first.
+    claim_age_s: float | None = None
+    #: Runs that ended and were not told yet; when there are many, several beats follow at once.
+    runs: tuple[Cell, ...] = ()
 
 
 class Alarm(msgspec.Struct, frozen=True, array_like=True):

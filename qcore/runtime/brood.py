@@ -15,6 +15,7 @@ from qcore.runtime.beat import Beat
 from qcore.runtime.child import RESUME
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.processes import signal_name
+from qcore.runtime.tally import Totals
 from qcore.runtime.witness import Witness
 
 log = structlog.get_logger()
@@ -50,6 +51,7 @@ class Brood:
         self._standing: bytes | None = None
         #: In the order in which they were started.
         self.living: list[ChildProcess] = []
+        self.totals = Totals()
 
     def open(self, watchers: anyio.abc.TaskGroup, takers: anyio.abc.TaskGroup) -> None:
         """Say where the children are watched, and where the jobs of the dead are taken back."""
@@ -84,14 +86,20 @@ class Brood:
         assert self._watchers is not None
         kind = "suspects." if worker.suspects else ""
         name = f"{self._config.name or 'worker'}.{kind}{place + 1}"
+
+        def hear(beat: Beat) -> None:
+            self.totals.runs.add(beat.runs)
+            on_beat(beat)
+
         try:
             child = ChildProcess(
-                name, self._broker.config, worker, self._command, place=place, on_beat=on_beat
+                name, self._broker.config, worker, self._command, place=place, on_beat=hear
             )
         except OSError as e:  # no process, memory or descriptor to be had
             log.error("worker.failed", worker=name, error=str(e))  # noqa: TRY400 - one line
             return None
         self.living.append(child)
+        self.totals.started += 1
         log.info("worker.spawned", worker=name, pid=child.process.pid, owner=child.owner)
         if self._standing is not None:
             child.order(self._standing)
@@ -112,6 +120,7 @@ class Brood:
         code = await self._watch(child)
         self.living.remove(child)
         _log_exit(child, code)
+        self.totals.ends["killed" if child.was_killed else "crashed" if code else "left"] += 1
         excused = self._stopping.is_set() or child.is_dismissed
         assert self._takers is not None
         self._takers.start_soon(partial(self._witness.take_back, child, code, excused=excused))

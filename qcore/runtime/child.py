@@ -60,10 +60,10 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
         )
         with watchdog.watching():
             async with anyio.create_task_group() as group:
-                group.start_soon(_beat_on, worker, watchdog, config)
+                group.start_soon(_beat_on, worker, app, watchdog, config)
                 await worker.run()
                 group.cancel_scope.cancel()
-            _send(config.beats_fd, worker.beat(watchdog.take_lag_s()))
+            _beat(worker, app, watchdog.take_lag_s(), config.beats_fd)
     if worker.abandoned:
         # the loop would wait for them at its end
         os._exit(0)
@@ -116,14 +116,26 @@ def _send(beats_fd: int, message: Beat | Alarm) -> bool:
     return False
 
 
-async def _beat_on(worker: Worker, watchdog: Watchdog, config: ChildConfig) -> None:
-    """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready.
+def _beat(worker: Worker, app: App, lag_s: float, beats_fd: int) -> Beat:
+    """Write one line, or some when there are many counts to tell.
 
-    A beat that the supervisor does not take is dropped: it needs the newest only.
+    A line that the supervisor does not take is dropped: it needs the newest only. Its counts are
+    told later.
     """
+    beat = worker.beat(lag_s)
     while True:
-        beat = worker.beat(watchdog.take_lag_s())
-        _send(config.beats_fd, beat)
+        runs = worker.tally.take(app.tasks)
+        if not _send(beats_fd, msgspec.structs.replace(beat, runs=runs)):
+            worker.tally.add(runs)
+            return beat
+        if not worker.tally:
+            return beat
+
+
+async def _beat_on(worker: Worker, app: App, watchdog: Watchdog, config: ChildConfig) -> None:
+    """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready."""
+    while True:
+        beat = _beat(worker, app, watchdog.take_lag_s(), config.beats_fd)
         await anyio.sleep(config.worker.heartbeat_s if beat.ready else _BOOT_BEAT_S)
 
 

@@ -112,13 +112,12 @@ class ChildProcess:
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            self._hear(line)
+            if line.startswith(b"["):
+                self._hear(_alarm(line))
+            else:
+                self._note(_beat(line))
 
-    def _hear(self, line: bytes) -> None:
-        if not line.startswith(b"["):
-            self._note(_beat(line))
-            return
-        alarm = _alarm(line)
+    def _hear(self, alarm: Alarm) -> None:
         if alarm.kill_timeout_s:
             self.overdue[alarm.token] = alarm.kill_timeout_s
         else:
@@ -220,6 +219,9 @@ class ChildProcess:
         """What to show of it."""
         beat = self.beat
         known = {} if beat is None else {name: getattr(beat, name) for name in _SHOWN}
+        claim_age_s = None
+        if beat is not None and beat.claim_age_s is not None:
+            claim_age_s = round(beat.claim_age_s + self._loop.time() - self.beat_at, 3)
         return WorkerView(
             name=self.name,
             pid=self.process.pid,
@@ -227,6 +229,7 @@ class ChildProcess:
             age_s=round(self.age_s, 3),
             cpu=round(max(0.0, self._cpu), 3),
             leaves_for=self.leaves_for,
+            claim_age_s=claim_age_s,
             **known,
         )
 

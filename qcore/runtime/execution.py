@@ -34,6 +34,7 @@ from qcore.model.job import (
     Acked,
     AttemptError,
     Buried,
+    Cancelled,
     Envelope,
     JobOutcome,
     JobState,
@@ -320,7 +321,8 @@ class Executor:
             queue=lease.queue,
             reason=reason,
         )
-        return Acked(encode(JobOutcome(JobStatus.CANCELLED, reason=reason)), round(KEEP_S * 1000))
+        kept = encode(JobOutcome(JobStatus.CANCELLED, reason=reason))
+        return Cancelled(kept, round(KEEP_S * 1000))
 
     def _failed(self, error: BaseException, running: Running) -> Outcome:
         """Charge one failure and ask the retry policy."""

@@ -11,7 +11,13 @@ import structlog
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
 from qcore.broker.fleet import Order
-from qcore.config import SupervisorConfig, WorkerConfig, check_stall, host_name
+from qcore.config import (
+    SupervisorConfig,
+    WorkerConfig,
+    check_stall,
+    host_name,
+    service_manager,
+)
 from qcore.errors import BrokerError
 from qcore.model.fleet import Processes, SupervisorState, SupervisorView, WorkerView
 from qcore.runtime.admission import admits
@@ -23,7 +29,9 @@ from qcore.runtime.registration import Registration, machine
 from qcore.runtime.rolling import Rolling
 from qcore.runtime.scaler import Scaler
 from qcore.runtime.seclusion import Seclusion
+from qcore.runtime.service_manager import Notifier
 from qcore.runtime.slot import Slot
+from qcore.runtime.tally import Totals
 from qcore.runtime.witness import Witness
 
 log = structlog.get_logger()
@@ -105,6 +113,7 @@ class Supervisor:
             broker, self._worker, view=self.view, obey=self._obey_restart
         )
         self._unregistered = asyncio.Event()
+        self._notifier = Notifier(service_manager(), self.view)
         self._started_at = 0.0
 
     def _slot(self, place: int) -> Slot:
@@ -149,6 +158,7 @@ class Supervisor:
             group.start_soon(self._introduce)
             group.start_soon(self._rolling.run)
             group.start_soon(Guard(self._brood, self._config).run)
+            group.start_soon(self._notifier.run)
             await self._asked.wait()
             group.start_soon(self._register)
             if self._config.most > self._config.processes:
@@ -206,6 +216,7 @@ class Supervisor:
         """Replace every child, one at a time, each when its successor is ready."""
         if not self._stopping.is_set():
             self._rolling.roll(why)
+            self._notifier.look()
 
     def _obey_restart(self, order: Order) -> None:
         if self._stopping.is_set():
@@ -223,6 +234,11 @@ class Supervisor:
     def workers(self) -> list[WorkerView]:
         """Return the children as their last beats described them."""
         return self._brood.views()
+
+    @property
+    def totals(self) -> Totals:
+        """What its children came to since it started."""
+        return self._brood.totals
 
     def view(self) -> SupervisorView:
         """Return what to show of this supervisor."""
@@ -242,6 +258,7 @@ class Supervisor:
                 most=self._config.most,
             ),
             workers=tuple(self.workers()),
+            boot_failures=0 if self._has_ready() else self._failures,
         )
 
     def _order(self, order: bytes) -> None:
@@ -255,6 +272,7 @@ class Supervisor:
             self._hurry.set()
         self._ordered = order
         self._stopping.set()
+        self._notifier.look()
         self._seclusion.wake()
         self._asked.set()
         self._brood.order(order)
@@ -294,9 +312,12 @@ class Supervisor:
     def _reconnecting(self) -> Backoff:
         return self._broker.backoff(self._worker.reconnect_least_s, self._worker.reconnect_most_s)
 
+    def _has_ready(self) -> bool:
+        return any(child.ready.is_set() for child in self._brood.living)
+
     def _judge(self, child: ChildProcess) -> None:
         """Decide whether the end of a child is the end of the supervisor."""
-        if child.ready.is_set() or any(c.ready.is_set() for c in self._brood.living):
+        if child.ready.is_set() or self._has_ready():
             self._failures = 0
             return  # the others work: a half-copied deploy must not stop them
         self._failures += 1

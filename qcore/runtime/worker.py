@@ -32,6 +32,7 @@ from qcore.runtime.notes import Notes
 from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
+from qcore.runtime.tally import Tally
 from qcore.runtime.threads import Thread, Threads
 
 log = structlog.get_logger()
@@ -107,6 +108,10 @@ class Worker:
         self._stop_at = 0.0
         #: Jobs given up at the end that still run: only the end of the process ends them.
         self.abandoned = 0
+        #: Runs that ended and were not told to the supervisor yet.
+        self.tally = Tally()
+        #: Loop time, once there is a loop.
+        self._clock = time.monotonic
         self._suspects = 0
         #: Loop time since when this process for suspects has had none.
         self._unused_since: float | None = None
@@ -115,6 +120,8 @@ class Worker:
         self._ready = False
         self._stopped = False
         self._away_since: float | None = None
+        #: Loop time at which a claim was answered, or there was no room for one.
+        self._claimed_at: float | None = None
 
     # -- from outside ---------------------------------------------------------------------------
 
@@ -124,6 +131,7 @@ class Worker:
         Raises:
             Exception: whatever the app's lifespan raises.
         """
+        self._clock = asyncio.get_running_loop().time
         config = self._config
         log.info(
             "worker.started",
@@ -225,7 +233,14 @@ class Worker:
             cpu_s=round(time.process_time(), 3),
             code=self._code,
             hung=len(self.hung_threads()),
+            claim_age_s=self._claim_age_s(),
         )
+
+    def _claim_age_s(self) -> float | None:
+        now = asyncio.get_running_loop().time()
+        if self._room() is None:
+            self._claimed_at = now  # when there is room again, the next claim is not late yet
+        return None if self._claimed_at is None else round(now - self._claimed_at, 3)
 
     # -- the turn -------------------------------------------------------------------------------
 
@@ -277,6 +292,7 @@ class Worker:
             self._start(lease, turn.sent_at)
         if not turn.claimed:
             return
+        self._claimed_at = asyncio.get_running_loop().time()
         self._see_suspects(turn.suspects)
         if self._config.suspects:
             self._await_suspects()
@@ -329,6 +345,7 @@ class Worker:
         if self._running.pop(running.lease.token, None) is None:
             return  # given up at shutdown, its lease is released
         self._slots.give(running.lease)
+        self.tally.note(running, outcome, self._clock() - running.claimed_at)
         if outcome is None:
             self._look_again()  # a slot is free, and no settle brings a claim along
         else:

@@ -8,11 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 import typer.main
+from prometheus_client.parser import text_string_to_metric_families
 
 from qcore import App, ConfigError, Exponential, QcoreError, Retry, Task, errors
+from qcore.broker.inspector import QueueStats
 from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS
 from qcore.broker.scripts import SCRIPTS
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
+from qcore.model.fleet import SupervisorState, SupervisorView
+from qcore.runtime.beat import Cell
+from qcore.runtime.metrics import exposition
+from qcore.runtime.tally import Totals
 from qcore.telemetry import EVENTS
 from qcore_cli.main import app as command
 from tests.docs.pages import DOCS, ROOT, rows, sections
@@ -149,6 +155,25 @@ def test_events_page_names_each_event_with_its_fields():
 
     described = {row[0].strip("`"): tuple(re.findall(r"`(\w+)`", row[2])) for row in found}
     assert described == EVENTS
+
+
+def test_metrics_page_names_each_metric_with_type_and_labels():
+    found = rows((REFERENCE / "metrics.md").read_text(encoding="utf-8"))
+    described = {row[0].strip("`"): (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in found}
+    stats = {"ready": 0, "suspects": 0, "scheduled": 0, "active": 0, "dead": 0}
+    queue = QueueStats(name="default", **stats, oldest_ready_s=None)
+    view = SupervisorView(
+        host="", name="", pid=1, state=SupervisorState.RUNNING, queues=(), age_s=0
+    )
+    totals = Totals()
+    totals.runs.add([Cell("default", "mail", "completed", 0, 1, 0.1)])
+    actual: dict[str, tuple[str, set[str]]] = {}
+    for family in text_string_to_metric_families(exposition(view, totals, [queue]).decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels}
+        actual[name] = family.type, labels - {"le"}
+
+    assert described == actual
 
 
 def commands(group: Any, path: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Jobs that hold up their process: it ends, they are charged with that, and nobody else is."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -172,6 +173,46 @@ async def test_supervisor_that_was_stopped_kills_no_worker_that_lives(fleet: Fle
         await fleet.emptied(20)
     assert assert_sound(fleet.history, fleet.runs()).runs == 3
     assert not killed(command)
+
+
+async def test_machine_that_was_frozen_kills_no_worker_that_goes_on_after_its_supervisor(
+    fleet: Fleet,
+):
+    command = fleet.start(processes=2, lease=LEASE_S)
+    workers = await command.ready(2)
+    async with fleet.producer() as producer:
+        numbers = [await producer.send("work", 12.0) for _ in range(4)]
+        for number in numbers:
+            await begun(fleet, number)
+        for pid in (command.pid, *workers):
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(1.5 * LEASE_S)  # the fault
+        os.kill(command.pid, signal.SIGCONT)
+        await asyncio.sleep(1.0)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        await fleet.emptied(20)
+    assert assert_sound(fleet.history, fleet.runs()).runs == 4
+    assert not killed(command)
+
+
+async def test_job_that_was_frozen_has_the_time_to_end_after_its_timeout(fleet: Fleet):
+    command = fleet.start(processes=1, lease=30)
+    (worker,) = await command.ready(1)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work_too_long").enqueue(number)
+        await begun(fleet, number)
+        for pid in (command.pid, worker):
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(3.0)  # the fault, longer than the kill timeout
+        for pid in (worker, command.pid):
+            os.kill(pid, signal.SIGCONT)
+        await fleet.emptied(10)
+        record = await record_of(producer, job.id)
+    assert (record.status, record.crashes, record.attempts) == ("dead", 0, 1)
+    assert not killed(command)
+    assert not command.events("job.overdue")
 
 
 async def test_job_that_is_cancelled_and_goes_on_is_cancelled_when_its_process_is_killed(

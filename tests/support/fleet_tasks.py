@@ -130,6 +130,13 @@ async def hold_interpreter(ctx: Context, n: int) -> None:
 
 
 @app.task(retry=ONCE, timeout=0.5, kill_timeout=1.5)
+async def work_too_long(ctx: Context, n: int) -> None:
+    """It ends when it is told to."""
+    with written_down(ctx, n):
+        await asyncio.sleep(3600)
+
+
+@app.task(retry=ONCE, timeout=0.5, kill_timeout=1.5)
 async def swallow_timeout(ctx: Context, n: int) -> None:
     await swallow_cancellation.function(ctx, n, 3600)
 
