@@ -1,6 +1,6 @@
 """Bulk enqueue and drain of no-op jobs: where the project stands, in jobs a second and µs a job.
 
-    python benchmarks/micro/noop.py [--jobs 100000] [--concurrency 100] [--url embedded://...] [--profile]
+    python benchmarks/micro/noop.py [--jobs 100000] [--concurrency 100] [--url URL] [--profile]
 
 One process, one worker, uvloop. Prints one JSON object. Exact delivery is checked. With --profile
 also the functions of the worker's drain, by their own time.

@@ -198,22 +198,10 @@ class Fleet:
         return new.replace(path)
 
     def start_with(
-        self,
-        *,
-        processes: int = 2,
-        boot_failures: int = 5,
-        ready_timeout_s: float = 30.0,
-        max_jobs: int | None = None,
-        health_port: int | None = None,
-        metrics_port: int | None = None,
-        most_processes: int | None = None,
-        target_wait_s: float = 5.0,
-        shrink_after_s: float = 60.0,
-        app: str = TASKS,
-        url: str | None = None,
-        **worker: Any,
+        self, *, processes: int = 2, app: str = TASKS, url: str | None = None, **options: Any
     ) -> Command:
-        """Start a supervisor with worker settings that the command has no flags for."""
+        """Start a supervisor with settings, its own and its workers', that have no flags."""
+        own = {n: options.pop(n) for n in SupervisorConfig.__struct_fields__ if n in options}
         defaults: dict[str, Any] = {
             "queues": fleet_tasks.app.queues,
             "lease_s": LEASE_S,
@@ -222,23 +210,12 @@ class Fleet:
             "heartbeat_s": LEASE_S / 10,
             "shutdown_timeout_s": 10.0,
         }
-        config = WorkerConfig(**defaults | worker)
+        worker = WorkerConfig(**defaults | options)
         settings = supervise.Settings(
             app,
             BrokerConfig(url=url or self.url, namespace=self.namespace),
-            SupervisorConfig(
-                processes=processes,
-                boot_failures=boot_failures,
-                ready_timeout_s=ready_timeout_s,
-                max_jobs=max_jobs,
-                most_processes=most_processes,
-                target_wait_s=target_wait_s,
-                shrink_after_s=shrink_after_s,
-                stall_s=stall_limit(config),
-                health_port=health_port,
-                metrics_port=metrics_port,
-            ),
-            config,
+            SupervisorConfig(**{"processes": processes, "stall_s": stall_limit(worker)} | own),
+            worker,
         )
         return self.run([supervise.__name__, msgspec.json.encode(settings).decode()])
 
