@@ -13,7 +13,7 @@ INNOCENTS = 3000
 #: A worker is deaf when its loop is blocked for 0.9 * (LEASE_S - LEASE_S / 3) s.
 LEASE_S = 4.0
 #: Task, its other arguments -> how its process ended.
-HARM = {
+HARM: dict[tuple[str, tuple[object, ...]], str] = {
     ("block_for_ever", ()): "SIGKILL by its supervisor: deaf for 2.4 s",
     ("hold_interpreter", ()): "SIGKILL by its supervisor: deaf for 2.4 s",
     ("swallow_timeout", ()): "SIGKILL by its supervisor: kill timeout of 1.5 s",

@@ -104,7 +104,7 @@ async def test_wait_empty_waits_for_what_is_ready_scheduled_and_running(app: App
     running = await work.enqueue(wait=True)
     scheduled = await work.options(delay=0.5).enqueue(wait=False)
     ready = await work.enqueue(wait=False)
-    waiting = asyncio.create_task(qcore("wait-empty", "default"))
+    waiting = asyncio.ensure_future(qcore("wait-empty", "default"))
     async with working(app):
         await ready.result(timeout=20)
         await scheduled.result(timeout=20)
@@ -171,7 +171,7 @@ async def test_wait_empty_waits_for_the_last_running_job_of_a_paused_queue(
         await work.enqueue()
         await began.wait()
         await app.inspector.pause("default")
-        waiting = asyncio.create_task(qcore("wait-empty", "default"))
+        waiting = asyncio.ensure_future(qcore("wait-empty", "default"))
         # it has seen the queue by then, or sees it empty later: the answer is the same
         await qcore("queues")
         going.set()
@@ -245,7 +245,7 @@ async def test_pause_that_comes_while_it_waits_ends_the_wait(app: App, qcore: Co
     async def nothing() -> None: ...
 
     await nothing.enqueue()
-    waiting = asyncio.create_task(qcore("wait-empty", "default", "--refuse-new"))
+    waiting = asyncio.ensure_future(qcore("wait-empty", "default", "--refuse-new"))
 
     async def is_closed() -> bool:
         return (await stats_of(app)).closed_ms is not None

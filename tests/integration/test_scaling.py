@@ -127,6 +127,7 @@ async def test_roll_lets_the_worker_that_is_to_leave_go_within_the_shutdown_time
         assert command.events("worker.killed") == []
         for job in rest:  # both were given back, and nothing is charged for it
             record = await eventually(lambda job=job: running(producer, job), 20)
+            assert record is not None
             assert (record.attempts, record.crashes) == (0, 0)
             await job.cancel()
 
@@ -169,7 +170,7 @@ async def test_what_a_paused_queue_holds_is_no_backlog(fleet: Fleet):
 async def test_nothing_is_decided_while_redis_is_away(
     tmp_path: Path, own_server: Server, proxy: Proxy
 ):
-    clocks = FAST | {"shrink_after_s": 2.0}
+    clocks: dict[str, Any] = FAST | {"shrink_after_s": 2.0}
     with fleet_on(tmp_path, own_server.url, "away") as fleet:
         command = fleet.start_with(
             url=proxy.url, processes=1, most_processes=3, concurrency=1, **clocks

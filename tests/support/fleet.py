@@ -201,7 +201,9 @@ class Fleet:
         self, *, processes: int = 2, app: str = TASKS, url: str | None = None, **options: Any
     ) -> Command:
         """Start a supervisor with settings, its own and its workers', that have no flags."""
-        own = {n: options.pop(n) for n in SupervisorConfig.__struct_fields__ if n in options}
+        own: dict[str, Any] = {
+            n: options.pop(n) for n in SupervisorConfig.__struct_fields__ if n in options
+        }
         defaults: dict[str, Any] = {
             "queues": fleet_tasks.app.queues,
             "lease_s": LEASE_S,
@@ -211,10 +213,11 @@ class Fleet:
             "shutdown_timeout_s": 10.0,
         }
         worker = WorkerConfig(**defaults | options)
+        own = {"processes": processes, "stall_s": stall_limit(worker)} | own
         settings = supervise.Settings(
             app,
             BrokerConfig(url=url or self.url, namespace=self.namespace),
-            SupervisorConfig(**{"processes": processes, "stall_s": stall_limit(worker)} | own),
+            SupervisorConfig(**own),
             worker,
         )
         return self.run([supervise.__name__, msgspec.json.encode(settings).decode()])

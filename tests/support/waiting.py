@@ -4,11 +4,15 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
+async def eventually(predicate: Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], timeout_s: float = 10.0) -> T: ...
 async def eventually(
     predicate: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 10.0
 ) -> T:

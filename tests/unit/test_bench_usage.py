@@ -1,6 +1,7 @@
 """What `qcore bench` reads of the CPU, on systems that tell it and on others."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,7 +38,7 @@ def test_shares_of_process_machine_and_quota_are_those_of_the_time_between(tmp_p
 
 
 def test_shares_are_unknown_where_the_system_does_not_tell(tmp_path: Path):
-    places = {"proc": tmp_path, "quota": [tmp_path / "cpu.stat"]}
+    places: dict[str, Any] = {"proc": tmp_path, "quota": [tmp_path / "cpu.stat"]}
     before, after = Usage.now([7], **places), Usage.now([7], **places)
 
     found = shares(before, after, seconds=2.0)

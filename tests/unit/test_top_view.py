@@ -1,6 +1,7 @@
 """What `qcore top` draws fits its window, and the line that is selected is always in it."""
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -33,12 +34,17 @@ def queue(name: str, *, ready: int = 0) -> QueueStats:
 
 def worker(n: int, **more: object) -> WorkerView:
     job = RunningJob(f"job-of-{n}", "shop.tasks.mail", float(n))
-    known = {"name": f"w.{n}", "pid": n, "state": WorkerState.RUNNING, "oldest": (job,)}
+    known: dict[str, Any] = {
+        "name": f"w.{n}",
+        "pid": n,
+        "state": WorkerState.RUNNING,
+        "oldest": (job,),
+    }
     return WorkerView(**known | more)
 
 
 def member(*workers: WorkerView, id: str = "a", silent_s: float = 0.0, **more: object) -> Member:
-    known = {"host": "host", "name": id, "pid": 1, "state": SupervisorState.RUNNING}
+    known: dict[str, Any] = {"host": "host", "name": id, "pid": 1, "state": SupervisorState.RUNNING}
     view = SupervisorView(**known | {"queues": (), "age_s": 100.0, "workers": workers} | more)
     return Member(id, silent_s, 0, view)
 
