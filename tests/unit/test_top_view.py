@@ -32,7 +32,7 @@ def queue(name: str, *, ready: int = 0) -> QueueStats:
     )
 
 
-def worker(n: int, **more: object) -> WorkerView:
+def worker(n: int, **more: Any) -> WorkerView:
     job = RunningJob(f"job-of-{n}", "shop.tasks.mail", float(n))
     known: dict[str, Any] = {
         "name": f"w.{n}",
@@ -43,9 +43,10 @@ def worker(n: int, **more: object) -> WorkerView:
     return WorkerView(**known | more)
 
 
-def member(*workers: WorkerView, id: str = "a", silent_s: float = 0.0, **more: object) -> Member:
+def member(*workers: WorkerView, id: str = "a", silent_s: float = 0.0, **more: Any) -> Member:
     known: dict[str, Any] = {"host": "host", "name": id, "pid": 1, "state": SupervisorState.RUNNING}
-    view = SupervisorView(**known | {"queues": (), "age_s": 100.0, "workers": workers} | more)
+    known |= {"queues": (), "age_s": 100.0, "workers": workers}
+    view = SupervisorView(**known | more)
     return Member(id, silent_s, 0, view)
 
 
