@@ -113,6 +113,8 @@ class _End(asyncio.Protocol):
         self.proxy = proxy
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
+        #: What came before the other end was there.
+        self.early: list[bytes] = []
         #: Bytes, and the loop time of their timer.
         self._waiting: deque[tuple[bytes, float]] = deque()
 
@@ -138,6 +140,8 @@ class _End(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if self.other is not None and self.other.transport is not None:
             self.other.transport.write(data)
+        else:
+            self.early.append(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         assert self.transport is not None
@@ -160,7 +164,6 @@ class _Client(_End):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self.transport is not None
-        self.transport.pause_reading()
         self._connecting = self.proxy.loop.create_task(self._connect(self.transport))
 
     async def _connect(self, transport: asyncio.Transport) -> None:
@@ -170,7 +173,8 @@ class _Client(_End):
         except OSError:
             transport.abort()
         else:
-            transport.resume_reading()
+            for data in self.early:
+                self._write(data)
 
     def note(self, data: bytes) -> None:
         if not self.proxy.counts:

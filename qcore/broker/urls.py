@@ -10,6 +10,9 @@ SCHEMES = (
     "redis://host:6379/0, rediss://, unix:///path, embedded://PATH, "
     "redis+sentinel://h1:26379,h2:26379/SERVICE/DB, redis+cluster://h1:7000,h2:7000"
 )
+_PARTS = re.compile(
+    r"(?P<scheme>[^:/?#]+)://(?P<hosts>[^/?#]*)(?P<path>[^?#]*)(?P<query>(?:\?[^#]*)?)(?:#.*)?"
+)
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::(?P<port>\d+))?")
 
 
@@ -47,11 +50,11 @@ class Hosts(NamedTuple):
         Raises:
             ConfigError: it is no such URL.
         """
-        try:
-            parts = urlsplit(url)
-        except ValueError as e:
-            raise bad_url(url, e) from e
-        credentials, at, places = parts.netloc.rpartition("@")
+        # not urlsplit: newer ones take several hosts, one of them IPv6, for a mistake
+        parts = _PARTS.fullmatch(url)
+        if parts is None:
+            raise bad_url(url, "it has no host")
+        credentials, at, places = parts["hosts"].rpartition("@")
         if "," in credentials:
             raise bad_url(url, "user and password stand once, in front of the first host")
         addresses: list[Address] = []
@@ -61,11 +64,11 @@ class Hosts(NamedTuple):
                 raise bad_url(url, f"{place!r} is no host:port")
             addresses.append(Address(found["host"].strip("[]"), int(found["port"] or port)))
         return cls(
-            parts.scheme.partition("+")[0],
+            parts["scheme"].lower().partition("+")[0],
             credentials + at,
             tuple(addresses),
-            tuple(part for part in parts.path.split("/") if part),
-            f"?{parts.query}" if parts.query else "",
+            tuple(part for part in parts["path"].split("/") if part),
+            parts["query"] if parts["query"] != "?" else "",
         )
 
     def url(self, address: Address, *, db: str = "0", credentials: bool = True) -> str:
