@@ -70,6 +70,7 @@ class Scaler:
                 for slot in self._slots:
                     if slot.may_go:
                         group.start_soon(slot.see_off)
+                # the first beats after the order to be quiet may not say so
                 seen = None if self._is_quiet() else await self._look()
                 if self._stopping.is_set():
                     return
