@@ -226,6 +226,7 @@ class ChildProcess:
             name=self.name,
             pid=self.process.pid,
             state=self._state,
+            owner=self.owner,
             age_s=round(self.age_s, 3),
             cpu=round(max(0.0, self._cpu), 3),
             leaves_for=self.leaves_for,

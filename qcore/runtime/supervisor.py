@@ -25,7 +25,8 @@ from qcore.runtime.brood import Brood
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.guard import Guard
-from qcore.runtime.registration import Registration, machine
+from qcore.runtime.orphans import Orphans, machine
+from qcore.runtime.registration import Registration
 from qcore.runtime.rolling import Rolling
 from qcore.runtime.scaler import Scaler
 from qcore.runtime.seclusion import Seclusion
@@ -161,6 +162,7 @@ class Supervisor:
             group.start_soon(self._notifier.run)
             await self._asked.wait()
             group.start_soon(self._register)
+            group.start_soon(Orphans(self._broker, self._worker).run)
             if self._config.most > self._config.processes:
                 group.start_soon(self._scaler.run)
             async with anyio.create_task_group() as takers:

@@ -1,6 +1,7 @@
 """The parent of the workers: it replaces those that die, and gives up when none comes up."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qcore.broker.broker import Broker
+from qcore.broker.fleet import Fleet as Registry
 from qcore.broker.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerState
@@ -96,6 +98,73 @@ async def test_job_of_a_dead_worker_runs_again_and_is_charged_a_crash(fleet: Fle
         assert fleet.runs()[0][1].attempt == 1
         (event,) = command.events("job.reclaimed")
         assert (event["job"], event["to"]) == (job.id, "ready")
+
+
+def kill_all(*pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+async def test_jobs_of_a_killed_supervisor_and_its_workers_run_again_when_the_next_one_starts(
+    fleet: Fleet, broker: Broker
+):
+    """Long before their leases end: it sees that the processes are gone."""
+    command = fleet.start(processes=2, lease=600)
+    workers = await command.ready(2)
+    async with fleet.producer() as producer:
+        jobs = [await producer.task("work").enqueue(fleet.history.number(), 60.0) for _ in range(4)]
+        await eventually(lambda: len(fleet.runs()) == 4, 10)
+        await eventually(lambda: registered(broker, workers))
+        kill_all(command.pid, *workers)
+        command.process.wait(5)
+        again = fleet.start(processes=2, lease=600)
+        await eventually(lambda: twice(fleet) == {0, 1, 2, 3}, 20)
+        for job in jobs:
+            record = await producer.app.inspector.job("default", job.id)
+            assert record is not None
+            assert record.crashes == 1  # what killed them may have been one of the jobs
+    (lost,) = again.events("supervisor.lost")
+    assert (lost["name"], lost["pid"], lost["workers"]) == ("worker", command.pid, 2)
+    assert {e["job"] for e in again.events("job.reclaimed")} == {job.id for job in jobs}
+    await eventually(lambda: no_longer_registered(broker, command.pid))
+
+
+async def registered(broker: Broker, workers: list[int]) -> bool:
+    found = [w for member in await Registry(broker).members() for w in member.view.workers]
+    return {worker.pid for worker in found} >= set(workers)
+
+
+async def no_longer_registered(broker: Broker, pid: int) -> bool:
+    return pid not in {member.view.pid for member in await Registry(broker).members()}
+
+
+async def test_worker_of_a_killed_supervisor_keeps_its_jobs_until_it_is_gone_too(
+    fleet: Fleet, broker: Broker
+):
+    command = fleet.start(processes=2, lease=600, shutdown_timeout=60)
+    workers = await command.ready(2)
+    async with fleet.producer() as producer:
+        while len({run.pid for runs in fleet.runs().values() for run in runs}) < 2:
+            await producer.send("work", 600.0)
+            await asyncio.sleep(0.05)
+        await eventually(lambda: registered(broker, workers))
+        dead, living = workers
+        kill_all(command.pid, dead)
+        command.process.wait(5)
+        numbers = {
+            pid: {n for n, (run, *_) in fleet.runs().items() if run.pid == pid} for pid in workers
+        }
+        again = fleet.start(processes=1, lease=600, shutdown_timeout=1)
+        await eventually(lambda: again.events("job.reclaimed"), 20)
+        await eventually(lambda: twice(fleet) == numbers[dead], 10)
+        assert not await no_longer_registered(broker, command.pid)
+        kill_all(living)
+        await eventually(lambda: twice(fleet) == numbers[dead] | numbers[living], 10)
+        await eventually(lambda: no_longer_registered(broker, command.pid))
+
+
+def twice(fleet: Fleet) -> set[int]:
+    return {n for n, runs in fleet.runs().items() if len(runs) > 1}
 
 
 @pytest.mark.parametrize("name", ["raising", "exiting"])
