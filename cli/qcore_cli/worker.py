@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import re
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from qcore.runtime.front import open_front
 from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
+from qcore_cli.cores import usable_cores
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url, seconds_of
 
@@ -236,11 +236,7 @@ def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:
 def count_processes(text: str) -> int:
     """Return a number of processes from `auto` or digits."""
     if text == "auto":
-        return (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else (os.cpu_count() or 1)
-        )
+        return usable_cores()
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
