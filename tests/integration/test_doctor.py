@@ -127,7 +127,10 @@ async def test_every_mistake_is_named_with_its_remedy(tmp_path: Path, folder: Pa
         "jobs of orders": ["fault", "fault"],
     }
     assert re.search(r"is (89|90)\.\d s ahead of this machine", found["clock"][0]["said"])
-    assert "300 s, the shutdown timeout 30 s" in found["task report"][0]["said"]
+    assert (
+        "300 s, but of the shutdown timeout of 30 s jobs have 24 s"
+        in found["task report"][0]["said"]
+    )
     assert "in the future" in found["queue mail"][0]["said"]
     assert "a lease ended " in found["queue orders"][0]["said"]
     assert "qcore worker APP --queues orders" in found["queue orders"][0]["remedy"]

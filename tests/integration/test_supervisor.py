@@ -237,4 +237,4 @@ async def test_task_that_may_outlive_a_stop_is_named_at_the_start(fleet: Fleet):
     await command.ready(1)
     (event,) = command.events("clocks.doubted")
     assert event["what"] == "task shop.long"
-    assert event["why"].startswith("its timeout is 90 s, the shutdown timeout 20 s")
+    assert event["why"].startswith("its timeout is 90 s, but of the shutdown timeout of 20 s jobs")
