@@ -147,8 +147,9 @@ class ChildProcess:
 
     def dump_threads(self) -> None:
         """Let the child print the stacks of its threads, at once and also from a blocked loop."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGUSR1)
+        # not by Popen, which would look first whether it has ended, and take its exit code away
+        if not self.gone.is_set():
+            os.kill(self.process.pid, signal.SIGUSR1)
 
     def kill(self, verdict: str = "", culprits: Iterable[str] = ()) -> None:
         """Kill the child and what it started.
@@ -187,6 +188,8 @@ class ChildProcess:
                 self._loop.remove_reader(fd)
                 os.close(fd)
         os.close(self._orders_fd)
+        # the number is given again, as that of the connection to Redis perhaps
+        self._orders_fd = -1
         return code
 
     def _reap(self) -> int:

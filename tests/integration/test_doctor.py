@@ -238,7 +238,7 @@ async def test_sound_set_up_has_no_finding_while_jobs_move(tmp_path: Path, folde
             try:
                 for _ in range(15):
                     assert await looked_at(app.broker) == []
-                for words in ((), ("tasks:app", "--shutdown-timeout", "300")):
+                for words in ((), ("tasks:app", "--shutdown-timeout", "306")):
                     said = await doctor(folder, url, "--namespace", "moving", "--json", *words)
                     assert said.not_well() == {}, said.err
                     assert said.code == 0
