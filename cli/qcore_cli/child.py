@@ -14,7 +14,7 @@ import msgspec
 from qcore import ConfigError
 from qcore.config import BrokerConfig, child_variable
 from qcore.runtime import pool_process
-from qcore.runtime.child import CHILD_CONFIG, EXIT_CONFIG, ChildConfig, leave, run_child
+from qcore.runtime.child import CHILD_CONFIG, EXIT_CONFIG, ChildConfig, leave, run_child, tether
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogFormat, configure_logging
 
@@ -62,6 +62,7 @@ def worker(app: str, log_format: LogFormat) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
     configure_logging(log_format)
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
+    tether(config)
     pool_command = (*COMMAND, "pool", log_format)
     run_loop(run_child(load_app(app), config, pool_command=pool_command))
     leave(0)

@@ -157,7 +157,7 @@ class Supervisor:
             group.start_soon(self._enforce_deadline)
             group.start_soon(self._introduce)
             group.start_soon(self._rolling.run)
-            group.start_soon(Guard(self._brood, self._config).run)
+            group.start_soon(Guard(self._brood, self._config, leave_s=self._kill_after_s).run)
             group.start_soon(self._notifier.run)
             await self._asked.wait()
             group.start_soon(self._register)

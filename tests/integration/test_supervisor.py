@@ -216,6 +216,76 @@ async def knows(inspector: Inspector, names: list[str]) -> bool:
     return await inspector.names() == sorted(names)
 
 
+LEAVE = """
+import os
+
+@app.task
+async def leave() -> None:
+    os._exit(0)
+"""
+
+
+async def test_worker_that_ends_by_itself_with_code_0_is_logged_as_one_that_fails(fleet: Fleet):
+    fleet.write_tasks("shop", LEAVE)
+    command = fleet.start(processes=1, app="shop:app")
+    await command.ready(1)
+    async with fleet.producer() as producer:
+
+        async def leave() -> None: ...
+
+        await producer.app.task(name="shop.leave", queue="default")(leave).enqueue()
+        await eventually(lambda: command.events("job.condemned"), 30)
+        ends = command.events("worker.exited")
+        assert {(event["exit_code"], event["level"]) for event in ends} == {(0, "error")}
+    await command.ready(1)
+    command.signal()
+    assert await command.ended(10) == 0
+    assert command.events("worker.exited")[-1]["level"] == "info"
+
+
+HANGS_AT_ITS_END = """
+import asyncio
+
+@app.lifespan
+async def lifespan():
+    yield
+    await asyncio.sleep(3600)
+"""
+
+
+async def test_worker_that_leaves_by_itself_and_hangs_is_killed_at_the_shutdown_timeout(
+    fleet: Fleet,
+):
+    """Nobody has told it to leave, so nobody waits for it."""
+    fleet.write_tasks("shop", HANGS_AT_ITS_END)
+    command = fleet.start(processes=1, app="shop:app", shutdown_timeout=2)
+    (first,) = await command.ready(1)
+    os.kill(first, signal.SIGTERM)
+    await eventually(lambda: command.workers() not in ([], [first]), 20)
+    (killed,) = command.events("worker.killed")
+    assert (killed["pid"], killed["why"]) == (first, "shutdown timeout")
+
+
+@pytest.mark.parametrize("where", ["boot", "loop", "end"])
+async def test_worker_that_hangs_does_not_outlive_a_killed_supervisor(fleet: Fleet, where: str):
+    """It cannot see that its supervisor is gone, or cannot end."""
+    code = "import time; time.sleep(3600)" if where == "boot" else HANGS_AT_ITS_END
+    fleet.write_module("shop", code if where != "loop" else "")
+    options = {"shutdown_timeout_s": 2.0, "lease_s": 60.0, "stall_s": 30.0}
+    command = fleet.start_with(processes=1, app="shop:app", **options)
+    if where == "boot":
+        await eventually(lambda: command.events("worker.spawned"), 20)
+    else:
+        await command.ready(1)
+    if where == "loop":
+        async with fleet.producer() as producer:
+            number = fleet.history.number()
+            await producer.task("block").enqueue(number, 3600.0)
+            await eventually(lambda: number in fleet.blocked(), 10)
+    command.signal(signal.SIGKILL)
+    await eventually(lambda: not fleet.left_behind(), 10)
+
+
 async def test_supervisor_that_was_stopped_and_continued_kills_nobody(fleet: Fleet):
     command = fleet.start(processes=2)
     await command.ready(2)
