@@ -108,6 +108,7 @@ def worker(
     if print_stop_timeout:
         typer.echo(stop_timeout(shutdown_timeout))
         return
+    _obey_early_signals()
     described = describe(app, url, namespace)
     config = worker_config(
         _served(queues, described.queues),
@@ -197,6 +198,24 @@ async def _supervise(
         await broker.close()
 
 
+def _obey_early_signals() -> None:
+    """Until there is a supervisor, let an order to stop end this process, and no other do harm.
+
+    Also as the first process of a container, which gets no signal that it has no handler for.
+    """
+
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    def pass_over(*_: object) -> None:
+        pass
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, pass_over)
+
+
 def _obey_signals(supervisor: Supervisor) -> None:
     """Let signals be orders to the supervisor; the second one to stop means now."""
     loop, stops = asyncio.get_running_loop(), 0
@@ -284,6 +303,8 @@ def describe(app: str, url: str | None, namespace: str | None) -> Description:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=child_environment({OVERRIDES: overrides}),
+        # Ctrl-C is for this process; that one ends with it
+        process_group=0,
         check=False,
     )
     if done.returncode != 0:

@@ -31,8 +31,8 @@ CHILD_CONFIG = "QCORE_CHILD"
 #: Exit code of a child that could not be configured: another try would be of no use.
 EXIT_CONFIG = 78
 _BOOT_BEAT_S = 0.05
-#: A child without a supervisor may need so long to end when its time to stop is over.
-_LEAVING_S = 2.0
+#: A worker without a supervisor may need so long to end when its time to stop is over.
+LEAVING_S = 2.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,20 +46,24 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
     beats_fd: int
 
 
-def tether(config: ChildConfig) -> None:
-    """Let nothing keep this process alive for long once its supervisor is gone.
+def tether(pipe_fd: int, limit_s: float) -> None:
+    """Let nothing keep this process alive for long once its parent is gone.
 
-    It drains then, but cannot while its loop is blocked, an import hangs, or the end of its
-    lifespan does. A thread waits for the end of the pipe, and kills the process with its pool.
+    A worker drains then, but cannot while its loop is blocked, an import hangs, or the end of its
+    lifespan does. A thread waits for the end of a pipe that the parent has the other end of, and
+    kills the process with its group.
+
+    Args:
+        pipe_fd: That pipe, whether it is read or written here.
+        limit_s: How long this process may go on without its parent.
     """
-    limit_s = config.worker.shutdown_timeout_s + _LEAVING_S
-    args = (config.orders_fd, limit_s)
+    args = (pipe_fd, limit_s)
     threading.Thread(target=_follow, args=args, name="qcore-tether", daemon=True).start()
 
 
-def _follow(orders_fd: int, limit_s: float) -> None:
+def _follow(pipe_fd: int, limit_s: float) -> None:
     pipe = select.poll()
-    pipe.register(orders_fd, 0)  # not what comes in, only its end
+    pipe.register(pipe_fd, 0)  # not what comes in, only its end
     pipe.poll()
     time.sleep(limit_s)
     os.killpg(0, signal.SIGKILL)

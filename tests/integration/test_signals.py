@@ -142,6 +142,20 @@ async def test_bad_deploy_leaves_every_old_worker_and_the_next_roll_mends_it(fle
     assert not set(first) & set(command.workers())
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_stop_while_the_app_is_asked_what_it_declares_leaves_nothing_behind(
+    fleet: Fleet, number: signal.Signals
+):
+    fleet.write_module("shop", "import time; time.sleep(600)")
+    command = fleet.start(processes=1, app="shop:app")
+    await eventually(lambda: len(fleet.left_behind()) == 2, 20)
+    for harmless in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        command.signal(harmless)
+    command.signal(number)
+    assert await command.ended(10) == 0
+    await eventually(lambda: not fleet.left_behind(), 5)
+
+
 async def test_stop_in_the_middle_of_a_roll_leaves_nothing_behind(fleet: Fleet):
     fleet.write_module("shop")
     command = fleet.start(processes=2, app="shop:app", shutdown_timeout=3)
