@@ -253,6 +253,10 @@ async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: 
         "supervisor"
     )
     assert sorted(command.workers()) == sorted(old)
+    assert (
+        "  restart: failed, 0 of 2 workers are new: a new one did not get ready, the others stay "
+        "until the next restart\n"
+    ) in (await qcore("status")).out
 
 
 ACT = """
