@@ -78,15 +78,17 @@ class Registration:
         self._over.set()
 
     async def _beat(self) -> None:
-        view = self._view()
+        loop, view = asyncio.get_running_loop(), self._view()
+        sent_at = loop.time()
         contact = await self._fleet.beat(self._id, view)
         self._is_heard = True
         if self._obeyed is None:
-            self._obeyed = contact.now_ms - round(view.age_s * 1000)
+            # an order may have come before a heartbeat that was long on its way
+            age_s = view.age_s + loop.time() - sent_at
+            self._obeyed = contact.now_ms - round(age_s * 1000)
         due = [order for order in contact.orders if order.generation > self._obeyed]
         due = [order for order in due if order.concerns(view.host, view.queues)]
         if due:
             order = max(due, key=lambda order: order.generation)
             self._obeyed = order.generation
-            loop = asyncio.get_running_loop()
             loop.call_later(random.uniform(0, _SPREAD_S), self._obey, order)
