@@ -214,6 +214,8 @@ def _obey_early_signals() -> None:
         signal.signal(number, leave)
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, pass_over)
+    # who started this process may ignore it, and it would inherit that: no child had an exit code
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _obey_signals(supervisor: Supervisor) -> None:

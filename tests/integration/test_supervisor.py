@@ -167,6 +167,22 @@ def twice(fleet: Fleet) -> set[int]:
     return {n for n, runs in fleet.runs().items() if len(runs) > 1}
 
 
+async def test_supervisor_whose_parent_ignores_the_end_of_children_sees_it_all_the_same(
+    fleet: Fleet,
+):
+    """Who ignores SIGCHLD hands that down, and then the kernel keeps no exit code."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        command = fleet.start(processes=1)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    (first,) = await command.ready(1)
+    fleet.kill_worker(first)
+    await eventually(lambda: command.workers() not in ([], [first]), 20)
+    (event,) = command.events("worker.exited")
+    assert event["signal"] == "SIGKILL"
+
+
 @pytest.mark.parametrize("name", ["raising", "exiting"])
 async def test_workers_that_never_come_up_end_the_supervisor(fleet: Fleet, name: str):
     command = fleet.start(processes=1, app=f"{BROKEN}:{name}")
