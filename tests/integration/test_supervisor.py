@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -165,6 +167,25 @@ async def test_worker_of_a_killed_supervisor_keeps_its_jobs_until_it_is_gone_too
 
 def twice(fleet: Fleet) -> set[int]:
     return {n for n, runs in fleet.runs().items() if len(runs) > 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="changes the limit of another process")
+async def test_supervisor_that_can_start_no_process_tries_again_and_keeps_the_old_ones(
+    fleet: Fleet,
+):
+    command = fleet.start(processes=2)
+    first, second = await command.ready(2)
+    limits = resource.prlimit(command.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(command.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    command.signal(signal.SIGHUP)
+    await eventually(lambda: command.events("roll.failed"), 10)
+    fleet.kill_worker(first)
+    await eventually(lambda: len(command.events("worker.failed")) >= 4, 20)
+    assert command.workers() == [second]
+    resource.prlimit(command.pid, resource.RLIMIT_NOFILE, limits)
+    await command.ready(2)
+    command.signal()
+    assert await command.ended(10) == 0
 
 
 async def test_supervisor_whose_parent_ignores_the_end_of_children_sees_it_all_the_same(
