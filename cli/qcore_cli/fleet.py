@@ -5,16 +5,28 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Member
 from qcore.broker.inspector import Inspector, QueueStats
 from qcore.config import broker_config
 from qcore.model.fleet import WorkerState, WorkerView
-from qcore_cli.options import AsJson, Namespace, Url, print_json, short_age, state_of, with_broker
+from qcore_cli.options import (
+    AsJson,
+    Namespace,
+    Url,
+    print_json,
+    seconds_of,
+    short_age,
+    state_of,
+    with_broker,
+)
 from qcore_cli.rollout import Entry, Outcome, Rollout, Target, shown_rollout
 
 #: Exit codes: every living supervisor is quiet; none is there.
 PAUSED, NONE = 3, 4
+#: `restart --wait` gives up after so long, unless told otherwise.
+_WAIT_S = 600.0
 
 
 def status(as_json: AsJson = False, url: Url = None, namespace: Namespace = None) -> None:
@@ -45,7 +57,12 @@ def status(as_json: AsJson = False, url: Url = None, namespace: Namespace = None
 
 def restart(
     wait: Annotated[bool, typer.Option("--wait", help="Return when all have restarted.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="With --wait: seconds at most.")] = 600.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=seconds_of, metavar="TIME", help="With --wait: so long at most; else 10m."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Only supervisors of this host.")] = "",
     queue: Annotated[str, typer.Option(help="Only supervisors that serve this queue.")] = "",
     leave: Annotated[
@@ -60,13 +77,16 @@ def restart(
 
     Exit code 0: ordered, or with --wait done; 1: some have not restarted; 4: nobody is concerned.
     """
+    if timeout is not None and not wait:
+        raise ConfigError("--timeout needs --wait: without it the command only gives the order")
+    timeout_s = _WAIT_S if timeout is None else timeout
     target = Target(host, queue, leave)
     config = broker_config(url, namespace)
 
     async def act(rollout: Rollout) -> list[Entry]:
         entries = await rollout.begin()
         if entries and wait:
-            entries = await shown_rollout(rollout, entries, timeout, quiet=as_json)
+            entries = await shown_rollout(rollout, entries, timeout_s, quiet=as_json)
         return entries
 
     entries = with_broker(config, lambda broker: act(Rollout(Fleet(broker), target)))

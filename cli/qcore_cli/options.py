@@ -81,9 +81,12 @@ def confirm(question: str, *, yes: bool) -> None:
     typer.confirm(question, abort=True)
 
 
-def seconds_of(text: str) -> float:
-    """Return a duration in seconds: a number with a unit, s where there is none."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+def seconds_of(text: str | float) -> float:
+    """Return a duration in seconds: a number with a unit, s where there is none.
+
+    A default is no text, and takes the same way.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", str(text))
     if found is None:
         raise typer.BadParameter(f"{text!r} is no duration: give it as 90, 90s, 10m, 2h or 1d")
     return float(found[1]) * _UNITS_S[found[2]]

@@ -296,6 +296,10 @@ MISTAKES = {
     "worker good:app --shutdown-timeout 0 --print-stop-timeout": "shutdown",
     "worker good:app --max-jobs 0": "max_jobs is 0",
     "worker good:app --max-time 0.5": "max_time_s is 0.5",
+    "worker good:app --target-wait 5": "--target-wait needs a range of processes",
+    "worker good:app --processes 3 --target-wait 5": "--processes is 3",
+    "dead purge default/a --older-than 1d": "--older-than needs --all-of",
+    "restart --timeout 5": "--timeout needs --wait",
     "worker good:app --url ftp://localhost": "is no Redis URL",
 }
 
@@ -320,6 +324,15 @@ async def test_time_to_stop_is_printed_for_process_managers_without_loading_the_
     assert (said.code, said.out, said.err) == (0, "35\n", "")
     words = ("--shutdown-timeout", "90.5", "--print-stop-timeout")
     assert (await qcore("worker", "nowhere:app", *words)).out == "96\n"
+
+
+@pytest.mark.parametrize(
+    ("time", "printed"),
+    [("90", "95"), ("90s", "95"), ("1.5m", "95"), ("2h", "7205"), ("1d", "86405")],
+)
+async def test_times_have_units_and_are_seconds_without(qcore: Command, time: str, printed: str):
+    words = ("--shutdown-timeout", time, "--print-stop-timeout")
+    assert (await qcore("worker", "nowhere:app", *words)).out == f"{printed}\n"
 
 
 async def test_dead_show_of_a_living_job_says_where_to_look(app: App, qcore: Command):
@@ -366,6 +379,11 @@ USAGE = (
     "jobs cancel",
     "clear",
     "queues --url",
+    "worker tasks:app --lease soon",
+    "worker tasks:app --stall -3",
+    "worker tasks:app --shutdown-timeout 1h30m",
+    "doctor --lease 5x",
+    "dead purge --all-of default --older-than old",
 )
 
 
