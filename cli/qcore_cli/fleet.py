@@ -75,7 +75,9 @@ def restart(
 ) -> None:
     """Replace every worker process, one at a time, by one that runs the code on disk now.
 
-    Exit code 0: ordered, or with --wait done; 1: some have not restarted; 4: nobody is concerned.
+    With --exit and --wait done is when each supervisor that left was started anew, and has a
+    worker that is ready. Exit code 0: ordered, or with --wait done; 1: some have not restarted;
+    4: nobody is concerned.
     """
     if timeout is not None and not wait:
         raise ConfigError("--timeout needs --wait: without it the command only gives the order")
@@ -98,11 +100,17 @@ def restart(
     if not entries:
         typer.echo(f"qcore: no supervisor {target.words} is there to restart", err=True)
         raise typer.Exit(NONE)
-    late = [e for e in entries if e.outcome not in (Outcome.RESTARTED, Outcome.LEFT)]
+    late = [entry for entry in entries if entry.outcome not in target.good]
     if wait and late:
-        said = "; ".join(f"{entry.who}: {entry.said}" for entry in late)
+        said = "; ".join(f"{entry.who}: {_why_not(entry)}" for entry in late)
         typer.echo(f"qcore: not restarted: {said}", err=True)
         raise typer.Exit(1)
+
+
+def _why_not(entry: Entry) -> str:
+    if entry.outcome is Outcome.LEFT:
+        return "left, and nobody started it anew"
+    return entry.said
 
 
 def _state(members: list[Member]) -> tuple[str, int]:

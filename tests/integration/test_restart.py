@@ -1,5 +1,6 @@
 """`qcore status` and `qcore restart`: what supervisors say, and how they are rolled."""
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,12 +233,38 @@ async def test_restart_with_exit_lets_supervisors_drain_and_end(fleet: Fleet, qc
         await producer.send("work", 3.0)
         await eventually(fleet.runs, 20)
         await seen(qcore, 1)
-        said = await qcore("restart", "--exit", "--wait", "--timeout", "20")
-        assert (said.code, said.err) == (0, "")
-        assert said.out.splitlines()[-1] == f"{host_name()} worker (pid {command.pid}): left"
-        assert await command.ended(5) == 0
+        assert (await qcore("restart", "--exit")).code == 0
+        assert await command.ended(15) == 0
     assert fleet.done() == {0}
     assert command.exit_codes() == [0, 0]
+
+
+async def test_restart_with_exit_waits_until_somebody_has_started_them_anew(
+    fleet: Fleet, qcore: Qcore
+):
+    old = fleet.start(processes=1, name="shop")
+    await seen(qcore, 1)
+    waiting = asyncio.ensure_future(qcore("restart", "--exit", "--wait", "--timeout", "30"))
+    assert await old.ended(15) == 0
+    assert (await qcore("status")).code == 4
+    assert not waiting.done()
+    new = fleet.start(processes=1, name="shop")
+    said = await waiting
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[-1] == f"{host_name()} shop (pid {old.pid}): back"
+    assert new.workers()
+
+
+async def test_restart_with_exit_names_those_that_nobody_starts_anew(fleet: Fleet, qcore: Qcore):
+    command = fleet.start(processes=1, name="shop")
+    await seen(qcore, 1)
+    said = await qcore("restart", "--exit", "--wait", "--timeout", "8")
+    assert said.code == 1
+    assert one_line(said) == (
+        f"qcore: not restarted: {host_name()} shop (pid {command.pid}): left, and nobody started "
+        "it anew"
+    )
+    assert said.out.splitlines()[-1] == f"{host_name()} shop (pid {command.pid}): left"
 
 
 async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: Qcore):
