@@ -13,7 +13,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector, QueueStats
+from qcore.broker.inspector import Inspector, Pause, QueueStats
 from qcore.config import BrokerConfig, broker_config
 from qcore_cli.logs import LogFormat, configure_logging
 
@@ -100,13 +100,23 @@ def shown_time(ms: int) -> str:
 def state_of(stats: QueueStats) -> str:
     """Return what holds a queue up, as an operator reads it."""
     said: list[str] = []
-    if (pause := stats.paused) is not None:
-        until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
-        reason = f" ({pause.reason})" if pause.reason else ""
-        said.append(f"paused until {until}{reason}")
+    if stats.paused is not None:
+        said.append(f"paused {span_of(stats.paused)}")
     if stats.closed_ms is not None:
         said.append(f"closed since {shown_time(stats.closed_ms)}")
     return ", ".join(said) or "open"
+
+
+def span_of(pause: Pause) -> str:
+    """Return since when and until when a pause lasts, and why."""
+    until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
+    reason = f" ({pause.reason})" if pause.reason else ""
+    return f"since {shown_time(pause.since_ms)} until {until}{reason}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, in words."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def short_age(seconds: float) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from qcore.broker.fleet import Member
 from qcore.broker.inspector import QueueStats
 from qcore.model.fleet import RollState, RunningJob, WorkerView
-from qcore_cli.options import short_age
+from qcore_cli.options import counted, short_age
 
 #: Jobs a second are those of the last so many seconds.
 _WINDOW_S = 5.0
@@ -166,7 +166,7 @@ def _title(sight: Sight, rows: list[Row]) -> RenderableType:
     left = Text.assemble(("qcore top", "bold"), "  ", sight.where)
     if sight.trouble:
         left = Text.assemble(("qcore top", "bold"), "  ", (sight.trouble, "red"))
-    said = f"{_count(len(rows) - len(heads), 'worker')}  {rate:,.0f} done/s"
+    said = f"{counted(len(rows) - len(heads), 'worker')}  {rate:,.0f} done/s"
     if sight.paused:
         said = "paused  " + said
     line.add_row(left, Text("  " + said))
@@ -175,13 +175,21 @@ def _title(sight: Sight, rows: list[Row]) -> RenderableType:
 
 def _queue_table(sight: Sight, queues: list[QueueStats], room: int) -> Table:
     shown, more = _window([q.name for q in queues], sight.selected.get("queues", ""), room)
-    table = _table(f"QUEUE{more}", "READY", "SCHEDULED", "ACTIVE", "DEAD", "WAIT")
+    names = ("READY", "SCHEDULED", "ACTIVE", "DEAD", "WAIT", "STATE")
+    table = _table(f"QUEUE{more}", *names, left=(6,))
     for queue in queues[shown]:
         wait = "-" if queue.oldest_ready_s is None else short_age(queue.oldest_ready_s)
         counts = (queue.ready, queue.scheduled, queue.active, queue.dead)
         cells = [queue.name, *(f"{count:,}" for count in counts), wait]
-        table.add_row(*cells, style=_chosen(sight, "queues", queue.name))
+        table.add_row(*cells, Text(_held(queue), style="yellow"), style=_chosen(sight, "queues", queue.name))
     return table
+
+
+def _held(queue: QueueStats) -> str:
+    """Return what holds a queue up, in a word; empty when nothing does."""
+    if queue.paused is not None:
+        return "paused"
+    return "closed" if queue.closed_ms is not None else ""
 
 
 def _worker_table(sight: Sight, rows: list[Row], room: int) -> Table:
@@ -294,7 +302,3 @@ def _worker_row(member: Member, worker: WorkerView, rates: Rates) -> Row:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -75,7 +75,8 @@ async def test_queues_shows_what_is_held_up(app: App, qcore: Command):
     assert other["paused"] is None
     assert other["closed_ms"] > 0
     lines = (await qcore("queues")).out.splitlines()
-    assert lines[1].endswith("  paused until resumed (deploy 42)")
+    assert "  paused since 20" in lines[1]
+    assert lines[1].endswith("Z until resumed (deploy 42)")
     assert "  closed since 20" in lines[2]
 
 
@@ -83,9 +84,10 @@ async def test_status_shows_what_is_held_up(app: App, qcore: Command):
     await app.inspector.pause("default", reason="deploy 42")
     said = await qcore("status")
     assert said.code == 4
-    assert said.out.splitlines()[1:] == [
-        "queue default: paused until resumed (deploy 42), 0 ready",
-    ]
+    head, line = said.out.splitlines()
+    assert head == "No supervisor runs in this namespace."
+    assert line.startswith("queue default: paused since 20")
+    assert line.endswith("Z until resumed (deploy 42), 0 ready")
     (held,) = json.loads((await qcore("status", "--json")).out)["held"]
     assert (held["name"], held["paused"]["reason"]) == ("default", "deploy 42")
 

@@ -1,6 +1,7 @@
 """`qcore status` and `qcore restart`: what supervisors say, and how they are rolled."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,14 +100,44 @@ async def test_status_of_quiet_workers_is_code_3(fleet: Fleet, qcore: Qcore):
         return (await qcore("status")).code == 3
 
     await eventually(paused, 20)
-    said = await qcore("status", "--json")
-    assert Said(0, said.out, "").json["state"] == "paused"
+    assert await state_of_fleet(qcore) == "paused"
     command.signal(signal.SIGCONT)
 
     async def running() -> bool:
         return (await qcore("status")).code == 0
 
     await eventually(running, 20)
+
+
+async def test_status_when_all_queues_are_paused_is_code_3(fleet: Fleet, qcore: Qcore):
+    command = fleet.start(processes=1, queues="default,low")
+    await command.ready(1)
+    await seen(qcore, 1)
+    await qcore("pause", "default")
+    assert (await qcore("status")).code == 0
+    await qcore("pause", "low")
+    said = await qcore("status")
+    assert said.code == 3
+    assert said.out.startswith("paused: 1 supervisor, 1 worker; ")
+    await qcore("resume", "--all")
+    assert (await qcore("status")).code == 0
+
+
+async def test_status_of_a_supervisor_that_gets_no_worker_ready_is_code_4(
+    fleet: Fleet, qcore: Qcore
+):
+    fleet.write_module("shop", "import time; time.sleep(3600)")
+    fleet.start_with(processes=1, app="shop:app")
+
+    async def starting() -> bool:
+        return await state_of_fleet(qcore) == "starting"
+
+    await eventually(starting, 20)
+    assert (await qcore("status")).code == 4
+
+
+async def state_of_fleet(qcore: Qcore) -> str:
+    return json.loads((await qcore("status", "--json")).out)["state"]
 
 
 def all_new(command: Command, old: list[int]) -> bool:
