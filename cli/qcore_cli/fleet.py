@@ -58,8 +58,10 @@ def restart(
             parser=seconds_of, metavar="TIME", help="With --wait: so long at most; else 10m."
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Only supervisors of this host.")] = "",
-    queue: Annotated[str, typer.Option(help="Only supervisors that serve this queue.")] = "",
+    host: Annotated[str | None, typer.Option(help="Only supervisors of this host.")] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="Only supervisors that serve this queue.")
+    ] = None,
     leave: Annotated[
         bool,
         typer.Option("--exit", help="They end after a drain, for their manager to start anew."),
@@ -77,7 +79,7 @@ def restart(
     if timeout is not None and not wait:
         raise ConfigError("--timeout needs --wait: without it the command only gives the order")
     timeout_s = _WAIT_S if timeout is None else timeout
-    target = Target(host, queue, leave)
+    target = _target(host, queue, leave=leave)
     config = broker_config(url, namespace)
 
     async def act(rollout: Rollout) -> list[Entry]:
@@ -93,13 +95,23 @@ def restart(
         for entry in entries:
             typer.echo(f"ordered: {entry.who}")
     if not entries:
-        typer.echo(f"qcore: no supervisor {target.words} is there to restart", err=True)
+        typer.echo(
+            f"qcore: no supervisor {target.words} is there to restart; `qcore status` names all",
+            err=True,
+        )
         raise typer.Exit(NONE)
     late = [entry for entry in entries if entry.outcome not in target.good]
     if wait and late:
         said = "; ".join(f"{entry.who}: {_why_not(entry)}" for entry in late)
         typer.echo(f"qcore: not restarted: {said}", err=True)
         raise typer.Exit(1)
+
+
+def _target(host: str | None, queue: str | None, *, leave: bool) -> Target:
+    for option, value in (("--host", host), ("--queue", queue)):
+        if value == "":  # as from a variable that is not set
+            raise ConfigError(f"{option} is empty: name one, or leave it out to restart all")
+    return Target(host or "", queue or "", leave)
 
 
 def _why_not(entry: Entry) -> str:

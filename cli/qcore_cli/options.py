@@ -54,11 +54,14 @@ def with_broker(config: BrokerConfig, use: Callable[[Broker], Awaitable[T]]) -> 
 
 
 async def check_queue(inspector: Inspector, queue: str) -> None:
-    """Raise ConfigError unless jobs were ever put into `queue`."""
+    """Raise ConfigError unless jobs were ever put into `queue`, or a worker served it."""
     names = await inspector.names()
     if queue not in names:
         known = f"known are {', '.join(names)}" if names else "no queue has been used yet"
-        raise ConfigError(f"there is no queue {queue!r}: {known}; check --url and --namespace")
+        raise ConfigError(
+            f"there is no queue {queue!r}: {known}; check --url and --namespace, or start a worker "
+            "that serves it"
+        )
 
 
 def split_refs(refs: Sequence[str]) -> dict[str, list[str]]:

@@ -299,6 +299,8 @@ MISTAKES = {
     "worker good:app --target-wait 5": "--target-wait needs a range of processes",
     "worker good:app --processes 3 --target-wait 5": "--processes is 3",
     "dead purge default/a --older-than 1d": "--older-than needs --all-of",
+    "restart --host ": "--host is empty",
+    "restart --queue ": "--queue is empty",
     "restart --timeout 5": "--timeout needs --wait",
     "worker good:app --url ftp://localhost": "is no Redis URL",
 }
@@ -343,6 +345,42 @@ async def test_dead_show_of_a_living_job_says_where_to_look(app: App, qcore: Com
     said = await qcore("dead", "show", job.ref)
     assert said.code == 1
     assert one_line(said).endswith("is not dead, it is ready: use `qcore jobs show`")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a full disk")
+@pytest.mark.parametrize("words", ["queues", "status --json", "pause --all", "doctor", "top"])
+async def test_output_that_cannot_be_written_is_one_line(
+    app: App, environment: dict[str, str], words: str
+):
+    await app.broker.register(["default"])
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m qcore_cli {words} >/dev/full",
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert err == b"qcore: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"), [("queues", 0), ("status", 4), ("top", 0), ("clear default", 1)]
+)
+async def test_stream_that_is_closed_changes_nothing(
+    app: App, environment: dict[str, str], words: str, code: int, stream: str
+):
+    await app.broker.register(["default"])
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m qcore_cli {words} {stream}",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == code
+    assert b"Traceback" not in err
 
 
 @pytest.mark.parametrize("words", ["queues", "worker tasks:app"])

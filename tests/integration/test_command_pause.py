@@ -66,6 +66,23 @@ async def test_all_queues_are_paused_and_resumed_and_counted(app: App, qcore: Co
     assert (await qcore("resume", "--all")).out == "0 of 2 queues.\n"
 
 
+async def test_pause_says_which_pause_it_replaces(app: App, qcore: Command):
+    await app.broker.register(["default"])
+    assert "replaces" not in (await qcore("pause", "default", "--reason", "deploy 42")).out
+    lines = (await qcore("pause", "default", "--for", "10m")).out.splitlines()
+    assert lines[0].startswith("Paused default until 20")
+    assert lines[1].startswith("This replaces a pause since 20")
+    assert lines[1].endswith("Z until resumed (deploy 42).")
+
+
+async def test_reason_holds_nothing_that_a_terminal_would_obey(app: App, qcore: Command):
+    await app.broker.register(["default"])
+    await qcore("pause", "default", "--reason", "a\x1b[31m\tb")
+    (stats,) = await app.inspector.queues(["default"])
+    assert stats.paused is not None
+    assert stats.paused.reason == "a[31m b"
+
+
 async def test_queues_shows_what_is_held_up(app: App, qcore: Command):
     await app.inspector.pause("default", reason="deploy 42")
     await app.inspector.close_queue("other")

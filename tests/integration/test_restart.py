@@ -227,7 +227,9 @@ async def test_restart_by_queue_and_host_concerns_no_others(fleet: Fleet, qcore:
     for words in (("--host", "elsewhere"), ("--queue", "processes")):
         said = await qcore("restart", *words)
         assert said.code == 4
-        assert one_line(said) == f"qcore: no supervisor {described(words)} is there to restart"
+        assert one_line(said) == (
+            f"qcore: no supervisor {described(words)} is there to restart; `qcore status` names all"
+        )
     assert not urgent.events("roll.started")
 
 
