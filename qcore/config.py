@@ -20,6 +20,8 @@ KEEP_S = 24 * 3600.0
 
 #: A run that does not stop at its timeout has so long unless the task says otherwise.
 KILL_GRACE_S = 10.0
+#: With a range of processes, jobs may wait so long until there are more.
+TARGET_WAIT_S = 5.0
 #: What a service manager leaves in the environment of the process that it starts.
 _SERVICE_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -122,7 +124,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: As many as the backlog asks for, up to this.
     most_processes: int | None = None
     #: A backlog that is worked off within this is no reason for more processes.
-    target_wait_s: float = 5.0
+    target_wait_s: float = TARGET_WAIT_S
     #: Fewer must have been enough for so long until there are fewer.
     shrink_after_s: float = 60.0
     name: str = ""

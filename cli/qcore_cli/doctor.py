@@ -24,11 +24,11 @@ from qcore.broker.examination import (
     read_server,
 )
 from qcore.broker.inspector import Inspector
-from qcore.config import WorkerConfig, broker_config, wants_color
+from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
 from qcore.errors import BrokerError, BrokerRefused
 from qcore_cli.child import Description
 from qcore_cli.options import AsJson, Namespace, Url, print_json, with_broker
-from qcore_cli.worker import Lease, ShutdownTimeout, describe, worker_config
+from qcore_cli.worker import Lease, ShutdownTimeout, Stall, describe, stall_limit, worker_config
 
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
 #: Columns of the level; the check is as wide as it needs, up to a limit.
@@ -41,18 +41,19 @@ def doctor(
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
+    stall: Stall = None,
     as_json: AsJson = False,
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
     """Check Redis, the timeouts and every job in the queues; exit code 1 when there is a fault.
 
-    Changes nothing. --lease and --shutdown-timeout are those of your `qcore worker`.
+    Changes nothing. --lease, --stall and --shutdown-timeout are those of your `qcore worker`.
     """
     described = None if app is None else describe(app, url, namespace)
     if described is None:
         described = Description((), broker_config(url, namespace), {})
-    worker, clocks = _settings(described, lease, shutdown_timeout)
+    worker, clocks = _settings(described, lease, shutdown_timeout, stall)
     look = partial(_examine, worker=worker, clocks=clocks, declared=described.queues)
     findings = with_broker(described.broker, look)
     if as_json:
@@ -63,12 +64,13 @@ def doctor(
 
 
 def _settings(
-    described: Description, lease: float, shutdown_timeout: float
+    described: Description, lease: float, shutdown_timeout: float, stall: float | None
 ) -> tuple[WorkerConfig, list[Finding]]:
     """Return the settings of `qcore worker`, the defaults if it would refuse them; and findings."""
     queues = described.queues or ("default",)
     try:
         worker = worker_config(queues, lease=lease, shutdown_timeout=shutdown_timeout)
+        check_stall(stall_limit(worker) if stall is None else stall, worker)
     except ConfigError as e:
         refused = fault("timeouts", f"{e}: qcore worker will not start", "Correct that option.")
         return WorkerConfig(queues=queues), [refused]

@@ -17,6 +17,7 @@ from qcore_cli.options import (
     confirm,
     print_json,
     print_table,
+    seconds_of,
     shown_time,
     split_refs,
     state_of,
@@ -187,8 +188,11 @@ def dead_purge(
     refs: Annotated[list[str] | None, typer.Argument(help="QUEUE/ID of each job.")] = None,
     queue: Annotated[str | None, typer.Option("--all-of", help="All dead of a queue.")] = None,
     older_than: Annotated[
-        float, typer.Option(min=0, help="With --all-of: dead for so many seconds.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            parser=seconds_of, metavar="TIME", help="With --all-of: dead for so long, as 90 or 7d."
+        ),
+    ] = None,
     yes: Yes = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -196,6 +200,8 @@ def dead_purge(
 ) -> None:
     """Forget dead jobs for ever."""
     _one_of(refs, queue)
+    if older_than is not None and queue is None:
+        raise ConfigError("--older-than needs --all-of QUEUE: jobs that are named go at any age")
     confirm(
         f"Forget {'every dead job of ' + queue if queue else len(refs or [])} for ever?", yes=yes
     )
@@ -203,7 +209,7 @@ def dead_purge(
     async def act(inspector: Inspector) -> int:
         if queue is not None:
             await check_queue(inspector, queue)
-            return await inspector.purge(queue, older_than_s=older_than)
+            return await inspector.purge(queue, older_than_s=older_than or 0.0)
         counts = [await inspector.purge(n, ids=i) for n, i in split_refs(refs or []).items()]
         return sum(counts)
 

@@ -22,6 +22,7 @@ _NAMES = {
     b"q": "quit",
     b"\x03": "quit",
     b"\x04": "quit",
+    b"\x1a": "suspend",
     b"p": "pause",
     b" ": "pause",
 }

@@ -1,5 +1,7 @@
 """The `qcore` command: its subcommands, and how an error ends."""
 
+import errno
+import os
 import platform
 import sys
 from pathlib import Path
@@ -66,10 +68,29 @@ def redis(
     raise typer.Exit(run_foreground(folder))
 
 
+#: A disk or a quota is full, or a device is broken.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def run() -> None:
     """Run the command. A mistake of the user is one line on standard error and exit code 1."""
+    _open_streams()
     try:
         app()
     except QcoreError as e:
         typer.echo(f"qcore: {e}", err=True)
         sys.exit(1)
+    except OSError as e:
+        if e.errno not in _UNWRITABLE:
+            raise
+        typer.echo(f"qcore: the output cannot be written: {e.strerror}", err=True)
+        # what is left in its buffer would be tried once more, and said in a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Let standard streams that were closed lead nowhere: as None they are a trap for all."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115 - kept

@@ -13,7 +13,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector, QueueStats
+from qcore.broker.inspector import Inspector, Pause, QueueStats
 from qcore.config import BrokerConfig, broker_config
 from qcore_cli.logs import LogFormat, configure_logging
 
@@ -54,11 +54,14 @@ def with_broker(config: BrokerConfig, use: Callable[[Broker], Awaitable[T]]) -> 
 
 
 async def check_queue(inspector: Inspector, queue: str) -> None:
-    """Raise ConfigError unless jobs were ever put into `queue`."""
+    """Raise ConfigError unless jobs were ever put into `queue`, or a worker served it."""
     names = await inspector.names()
     if queue not in names:
         known = f"known are {', '.join(names)}" if names else "no queue has been used yet"
-        raise ConfigError(f"there is no queue {queue!r}: {known}; check --url and --namespace")
+        raise ConfigError(
+            f"there is no queue {queue!r}: {known}; check --url and --namespace, or start a worker "
+            "that serves it"
+        )
 
 
 def split_refs(refs: Sequence[str]) -> dict[str, list[str]]:
@@ -81,9 +84,12 @@ def confirm(question: str, *, yes: bool) -> None:
     typer.confirm(question, abort=True)
 
 
-def seconds_of(text: str) -> float:
-    """Return a duration in seconds: a number with a unit, s where there is none."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+def seconds_of(text: str | float) -> float:
+    """Return a duration in seconds: a number with a unit, s where there is none.
+
+    A default is no text, and takes the same way.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", str(text))
     if found is None:
         raise typer.BadParameter(f"{text!r} is no duration: give it as 90, 90s, 10m, 2h or 1d")
     return float(found[1]) * _UNITS_S[found[2]]
@@ -97,13 +103,23 @@ def shown_time(ms: int) -> str:
 def state_of(stats: QueueStats) -> str:
     """Return what holds a queue up, as an operator reads it."""
     said: list[str] = []
-    if (pause := stats.paused) is not None:
-        until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
-        reason = f" ({pause.reason})" if pause.reason else ""
-        said.append(f"paused until {until}{reason}")
+    if stats.paused is not None:
+        said.append(f"paused {span_of(stats.paused)}")
     if stats.closed_ms is not None:
         said.append(f"closed since {shown_time(stats.closed_ms)}")
     return ", ".join(said) or "open"
+
+
+def span_of(pause: Pause) -> str:
+    """Return since when and until when a pause lasts, and why."""
+    until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
+    reason = f" ({pause.reason})" if pause.reason else ""
+    return f"since {shown_time(pause.since_ms)} until {until}{reason}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, in words."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def short_age(seconds: float) -> str:

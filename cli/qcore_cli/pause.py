@@ -21,6 +21,7 @@ from qcore_cli.options import (
     print_json,
     seconds_of,
     shown_time,
+    span_of,
     with_inspector,
 )
 
@@ -45,16 +46,20 @@ def pause(
 ) -> None:
     """Let no worker claim from a queue, for some time or until it is resumed; what runs goes on."""
 
-    async def act(inspector: Inspector, name: str) -> Pause:
-        return await inspector.pause(name, for_=for_, reason=reason)
+    async def act(inspector: Inspector, name: str) -> tuple[Pause | None, Pause]:
+        (before,) = await inspector.queues([name])
+        return before.paused, await inspector.pause(name, for_=for_, reason=reason)
 
     paused = _each(queue, all_queues, url, namespace, act)
     if as_json:
-        print_json({"paused": msgspec.to_builtins(paused)})
+        now = {name: msgspec.to_builtins(held) for name, (_, held) in paused.items()}
+        print_json({"paused": now})
         return
-    for name, end in paused.items():
-        until = f"`qcore resume {name}`" if end.until_ms is None else shown_time(end.until_ms)
+    for name, (before, held) in paused.items():
+        until = f"`qcore resume {name}`" if held.until_ms is None else shown_time(held.until_ms)
         typer.echo(f"Paused {name} until {until}; what runs goes on.")
+        if before is not None:  # maybe of somebody else, who counts on it
+            typer.echo(f"This replaces a pause {span_of(before)}.")
     if all_queues:
         typer.echo(f"{len(paused)} queues.")
 

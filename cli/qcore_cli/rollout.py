@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from qcore import BrokerUnavailable
 from qcore.broker.fleet import Fleet, Member
-from qcore.model.fleet import RollState
+from qcore.model.fleet import RollState, WorkerState
 from qcore_cli.options import short_age
 
 _LOOK_S = 0.3
@@ -26,15 +27,18 @@ class Outcome(StrEnum):
     ROLLING = "rolling"
     DRAINING = "draining"
     RESTARTED = "restarted"
-    #: It has ended.
+    #: It has ended. With `--exit` that is half of it: somebody must start it anew.
     LEFT = "left"
+    #: Another one was started in its place, and has no worker that is ready.
+    STARTING = "starting"
+    BACK = "back"
     FAILED = "failed"
     #: It was not heard for a while: stopped, dead, or cut off from Redis.
     SILENT = "silent"
 
 
-#: What nothing will change any more.
-_FINAL = (Outcome.RESTARTED, Outcome.LEFT, Outcome.FAILED)
+#: Its workers are not replaced one by one.
+_LEAVING = (Outcome.DRAINING, Outcome.LEFT, Outcome.STARTING, Outcome.BACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,11 @@ class Target:
     host: str
     queue: str
     leave: bool
+
+    @property
+    def good(self) -> tuple[Outcome, ...]:
+        """What is wanted: no worker is left that runs the old code."""
+        return (Outcome.BACK,) if self.leave else (Outcome.RESTARTED, Outcome.LEFT)
 
     def concerns(self, member: Member) -> bool:
         """Whether a supervisor is meant."""
@@ -80,6 +89,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     def said(self) -> str:
         """How far it is, in words."""
         match self.outcome:
+            case Outcome.STARTING:
+                return "left, started anew, no worker is ready yet"
             case Outcome.SILENT:
                 return f"silent for {short_age(self.silent_s)}, it will obey when it is back"
             case Outcome.ROLLING | Outcome.FAILED:
@@ -102,7 +113,13 @@ class Rollout:
         self._fleet = fleet
         self._target = target
         self._generation = 0
+        #: Those that are to obey, as they were last seen.
         self._known: dict[str, Member] = {}
+
+    @property
+    def good(self) -> tuple[Outcome, ...]:
+        """What is wanted of each."""
+        return self._target.good
 
     async def begin(self) -> list[Entry]:
         """Give the order; return whom it concerns, which may be nobody."""
@@ -120,16 +137,41 @@ class Rollout:
         for id, member in found.items():
             if self._target.concerns(member) and member.started_ms < self._generation:
                 self._known[id] = member
-        return [self._entry(member, is_there=id in found) for id, member in self._known.items()]
+        left = {id: member for id, member in self._known.items() if id not in found}
+        ends = dict.fromkeys(left, Outcome.LEFT)
+        if self._target.leave:
+            ends |= self._successions(left, found.values())
+        return [
+            self._entry(member, ends.get(id) or self._outcome(member))
+            for id, member in self._known.items()
+        ]
 
-    def _entry(self, member: Member, *, is_there: bool) -> Entry:
+    def _successions(
+        self, left: Mapping[str, Member], found: Iterable[Member]
+    ) -> dict[str, Outcome]:
+        """Return how far those are that took the place of one that left, each of one only."""
+        new = [m for m in found if m.started_ms >= self._generation and not m.is_silent]
+        ends: dict[str, Outcome] = {}
+        # its flags may have changed, and with them its name or its queues
+        for is_same in (_has_same_name, _shares_a_queue):
+            for id, member in left.items():
+                place = (m for m in new if m.view.host == member.view.host and is_same(m, member))
+                if id not in ends and (successor := next(place, None)):
+                    new.remove(successor)
+                    ready = [
+                        w for w in successor.view.workers if w.state is not WorkerState.STARTING
+                    ]
+                    ends[id] = Outcome.BACK if ready else Outcome.STARTING
+        return ends
+
+    def _entry(self, member: Member, outcome: Outcome) -> Entry:
         view = member.view
         return Entry(
             id=member.id,
             host=view.host,
             name=view.name,
             pid=view.pid,
-            outcome=self._outcome(member) if is_there else Outcome.LEFT,
+            outcome=outcome,
             replaced=view.roll.replaced if view.roll.generation >= self._generation else 0,
             workers=view.roll.workers,
             silent_s=member.silent_s,
@@ -148,23 +190,32 @@ class Rollout:
         return known.get(state, Outcome.WAITING)
 
 
+def _has_same_name(one: Member, other: Member) -> bool:
+    return one.view.name == other.view.name
+
+
+def _shares_a_queue(one: Member, other: Member) -> bool:
+    return not set(one.view.queues).isdisjoint(other.view.queues)
+
+
 async def shown_rollout(
     rollout: Rollout, entries: list[Entry], timeout_s: float, *, quiet: bool
 ) -> list[Entry]:
-    """Wait until every supervisor has restarted, left or failed; return how far each came.
+    """Wait until nothing will change any more, or the time is up; return how far each came.
 
     On a terminal a table is kept up to date, elsewhere a line is printed for each change. A Redis
     that is away for a while is waited for.
     """
     console = Console(quiet=quiet)
     said: dict[str, str] = {}
+    final = (*rollout.good, Outcome.FAILED)
     with Live(console=console, auto_refresh=False) as live, anyio.move_on_after(timeout_s):
         while True:
             if console.is_terminal:
                 live.update(_drawn(entries), refresh=True)
             else:
                 _print_changes(console, entries, said)
-            if all(entry.outcome in _FINAL for entry in entries):
+            if all(entry.outcome in final for entry in entries):
                 break
             await asyncio.sleep(_LOOK_S)
             with contextlib.suppress(BrokerUnavailable):
@@ -175,7 +226,8 @@ async def shown_rollout(
 def _drawn(entries: list[Entry]) -> Table:
     table = Table("HOST", "SUPERVISOR", "PID", "RESTART", "NEW", box=None, pad_edge=False)
     for entry in entries:
-        new = f"{entry.replaced} of {entry.workers}"
+        is_whole = entry.outcome not in _LEAVING
+        new = f"{entry.replaced} of {entry.workers}" if is_whole else ""
         said = f"silent {short_age(entry.silent_s)}" if entry.outcome is Outcome.SILENT else ""
         table.add_row(entry.host, entry.name, str(entry.pid), said or entry.outcome, new)
     return table

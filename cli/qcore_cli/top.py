@@ -1,6 +1,7 @@
 """`qcore top`: queues, workers and the jobs that run, live."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -34,16 +35,19 @@ def top(url: Url = None, namespace: Namespace = None) -> None:
 async def _once(broker: Broker, console: Console) -> None:
     sight = _sight(broker)
     sight.see(await _look(broker))
-    console.print(drawn(sight, None))
+    console.print(drawn(sight, None, console.width))
 
 
 async def _live(broker: Broker, console: Console) -> None:
     sight, over, changed = _sight(broker), asyncio.Event(), asyncio.Event()
+    away = asyncio.Event()
 
     def press(key: str) -> None:
         match key:
             case "quit":
                 over.set()
+            case "suspend":
+                away.set()
             case "pause":
                 sight.paused = not sight.paused
             case "tab":
@@ -55,18 +59,25 @@ async def _live(broker: Broker, console: Console) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):  # the terminal is to be as it was
         loop.add_signal_handler(number, press, "quit")
-    with (
-        keyboard(sys.stdin, press),
-        Live(console=console, screen=True, auto_refresh=False) as live,
-    ):
-        async with anyio.create_task_group() as group:
-            group.start_soon(_look_on, broker, sight, changed)
-            while not over.is_set():
-                live.update(drawn(sight, console.size.height), refresh=True)
-                with anyio.move_on_after(_LOOK_S):  # the window may have another size
-                    await changed.wait()
-                changed.clear()
-            group.cancel_scope.cancel()
+    async with anyio.create_task_group() as group:
+        group.start_soon(_look_on, broker, sight, changed)
+        while not over.is_set():
+            away.clear()
+            loop.add_signal_handler(signal.SIGTSTP, press, "suspend")
+            with (
+                keyboard(sys.stdin, press),
+                Live(console=console, screen=True, auto_refresh=False) as live,
+            ):
+                while not (over.is_set() or away.is_set()):
+                    live.update(drawn(sight, console.height, console.width), refresh=True)
+                    with anyio.move_on_after(_LOOK_S):  # the window may have another size
+                        await changed.wait()
+                    changed.clear()
+            if away.is_set():
+                # all of the job in the shell; without a shell that could resume it nothing happens
+                loop.remove_signal_handler(signal.SIGTSTP)
+                os.kill(0, signal.SIGTSTP)
+        group.cancel_scope.cancel()
 
 
 async def _look_on(broker: Broker, sight: Sight, changed: asyncio.Event) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from qcore.broker.fleet import Member
 from qcore.broker.inspector import QueueStats
 from qcore.model.fleet import RollState, RunningJob, WorkerView
-from qcore_cli.options import short_age
+from qcore_cli.options import counted, short_age
 
 #: Jobs a second are those of the last so many seconds.
 _WINDOW_S = 5.0
@@ -27,7 +27,12 @@ _STYLES = {
     "rolling": "yellow",
 }
 
+#: Columns between two others, and those that the names keep at least.
+_GAP, _NAME_LEAST = 2, 14
+
 Pane = Literal["queues", "workers"]
+#: The cells of a line, and its style.
+Line = tuple[tuple[str | Text, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,11 @@ class Sight:
         self.pane = "workers" if self.pane == "queues" else "queues"
 
 
-def drawn(sight: Sight, height: int | None) -> RenderableType:
-    """Return a frame of at most `height` lines; None for all that there is to show."""
+def drawn(sight: Sight, height: int | None, width: int) -> RenderableType:
+    """Return a frame of at most `height` lines; None for all that there is to show.
+
+    Where `width` columns are too few for every number, those that matter least are left out.
+    """
     rows = sight.rows()
     queues = list(sight.snapshot.queues) if sight.snapshot else []
     jobs = _jobs(sight, rows)
@@ -134,11 +142,11 @@ def drawn(sight: Sight, height: int | None) -> RenderableType:
     parts: list[RenderableType] = [
         _title(sight, rows),
         Text(),
-        _queue_table(sight, queues, rooms[0]),
+        _queue_table(sight, queues, rooms[0], width),
         Text(),
-        _worker_table(sight, rows, rooms[1]),
+        _worker_table(sight, rows, rooms[1], width),
         Text(),
-        _job_table(jobs, rooms[2]),
+        _job_table(jobs, rooms[2], width),
     ]
     if height is not None:
         used = _FIXED + sum(rooms)
@@ -158,71 +166,126 @@ def _shares(wanted: list[int], room: int) -> list[int]:
 
 
 def _title(sight: Sight, rows: list[Row]) -> RenderableType:
-    heads = [row for row in rows if not row.is_worker]
-    rate = sum(row.rate for row in heads)
     line = Table.grid(expand=True)
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     line.add_column(justify="right", no_wrap=True)
-    left = Text.assemble(("qcore top", "bold"), "  ", sight.where)
-    if sight.trouble:
-        left = Text.assemble(("qcore top", "bold"), "  ", (sight.trouble, "red"))
-    said = f"{_count(len(rows) - len(heads), 'worker')}  {rate:,.0f} done/s"
+    left = Text.assemble(
+        ("qcore top", "bold"), "  ", (sight.trouble, "red") if sight.trouble else sight.where
+    )
+    # what is wrong needs the room, and these are of before
+    said = "" if sight.trouble else _sums(sight, rows)
     if sight.paused:
         said = "paused  " + said
-    line.add_row(left, Text("  " + said))
+    line.add_row(left, Text(f"  {said}" if said else ""))
     return line
 
 
-def _queue_table(sight: Sight, queues: list[QueueStats], room: int) -> Table:
+def _sums(sight: Sight, rows: list[Row]) -> str:
+    heads = [row for row in rows if not row.is_worker]
+    queues = sight.snapshot.queues if sight.snapshot else ()
+    held = sum(bool(_held(queue)) for queue in queues)
+    said = [counted(held, "queue") + " held up"] if held else []
+    said += [counted(len(rows) - len(heads), "worker"), f"{sum(h.rate for h in heads):,.0f} done/s"]
+    return "  ".join(said)
+
+
+def _queue_table(sight: Sight, queues: list[QueueStats], room: int, width: int) -> Table:
     shown, more = _window([q.name for q in queues], sight.selected.get("queues", ""), room)
-    table = _table(f"QUEUE{more}", "READY", "SCHEDULED", "ACTIVE", "DEAD", "WAIT")
+    held = sum(bool(_held(queue)) for queue in queues)
+    lines: list[Line] = []
     for queue in queues[shown]:
         wait = "-" if queue.oldest_ready_s is None else short_age(queue.oldest_ready_s)
         counts = (queue.ready, queue.scheduled, queue.active, queue.dead)
-        cells = [queue.name, *(f"{count:,}" for count in counts), wait]
-        table.add_row(*cells, style=_chosen(sight, "queues", queue.name))
-    return table
-
-
-def _worker_table(sight: Sight, rows: list[Row], room: int) -> Table:
-    shown, more = _window([row.key for row in rows], sight.selected.get("workers", ""), room)
-    table = _table(
-        f"WORKER{more}", "PID", "STATE", "RUN", "DONE/S", "RSS", "CPU", "LAG", "UP", left=(2,)
+        cells = (queue.name, *(f"{count:,}" for count in counts), wait)
+        state = Text(_held(queue), style="yellow")
+        lines.append(((*cells, state), _chosen(sight, "queues", queue.name)))
+    return _table(
+        (f"QUEUE{more}", "READY", "SCHEDULED", "ACTIVE", "DEAD", "WAIT", "STATE"),
+        lines,
+        width,
+        left=("STATE",),
+        spare=("SCHEDULED", "DEAD", "WAIT", *(() if held else ("STATE",)), "ACTIVE"),
     )
+
+
+def _held(queue: QueueStats) -> str:
+    """Return what holds a queue up, in a word; empty when nothing does."""
+    if queue.paused is not None:
+        return "paused"
+    return "closed" if queue.closed_ms is not None else ""
+
+
+def _worker_table(sight: Sight, rows: list[Row], room: int, width: int) -> Table:
+    shown, more = _window([row.key for row in rows], sight.selected.get("workers", ""), room)
+    lines: list[Line] = []
     for row in rows[shown]:
-        style = _STYLES.get(row.state, "red")
-        table.add_row(
+        cells = (
             ("  " if row.is_worker else "") + row.name,
             str(row.pid),
-            Text(row.state, style=style),
+            Text(row.state, style=_STYLES.get(row.state, "red")),
             f"{row.running:,}",
             f"{row.rate:,.0f}",
             _size(row.rss_bytes),
             f"{100 * row.cpu:.0f}%",
             f"{row.lag_ms:.0f} ms" if row.lag_ms < 1000 else short_age(row.lag_ms / 1000),
             short_age(row.age_s),
-            style=_chosen(sight, "workers", row.key),
         )
-    return table
+        lines.append((cells, _chosen(sight, "workers", row.key)))
+    return _table(
+        (f"WORKER{more}", "PID", "STATE", "RUN", "DONE/S", "RSS", "CPU", "LAG", "UP"),
+        lines,
+        width,
+        left=("STATE",),
+        spare=("PID", "UP", "CPU", "RSS", "LAG", "DONE/S"),
+    )
 
 
-def _job_table(jobs: list[tuple[RunningJob, str]], room: int) -> Table:
-    table = _table("RUNS LONGEST", "JOB", "WORKER", "AGE", left=(1, 2))
+def _job_table(jobs: list[tuple[RunningJob, str]], room: int, width: int) -> Table:
+    lines: list[Line] = []
     for job, worker in jobs[:room]:
         # the end of a name says most
         task = ".".join(job.task.split(".")[-2:]) or "?"
-        table.add_row(task, job.id, worker, short_age(job.age_s))
-    return table
+        lines.append(((task, job.id, worker, short_age(job.age_s)), ""))
+    names = ("RUNS LONGEST", "JOB", "WORKER", "AGE")
+    return _table(names, lines, width, left=("JOB", "WORKER"), spare=("WORKER", "JOB"))
 
 
-def _table(*names: str, left: Sequence[int] = ()) -> Table:
-    """Return a table whose first column takes what is left and may be cut off."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True, header_style="dim")
-    table.add_column(names[0], ratio=1, no_wrap=True, overflow="ellipsis")
-    for i, name in enumerate(names[1:], 1):
-        side = "left" if i in left else "right"
-        # without a least width all columns would move whenever a number grows
-        table.add_column(name, justify=side, no_wrap=True, min_width=max(len(name), 5))
+def _table(
+    names: Sequence[str],
+    lines: Sequence[Line],
+    width: int,
+    *,
+    left: Sequence[str] = (),
+    spare: Sequence[str],
+) -> Table:
+    """Return a table whose first column takes what is left and may be cut off.
+
+    Args:
+        names: The heads of the columns.
+        lines: Cells and style of each.
+        width: Columns of the terminal.
+        left: Those that are no numbers.
+        spare: Those that are left out where there is no room, the first one first.
+    """
+    # without a least width all columns would move whenever a number grows
+    widths = {
+        name: max(len(name), 5, *(len(cells[i]) for cells, _ in lines))
+        for i, name in enumerate(names)
+    }
+    shown = list(names)
+    for name in spare:
+        if sum(widths[n] + _GAP for n in shown[1:]) + _NAME_LEAST > width:
+            shown.remove(name)
+    table = Table(
+        box=None, pad_edge=False, padding=(0, _GAP, 0, 0), expand=True, header_style="dim"
+    )
+    table.add_column(shown[0], ratio=1, no_wrap=True, overflow="ellipsis")
+    for name in shown[1:]:
+        side = "left" if name in left else "right"
+        table.add_column(name, justify=side, no_wrap=True, min_width=widths[name])
+    for cells, style in lines:
+        kept = (cell for name, cell in zip(names, cells, strict=True) if name in shown)
+        table.add_row(*kept, style=style)
     return table
 
 
@@ -294,7 +357,3 @@ def _worker_row(member: Member, worker: WorkerView, rates: Rates) -> Row:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

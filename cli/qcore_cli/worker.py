@@ -14,7 +14,13 @@ import typer
 from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, Level, check_clocks
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig, child_environment
+from qcore.config import (
+    TARGET_WAIT_S,
+    BrokerConfig,
+    SupervisorConfig,
+    WorkerConfig,
+    child_environment,
+)
 from qcore.runtime.front import open_front
 from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
@@ -26,10 +32,29 @@ from qcore_cli.options import Namespace, Url, seconds_of
 log = structlog.get_logger()
 
 ShutdownTimeout = Annotated[
-    float, typer.Option(help="Seconds from the order to stop until everything is gone.")
+    float,
+    typer.Option(
+        parser=seconds_of,
+        metavar="TIME",
+        help="From the order to stop until everything is gone, as 90, 10m or 1h.",
+    ),
 ]
 Lease = Annotated[
-    float, typer.Option(help="Seconds without renewal until a job is given to others.")
+    float,
+    typer.Option(
+        parser=seconds_of,
+        metavar="TIME",
+        help="Without renewal for so long, a job is given to others.",
+    ),
+]
+Stall = Annotated[
+    float | None,
+    typer.Option(
+        parser=seconds_of,
+        metavar="TIME",
+        help="A process whose event loop stands still for so long is killed; else 15, or less "
+        "where the lease is short.",
+    ),
 ]
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)([MG])(?::(\d+(?:\.\d+)?)([MG]))?")
@@ -50,19 +75,20 @@ def worker(
         ),
     ] = "auto",
     target_wait: Annotated[
-        float,
-        typer.Option(help="With MIN..MAX: seconds that jobs may wait before it adds processes."),
-    ] = 5.0,
+        float | None,
+        typer.Option(
+            parser=seconds_of,
+            metavar="TIME",
+            help="With MIN..MAX: so long jobs may wait before it adds processes; else 5.",
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Jobs at a time in each process.")] = 100,
     queues: Annotated[
         str | None, typer.Option(help="Queues to serve, first one first: a,b,c; else all.")
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
-    stall: Annotated[
-        float | None,
-        typer.Option(help="Seconds until a process whose event loop stands still is killed."),
-    ] = None,
+    stall: Stall = None,
     max_jobs: Annotated[
         int | None, typer.Option(help="Replace a process after about so many jobs.")
     ] = None,
@@ -119,10 +145,15 @@ def worker(
     _doubt(check_clocks(config, described.broker.call_timeout_s, described.timeouts))
     recycle_bytes, kill_bytes = memory_limits(max_memory)
     least, most = process_range(processes)
+    if target_wait is not None and ".." not in processes:
+        raise ConfigError(
+            f"--target-wait needs a range of processes, and --processes is {processes}: give "
+            "MIN..MAX, as 1..8, or leave --target-wait out"
+        )
     supervision = SupervisorConfig(
         processes=least,
         most_processes=most,
-        target_wait_s=target_wait,
+        target_wait_s=TARGET_WAIT_S if target_wait is None else target_wait,
         stall_s=stall_limit(config) if stall is None else stall,
         name=name,
         allow_eviction=allow_eviction,

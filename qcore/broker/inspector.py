@@ -248,7 +248,8 @@ class Inspector:
             ArgumentError: a duration that is none, or a reason that is too long.
         """
         for_ms = b"" if for_ is None else _pause_ms(queue, for_)
-        line = " ".join(reason.split())
+        # no control characters: it is printed on terminals
+        line = "".join(filter(str.isprintable, " ".join(reason.split())))
         if len(line) > _REASON_CHARS:
             raise ArgumentError(
                 f"queue {queue}: the reason has {len(line)} characters, allowed are {_REASON_CHARS}"

@@ -179,8 +179,8 @@ def failure_of(error: Exception, shown: str, *, sent: bool = False) -> BrokerErr
         if type(meant) is not BrokerError:
             return meant
     return BrokerUnavailable(
-        f"Redis at {shown} cannot be reached: {error or type(error).__name__}; start it, or check "
-        "the URL",
+        f"Redis at {shown} cannot be reached: {str(error).rstrip('.') or type(error).__name__}; "
+        "start it, or check the URL",
         sent=sent,
     )
 

@@ -138,6 +138,8 @@ _PASSING_CODES = re.compile(
 )
 #: What enqueue.lua says of a queue that takes no new jobs: since when, and one of its keys.
 _CLOSED = re.compile(r"QCLOSED (\d+) \{[^:]*:([^}]*)\}")
+#: What Redis adds to an error in a script: its digest, and the line.
+_ORIGIN = re.compile(r" script: [0-9a-f]{40}, on @user_script:[0-9]+\.?$")
 #: The server will never do this for this client.
 _REFUSED_ERRORS = (AuthenticationError, AuthorizationError, NoPermissionError)
 _REFUSED_CODES = re.compile(
@@ -175,7 +177,7 @@ def error_of(reply: RedisError) -> BrokerError:
     The client turns codes it knows into classes; others, and those that Redis 6.2 wraps because
     they came from inside a script, are found in the text.
     """
-    text = str(reply)
+    text = _ORIGIN.sub("", str(reply)).rstrip(". ")
     if closed := _CLOSED.search(text):
         since = datetime.fromtimestamp(int(closed[1]) / 1000, UTC)
         return QueueClosed(
@@ -191,7 +193,8 @@ def error_of(reply: RedisError) -> BrokerError:
         return _moved(reply)
     # a script is unknown still where the call that was to teach it was refused
     if isinstance(reply, _PASSING_ERRORS) or unknown_script(reply) or _PASSING_CODES.search(text):
-        return BrokerUnavailable(f"Redis cannot do this at the moment: {text}")
+        remedy = "; give the address of its master" if "read only replica" in text else ""
+        return BrokerUnavailable(f"Redis cannot do this at the moment: {text}{remedy}")
     if isinstance(reply, _REFUSED_ERRORS) or _REFUSED_CODES.search(text):
         return BrokerRefused(f"Redis refuses this client: {text}; check user, password and rights")
     return BrokerError(f"Redis answered with an error: {text}")

@@ -296,6 +296,12 @@ MISTAKES = {
     "worker good:app --shutdown-timeout 0 --print-stop-timeout": "shutdown",
     "worker good:app --max-jobs 0": "max_jobs is 0",
     "worker good:app --max-time 0.5": "max_time_s is 0.5",
+    "worker good:app --target-wait 5": "--target-wait needs a range of processes",
+    "worker good:app --processes 3 --target-wait 5": "--processes is 3",
+    "dead purge default/a --older-than 1d": "--older-than needs --all-of",
+    "restart --host ": "--host is empty",
+    "restart --queue ": "--queue is empty",
+    "restart --timeout 5": "--timeout needs --wait",
     "worker good:app --url ftp://localhost": "is no Redis URL",
 }
 
@@ -322,6 +328,15 @@ async def test_time_to_stop_is_printed_for_process_managers_without_loading_the_
     assert (await qcore("worker", "nowhere:app", *words)).out == "96\n"
 
 
+@pytest.mark.parametrize(
+    ("time", "printed"),
+    [("90", "95"), ("90s", "95"), ("1.5m", "95"), ("2h", "7205"), ("1d", "86405")],
+)
+async def test_times_have_units_and_are_seconds_without(qcore: Command, time: str, printed: str):
+    words = ("--shutdown-timeout", time, "--print-stop-timeout")
+    assert (await qcore("worker", "nowhere:app", *words)).out == f"{printed}\n"
+
+
 async def test_dead_show_of_a_living_job_says_where_to_look(app: App, qcore: Command):
     @app.task
     async def nothing() -> None: ...
@@ -330,6 +345,42 @@ async def test_dead_show_of_a_living_job_says_where_to_look(app: App, qcore: Com
     said = await qcore("dead", "show", job.ref)
     assert said.code == 1
     assert one_line(said).endswith("is not dead, it is ready: use `qcore jobs show`")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a full disk")
+@pytest.mark.parametrize("words", ["queues", "status --json", "pause --all", "doctor", "top"])
+async def test_output_that_cannot_be_written_is_one_line(
+    app: App, environment: dict[str, str], words: str
+):
+    await app.broker.register(["default"])
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m qcore_cli {words} >/dev/full",
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert err == b"qcore: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"), [("queues", 0), ("status", 4), ("top", 0), ("clear default", 1)]
+)
+async def test_stream_that_is_closed_changes_nothing(
+    app: App, environment: dict[str, str], words: str, code: int, stream: str
+):
+    await app.broker.register(["default"])
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m qcore_cli {words} {stream}",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == code
+    assert b"Traceback" not in err
 
 
 @pytest.mark.parametrize("words", ["queues", "worker tasks:app"])
@@ -366,6 +417,11 @@ USAGE = (
     "jobs cancel",
     "clear",
     "queues --url",
+    "worker tasks:app --lease soon",
+    "worker tasks:app --stall -3",
+    "worker tasks:app --shutdown-timeout 1h30m",
+    "doctor --lease 5x",
+    "dead purge --all-of default --older-than old",
 )
 
 

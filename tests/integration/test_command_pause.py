@@ -66,6 +66,23 @@ async def test_all_queues_are_paused_and_resumed_and_counted(app: App, qcore: Co
     assert (await qcore("resume", "--all")).out == "0 of 2 queues.\n"
 
 
+async def test_pause_says_which_pause_it_replaces(app: App, qcore: Command):
+    await app.broker.register(["default"])
+    assert "replaces" not in (await qcore("pause", "default", "--reason", "deploy 42")).out
+    lines = (await qcore("pause", "default", "--for", "10m")).out.splitlines()
+    assert lines[0].startswith("Paused default until 20")
+    assert lines[1].startswith("This replaces a pause since 20")
+    assert lines[1].endswith("Z until resumed (deploy 42).")
+
+
+async def test_reason_holds_nothing_that_a_terminal_would_obey(app: App, qcore: Command):
+    await app.broker.register(["default"])
+    await qcore("pause", "default", "--reason", "a\x1b[31m\tb")
+    (stats,) = await app.inspector.queues(["default"])
+    assert stats.paused is not None
+    assert stats.paused.reason == "a[31m b"
+
+
 async def test_queues_shows_what_is_held_up(app: App, qcore: Command):
     await app.inspector.pause("default", reason="deploy 42")
     await app.inspector.close_queue("other")
@@ -75,7 +92,8 @@ async def test_queues_shows_what_is_held_up(app: App, qcore: Command):
     assert other["paused"] is None
     assert other["closed_ms"] > 0
     lines = (await qcore("queues")).out.splitlines()
-    assert lines[1].endswith("  paused until resumed (deploy 42)")
+    assert "  paused since 20" in lines[1]
+    assert lines[1].endswith("Z until resumed (deploy 42)")
     assert "  closed since 20" in lines[2]
 
 
@@ -83,9 +101,10 @@ async def test_status_shows_what_is_held_up(app: App, qcore: Command):
     await app.inspector.pause("default", reason="deploy 42")
     said = await qcore("status")
     assert said.code == 4
-    assert said.out.splitlines()[1:] == [
-        "queue default: paused until resumed (deploy 42), 0 ready",
-    ]
+    head, line = said.out.splitlines()
+    assert head == "No supervisor runs in this namespace."
+    assert line.startswith("queue default: paused since 20")
+    assert line.endswith("Z until resumed (deploy 42), 0 ready")
     (held,) = json.loads((await qcore("status", "--json")).out)["held"]
     assert (held["name"], held["paused"]["reason"]) == ("default", "deploy 42")
 

@@ -1,6 +1,7 @@
 """`qcore status` and `qcore restart`: what supervisors say, and how they are rolled."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,14 +106,44 @@ async def test_status_of_quiet_workers_is_code_3(fleet: Fleet, qcore: Qcore):
         return (await qcore("status")).code == 3
 
     await eventually(paused, 20)
-    said = await qcore("status", "--json")
-    assert Said(0, said.out, "").json["state"] == "paused"
+    assert await state_of_fleet(qcore) == "paused"
     command.signal(signal.SIGCONT)
 
     async def running() -> bool:
         return (await qcore("status")).code == 0
 
     await eventually(running, 20)
+
+
+async def test_status_when_all_queues_are_paused_is_code_3(fleet: Fleet, qcore: Qcore):
+    command = fleet.start(processes=1, queues="default,low")
+    await command.ready(1)
+    await seen(qcore, 1)
+    await qcore("pause", "default")
+    assert (await qcore("status")).code == 0
+    await qcore("pause", "low")
+    said = await qcore("status")
+    assert said.code == 3
+    assert said.out.startswith("paused: 1 supervisor, 1 worker; ")
+    await qcore("resume", "--all")
+    assert (await qcore("status")).code == 0
+
+
+async def test_status_of_a_supervisor_that_gets_no_worker_ready_is_code_4(
+    fleet: Fleet, qcore: Qcore
+):
+    fleet.write_module("shop", "import time; time.sleep(3600)")
+    fleet.start_with(processes=1, app="shop:app")
+
+    async def starting() -> bool:
+        return await state_of_fleet(qcore) == "starting"
+
+    await eventually(starting, 20)
+    assert (await qcore("status")).code == 4
+
+
+async def state_of_fleet(qcore: Qcore) -> str:
+    return json.loads((await qcore("status", "--json")).out)["state"]
 
 
 def all_new(command: Command, old: list[int]) -> bool:
@@ -202,7 +233,9 @@ async def test_restart_by_queue_and_host_concerns_no_others(fleet: Fleet, qcore:
     for words in (("--host", "elsewhere"), ("--queue", "processes")):
         said = await qcore("restart", *words)
         assert said.code == 4
-        assert one_line(said) == f"qcore: no supervisor {described(words)} is there to restart"
+        assert one_line(said) == (
+            f"qcore: no supervisor {described(words)} is there to restart; `qcore status` names all"
+        )
     assert not urgent.events("roll.started")
 
 
@@ -239,12 +272,38 @@ async def test_restart_with_exit_lets_supervisors_drain_and_end(fleet: Fleet, qc
         await producer.send("work", 3.0)
         await eventually(fleet.runs, 20)
         await seen(qcore, 1)
-        said = await qcore("restart", "--exit", "--wait", "--timeout", "20")
-        assert (said.code, said.err) == (0, "")
-        assert said.out.splitlines()[-1] == f"{host_name()} worker (pid {command.pid}): left"
-        assert await command.ended(5) == 0
+        assert (await qcore("restart", "--exit")).code == 0
+        assert await command.ended(15) == 0
     assert fleet.done() == {0}
     assert command.exit_codes() == [0, 0]
+
+
+async def test_restart_with_exit_waits_until_somebody_has_started_them_anew(
+    fleet: Fleet, qcore: Qcore
+):
+    old = fleet.start(processes=1, name="shop")
+    await seen(qcore, 1)
+    waiting = asyncio.ensure_future(qcore("restart", "--exit", "--wait", "--timeout", "30"))
+    assert await old.ended(15) == 0
+    assert (await qcore("status")).code == 4
+    assert not waiting.done()
+    new = fleet.start(processes=1, name="shop")
+    said = await waiting
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[-1] == f"{host_name()} shop (pid {old.pid}): back"
+    assert new.workers()
+
+
+async def test_restart_with_exit_names_those_that_nobody_starts_anew(fleet: Fleet, qcore: Qcore):
+    command = fleet.start(processes=1, name="shop")
+    await seen(qcore, 1)
+    said = await qcore("restart", "--exit", "--wait", "--timeout", "8")
+    assert said.code == 1
+    assert one_line(said) == (
+        f"qcore: not restarted: {host_name()} shop (pid {command.pid}): left, and nobody started "
+        "it anew"
+    )
+    assert said.out.splitlines()[-1] == f"{host_name()} shop (pid {command.pid}): left"
 
 
 async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: Qcore):
@@ -260,10 +319,9 @@ async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: 
         "supervisor"
     )
     assert sorted(command.workers()) == sorted(old)
-    assert (
-        "  restart: failed, 0 of 2 workers are new: a new one did not get ready, the others stay "
-        "until the next restart\n"
-    ) in (await qcore("status")).out
+    shown = (await qcore("status")).out
+    assert "  restart: failed, 0 of 2 workers are new\n" in shown
+    assert "has 0 of 2 new workers after restart: the next one did not get ready" in shown
 
 
 ACT = """

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,6 @@ async def test_redis_that_hangs_does_not_hold_the_keys(
 async def test_control_keys_quit_and_leave_the_terminal_as_it_was(terminal: Terminal, keys: str):
     await shows(terminal, "q quit")
     assert not terminal.is_left_as_found
-    terminal.press("\x1a")  # Ctrl-Z would leave it as it is now
     terminal.press(keys)
     assert await ended(terminal) == 0
     assert terminal.is_left_as_found
@@ -131,6 +131,38 @@ async def test_terminate_leaves_the_terminal_as_it_was(terminal: Terminal):
     terminal.process.terminate()
     await ended(terminal)
     assert terminal.is_left_as_found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what is stopped")
+async def test_control_z_leaves_the_terminal_to_the_shell_until_it_is_resumed(terminal: Terminal):
+    await shows(terminal, "q quit")
+    await stopped_and_resumed(terminal, lambda: terminal.press("\x1a"))
+    await stopped_and_resumed(terminal, lambda: terminal.signal(signal.SIGTSTP))
+    terminal.press("q")
+    assert await ended(terminal) == 0
+    assert terminal.is_left_as_found
+
+
+async def stopped_and_resumed(terminal: Terminal, stop: Callable[[], None]) -> None:
+    stop()
+    await eventually(lambda: terminal.is_stopped, 5)
+    assert terminal.is_left_as_found
+    before = terminal.said
+    assert "\x1b[?1049l" in before[-40:]
+    terminal.signal(signal.SIGCONT)
+    await eventually(lambda: "q quit" in terminal.said[len(before) :], 5)
+    assert not terminal.is_left_as_found
+
+
+async def test_queue_that_is_held_up_is_shown(fleet: Fleet, terminal: Terminal, qcore: Qcore):
+    async with fleet.producer() as producer:
+        await producer.send("work", 60.0)
+        await shows(terminal, "default")
+        await producer.app.inspector.pause("default")
+        await shows(terminal, "1 queue held up")
+        assert any(line.endswith("  paused") for line in terminal.frame())
+        await producer.app.inspector.resume("default")
+        await eventually(lambda: "paused" not in terminal.text())
 
 
 async def test_window_of_another_size_is_filled(fleet: Fleet, terminal: Terminal):

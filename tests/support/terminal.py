@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 from typing import Any
 
 #: Every frame of a live view begins at the upper left corner.
@@ -34,7 +35,8 @@ class Terminal:
             stdout=other,
             stderr=other,
             env=own | {"TERM": "xterm-256color"},
-            start_new_session=True,
+            # not of another session: there nobody could resume it, and so nothing would stop it
+            process_group=0,
         )
         self._other = other
         os.set_blocking(self._own, False)
@@ -73,6 +75,16 @@ class Terminal:
     def _last_frame(self) -> list[str]:
         frames = self.said.split(_HOME)
         return frames[-2].splitlines() if len(frames) > 2 else []
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the program is stopped, as by SIGTSTP (Linux)."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
 
     @property
     def settings(self) -> list[Any]:

@@ -219,7 +219,15 @@ def test_error_of_a_state_that_passes_is_unavailable_and_applied_nothing(reply):
     error = error_of(reply)
     assert isinstance(error, BrokerUnavailable)
     assert error.sent is False
-    assert str(reply) in str(error)
+    assert str(reply).rstrip(".") in str(error)
+
+
+def test_error_of_a_replica_says_what_to_do_and_nothing_of_the_script():
+    text = "You can't write against a read only replica. script: " + 40 * "a"
+    assert str(error_of(ReadOnlyError(text + ", on @user_script:34."))) == (
+        "Redis cannot do this at the moment: You can't write against a read only replica; give the "
+        "address of its master"
+    )
 
 
 @pytest.mark.parametrize("reply", REFUSING, ids=str)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from qcore.broker.fleet import Member
-from qcore.broker.inspector import QueueStats
+from qcore.broker.inspector import Pause, QueueStats
 from qcore.model.fleet import (
     Roll,
     RollState,
@@ -20,7 +20,7 @@ from qcore.model.fleet import (
 from qcore_cli.top_view import Sight, Snapshot, drawn
 
 
-def queue(name: str, *, ready: int = 0) -> QueueStats:
+def queue(name: str, *, ready: int = 0, **held: Any) -> QueueStats:
     return QueueStats(
         name=name,
         ready=ready,
@@ -29,6 +29,7 @@ def queue(name: str, *, ready: int = 0) -> QueueStats:
         active=0,
         dead=0,
         oldest_ready_s=None,
+        **held,
     )
 
 
@@ -59,7 +60,7 @@ def sight_of(queues: int, workers: int) -> Sight:
 
 def frame(sight: Sight, height: int | None = 24, width: int = 80) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=width, force_terminal=False).print(drawn(sight, height))
+    Console(file=out, width=width, force_terminal=False).print(drawn(sight, height, width))
     return out.getvalue().splitlines()
 
 
@@ -168,7 +169,7 @@ def test_trouble_takes_the_place_of_the_address_and_the_rest_stays():
     sight.paused = True
     lines = frame(sight)
     assert lines[0].startswith("qcore top  no answer for 3 s: xxx")
-    assert lines[0].endswith("paused  1 worker  0 done/s")
+    assert lines[0].endswith("  paused")
     assert any("w.0" in line for line in lines)
     sight.see(Snapshot([], []))
     assert frame(sight)[0].startswith("qcore top  redis://localhost  qcore")
@@ -185,3 +186,46 @@ def _seen(one: Member) -> Sight:
     sight = Sight("")
     sight.see(Snapshot([one], []))
     return sight
+
+
+PAUSE = Pause(since_ms=0, until_ms=None, reason="deploy 42")
+
+
+def test_queue_that_is_held_up_says_so():
+    sight = Sight("redis://localhost  qcore")
+    queues = [queue("a"), queue("b", paused=PAUSE), queue("c", closed_ms=1)]
+    sight.see(Snapshot([], [*queues, queue("d", paused=PAUSE, closed_ms=1)]))
+    title, _, head, *lines = frame(sight)[:7]
+    assert "3 queues held up" in title
+    assert head.split()[-1] == "STATE"
+    assert [line.split()[-1] for line in lines] == ["-", "paused", "closed", "paused"]
+
+
+def test_queues_that_are_held_up_are_counted_also_when_they_are_out_of_sight():
+    sight = Sight("")
+    sight.see(Snapshot([], [*(queue(f"q{n}") for n in range(30)), queue("z", paused=PAUSE)]))
+    assert "1 queue held up" in frame(sight)[0]
+    assert "paused" not in "".join(frame(sight))
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 79])
+def test_narrow_window_leaves_out_numbers_and_keeps_names(width: int):
+    sight = sight_of(3, 3)
+    sight.see(
+        Snapshot(sight.snapshot.members if sight.snapshot else (), [queue("q", ready=123456)])
+    )
+    lines = frame(sight, 24, width)
+    assert all(len(line) <= width for line in lines)
+    (head,) = (line for line in lines if line.startswith("QUEUE"))
+    assert head.split()[1] == "READY"
+    (line,) = (line for line in lines if line.startswith("q  "))
+    assert line.split()[1] == "123,456"
+    assert any(line.startswith("hos") for line in lines)
+    assert ("STATE" in head) is (width >= 40)
+
+
+def test_state_stays_in_a_narrow_window_while_a_queue_is_held_up():
+    sight = Sight("")
+    sight.see(Snapshot([], [queue("emails", ready=1_234_567, paused=PAUSE)]))
+    lines = frame(sight, 24, 34)
+    assert lines[3].split() == ["emails", "1,234,567", "paused"]

@@ -1,0 +1,91 @@
+"""How far a restart is: which supervisor took the place of which."""
+
+from typing import Any
+
+import pytest
+
+from qcore.broker.fleet import Fleet, Member
+from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
+from qcore_cli.rollout import Outcome, Rollout, Target
+
+ORDER_MS = 1000
+READY, STARTING = WorkerState.RUNNING, WorkerState.STARTING
+
+
+class Registry(Fleet):
+    """Says of its members what a test lets it say."""
+
+    def __init__(self, *found: Member) -> None:
+        self.found = list(found)
+
+    async def members(self) -> list[Member]:
+        return self.found
+
+    async def restart(self, *, host: str = "", queue: str = "", leave: bool = False) -> int:
+        return ORDER_MS
+
+
+def member(id: str, *states: WorkerState, name: str = "worker", **more: Any) -> Member:
+    """Return one from before the order, unless `started_ms` says otherwise."""
+    workers = tuple(WorkerView(name="w", pid=1, state=state) for state in states or (READY,))
+    known: dict[str, Any] = {"host": "web1", "queues": ("default",)}
+    known |= {field: more.pop(field) for field in ("host", "queues") if field in more}
+    view = SupervisorView(
+        name=name, pid=1, state=SupervisorState.RUNNING, age_s=1.0, workers=workers, **known
+    )
+    return Member(id, more.pop("silent_s", 0.0), more.pop("started_ms", 0), view)
+
+
+def new(id: str, *states: WorkerState, **more: Any) -> Member:
+    return member(id, *states, started_ms=ORDER_MS + 1, **more)
+
+
+async def outcomes(before: list[Member], after: list[Member], *, leave: bool) -> list[Outcome]:
+    registry = Registry(*before)
+    rollout = Rollout(registry, Target("", "", leave))
+    await rollout.begin()
+    registry.found = after
+    return [entry.outcome for entry in await rollout.look()]
+
+
+@pytest.mark.parametrize(
+    ("successor", "outcome"),
+    [
+        (new("b"), Outcome.BACK),
+        (new("b", WorkerState.QUIET), Outcome.BACK),
+        (new("b", STARTING), Outcome.STARTING),
+        (new("b", STARTING, READY), Outcome.BACK),
+        (new("b", queues=("other",)), Outcome.BACK),
+        (new("b", name="renamed"), Outcome.BACK),
+        (new("b", name="renamed", queues=("other",)), Outcome.LEFT),
+        (new("b", host="web2"), Outcome.LEFT),
+        (new("b", silent_s=60.0), Outcome.LEFT),
+    ],
+)
+async def test_one_that_left_is_back_when_another_works_in_its_place(
+    successor: Member, outcome: Outcome
+):
+    assert await outcomes([member("a")], [successor], leave=True) == [outcome]
+
+
+async def test_one_successor_takes_one_place():
+    before = [member("a"), member("b")]
+    assert await outcomes(before, [new("c")], leave=True) == [Outcome.BACK, Outcome.LEFT]
+    assert await outcomes(before, [new("c"), new("d")], leave=True) == [Outcome.BACK] * 2
+
+
+async def test_same_name_counts_more_than_a_queue():
+    before = [member("a", name="one"), member("b", name="two")]
+    after = [new("c", name="two")]
+    assert await outcomes(before, after, leave=True) == [Outcome.LEFT, Outcome.BACK]
+
+
+async def test_supervisor_that_did_not_leave_has_no_successor():
+    before = [member("a")]
+    assert await outcomes(before, [*before, new("b")], leave=True) == [Outcome.WAITING]
+
+
+async def test_without_exit_it_is_enough_to_have_left():
+    assert await outcomes([member("a")], [new("b")], leave=False) == [Outcome.LEFT]
+    assert Outcome.LEFT in Target("", "", leave=False).good
+    assert Target("", "", leave=True).good == (Outcome.BACK,)
