@@ -60,3 +60,5 @@ __all__ = [
     "Task",
     "UnknownQueue",
 ]
+
+__version__ = "0.1.0"

@@ -17,6 +17,11 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server, start_cluster
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run two tests on each core: a test waits as long as it works."""
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server of this session: QCORE_TEST_REDIS_URL, else an embedded one."""

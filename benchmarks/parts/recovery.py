@@ -18,7 +18,7 @@ from benchmarks.harness.worker import Running, qcore_worker
 
 #: In flight in each worker that is killed.
 JOBS = 20
-KILLS = 20
+KILLS = 50
 LEASE_S, LEAST_LEASE_S = 30.0, 1.5
 #: Whole workers that are killed, at different times of the 10 s between two renewals.
 HOSTS = 3

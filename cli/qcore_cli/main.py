@@ -2,13 +2,14 @@
 
 import errno
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qcore import QcoreError
+from qcore import QcoreError, __version__
 from qcore.broker.embedded import run_foreground
 from qcore_cli import fleet, inspect, pause, worker
 from qcore_cli.bench import bench
@@ -18,11 +19,30 @@ from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.top import top
 
 app = typer.Typer(
-    help="A job queue on Redis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qcore {__version__}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """A job queue on Redis."""
+
+
 app.command()(worker.worker)
 app.command()(fleet.status)
 app.command()(fleet.restart)

@@ -120,7 +120,8 @@ class Brood:
         code = await self._watch(child)
         self.living.remove(child)
         _log_exit(child, code)
-        self.totals.ends["killed" if child.was_killed else "crashed" if code else "left"] += 1
+        how = "killed" if child.was_killed else "left" if child.left_well else "crashed"
+        self.totals.ends[how] += 1
         excused = self._stopping.is_set() or child.is_dismissed
         assert self._takers is not None
         self._takers.start_soon(partial(self._witness.take_back, child, code, excused=excused))
@@ -150,7 +151,7 @@ class Brood:
 
 def _log_exit(child: ChildProcess, code: int) -> None:
     beat = child.beat
-    level = log.info if code == 0 else log.error
+    level = log.info if child.left_well else log.error
     level(
         "worker.exited",
         worker=child.name,

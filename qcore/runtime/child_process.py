@@ -75,6 +75,8 @@ class ChildProcess:
         self.blocked_by = ""
         #: Tokens of jobs that run at their kill timeouts, with these.
         self.overdue: dict[str, float] = {}
+        #: Loop time of the first beat that said that it leaves.
+        self.leaving_since: float | None = None
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
         self.peak_rss_bytes = 0
@@ -129,6 +131,8 @@ class ChildProcess:
         if self.beat is not None and now > self.beat_at:
             self._cpu = (beat.cpu_s - self.beat.cpu_s) / (now - self.beat_at)
         self.beat, self.beat_at = beat, now
+        if beat.draining and self.leaving_since is None:
+            self.leaving_since = now
         if beat.ready:
             self.ready.set()
             self.booted.set()
@@ -147,8 +151,9 @@ class ChildProcess:
 
     def dump_threads(self) -> None:
         """Let the child print the stacks of its threads, at once and also from a blocked loop."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGUSR1)
+        # not by Popen, which would look first whether it has ended, and take its exit code away
+        if not self.gone.is_set():
+            os.kill(self.process.pid, signal.SIGUSR1)
 
     def kill(self, verdict: str = "", culprits: Iterable[str] = ()) -> None:
         """Kill the child and what it started.
@@ -187,6 +192,8 @@ class ChildProcess:
                 self._loop.remove_reader(fd)
                 os.close(fd)
         os.close(self._orders_fd)
+        # the number is given again, as that of the connection to Redis perhaps
+        self._orders_fd = -1
         return code
 
     def _reap(self) -> int:
@@ -197,9 +204,18 @@ class ChildProcess:
         return self.process.returncode
 
     @property
+    def left_well(self) -> bool:
+        """Whether it has ended because it was told to.
+
+        An exit code alone proves nothing: a task may call os._exit(0).
+        """
+        return self.process.returncode == 0 and self.beat is not None and self.beat.stopped
+
+    @property
     def is_free(self) -> bool:
         """Whether it can take a suspect now, or as soon as it is ready."""
-        return self.is_alone and (self.beat is None or not self.beat.running)
+        beat = self.beat
+        return self.is_alone and (beat is None or not (beat.running or beat.draining))
 
     @property
     def age_s(self) -> float:
@@ -226,6 +242,7 @@ class ChildProcess:
             name=self.name,
             pid=self.process.pid,
             state=self._state,
+            owner=self.owner,
             age_s=round(self.age_s, 3),
             cpu=round(max(0.0, self._cpu), 3),
             leaves_for=self.leaves_for,

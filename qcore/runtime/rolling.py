@@ -112,9 +112,14 @@ class Rolling:
             log.error("roll.failed", why=self._why, left=left)
 
     def _over_its_limits(self) -> tuple[Slot | None, str]:
+        """Return the slot whose worker is the oldest of those that have reached a limit, and why.
+
+        The oldest, or one that reaches its limit while its successor boots would starve the others.
+        """
         if asyncio.get_running_loop().time() >= self._resting_until:
-            for slot in self._staying():
-                if slot.current is not None and (why := reached(self._config, slot.current)):
+            living = [(child, slot) for slot in self._staying() if (child := slot.current)]
+            for child, slot in sorted(living, key=lambda pair: pair[0].started_at):
+                if why := reached(self._config, child):
                     return slot, why
         return None, ""
 

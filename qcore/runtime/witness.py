@@ -56,13 +56,10 @@ class Witness:
             excused: It was being stopped: nothing is charged, and nothing is concluded, unless it
                 was killed for the sake of jobs that are known.
         """
-        beat = child.beat
-        # an exit code alone proves nothing: a task may call os._exit(0)
-        left_well = code == 0 and beat is not None and beat.stopped
-        if left_well and beat is not None and not beat.holding:
+        if child.left_well and child.beat is not None and not child.beat.holding:
             return  # Redis may be away, and nothing is to be waited for
         # whoever it was killed for is charged also while it was being stopped
-        charge, looks = bool(child.culprits) or (not left_well and not excused), 2
+        charge, looks = bool(child.culprits) or (not child.left_well and not excused), 2
         ids = await self._ids_of(child) if charge else []
         config, left = self._worker, list(self._worker.queues)
         backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)

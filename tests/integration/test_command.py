@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qcore import App, JobHandle, JobStatus, Retry
+from qcore import App, JobHandle, JobStatus, Retry, __version__
 from qcore.broker.identity import new_id
 from qcore.model.codec import encode
 from qcore.model.job import Death, Job, JobState
@@ -442,6 +442,12 @@ async def test_help_is_there(qcore: Command, words: str):
     said = await qcore(*words.split(), "--help")
     assert said.code == 0
     assert "Usage:" in said.out
+
+
+async def test_version_is_that_of_the_package(qcore: Command):
+    said = await qcore("--version")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"qcore {__version__}, Python 3.")
 
 
 async def test_worker_whose_redis_is_away_says_so_and_goes_on(tmp_path: Path):
