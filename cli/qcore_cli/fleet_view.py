@@ -88,8 +88,8 @@ def _troubles(member: Member) -> Iterator[str]:
     if view.roll.state is RollState.FAILED:
         yield (
             f"has {view.roll.replaced} of {counted(view.roll.workers, 'new worker')} after "
-            f"{view.roll.why}: the next one did not get ready, as its log says; mend that, then "
-            "`qcore restart`"
+            f"{view.roll.why}: the next one did not get ready, as its log says, and the others "
+            "stay; mend that, then `qcore restart`"
         )
 
 

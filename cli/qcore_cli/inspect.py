@@ -302,7 +302,9 @@ def _plain(record: JobRecord) -> dict[str, Any]:
     plain = msgspec.to_builtins(msgspec.structs.replace(record, payload=None, result=None))
     del plain["payload"]
     return plain | {
+        # in Redis these are arrays, to save their keys
         "errors": [msgspec.structs.asdict(error) for error in record.errors],
+        "deaths": [msgspec.structs.asdict(death) for death in record.deaths],
         "arguments": _readable(record.payload),
         "result": _readable(None if record.result is None else bytes(record.result)),
     }

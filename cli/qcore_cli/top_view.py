@@ -172,8 +172,8 @@ def _title(sight: Sight, rows: list[Row]) -> RenderableType:
     left = Text.assemble(
         ("qcore top", "bold"), "  ", (sight.trouble, "red") if sight.trouble else sight.where
     )
-    # what is wrong needs the room, and these are of before
-    said = "" if sight.trouble else _sums(sight, rows)
+    # what is wrong needs the room, and the sums are of before; without a look there are none
+    said = "" if sight.trouble or sight.snapshot is None else _sums(sight, rows)
     if sight.paused:
         said = "paused  " + said
     line.add_row(left, Text(f"  {said}" if said else ""))

@@ -11,16 +11,26 @@ import typer.main
 from prometheus_client.parser import text_string_to_metric_families
 
 from qcore import App, ConfigError, Exponential, QcoreError, Retry, Task, errors
-from qcore.broker.inspector import QueueStats
+from qcore.broker.examination import Finding
+from qcore.broker.inspector import JobRecord, Pause, QueueStats
 from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS
 from qcore.broker.scripts import SCRIPTS
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.model.fleet import SupervisorState, SupervisorView
+from qcore.model.fleet import (
+    Processes,
+    Roll,
+    RunningJob,
+    SupervisorState,
+    SupervisorView,
+    WorkerView,
+)
+from qcore.model.job import AttemptError, Death
 from qcore.runtime.beat import Cell
 from qcore.runtime.metrics import exposition
 from qcore.runtime.tally import Totals
 from qcore.telemetry import EVENTS
 from qcore_cli.main import app as command
+from qcore_cli.rollout import Entry
 from tests.docs.pages import DOCS, ROOT, rows, sections
 
 REFERENCE = DOCS / "reference"
@@ -98,6 +108,20 @@ def test_configuration_names_every_variable_of_the_environment():
     used = set(re.findall(r"\bQCORE_[A-Z_]+\b", code))
 
     assert not used - set(re.findall(r"`(QCORE_[A-Z_]+)`", CONFIGURATION["Environment"]))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(SupervisorView, WorkerView, RunningJob, Roll, Processes, Entry),
+        *(QueueStats, Pause, JobRecord, AttemptError, Death, Finding),
+    ],
+)
+def test_json_page_names_every_key(kind: Any):
+    """Those of a job's bytes are shown decoded, and one is for supervisors only."""
+    text = (REFERENCE / "json.md").read_text(encoding="utf-8")
+    keys = {field.name for field in msgspec.structs.fields(kind)} - {"payload", "machine"}
+    assert not keys - set(re.findall(r"`(\w+)`", text))
 
 
 def test_errors_page_draws_the_tree_of_the_code():

@@ -8,11 +8,13 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qcore import App, JobHandle, JobStatus, Retry, __version__
 from qcore.broker.identity import new_id
-from qcore.model.job import Job
+from qcore.model.codec import encode
+from qcore.model.job import Death, Job, JobState
 from tests.support.commands import Command, one_line
 from tests.support.fleet import fleet_on
 from tests.support.servers import free_port
@@ -456,3 +458,15 @@ async def test_worker_whose_redis_is_away_says_so_and_goes_on(tmp_path: Path):
         assert command.process.poll() is None
         command.signal()
         assert await command.ended(10) == 0
+
+
+async def test_crashes_of_a_job_have_names_in_the_json_document(app: App, qcore: Command):
+    @app.task
+    async def nothing() -> None: ...
+
+    job = await nothing.enqueue()
+    death = Death("SIGSEGV", "worker.1", "web1", 7, 5_000_000, 2, ("other",))
+    key, state = app.broker.keys("default").names["state"], encode(JobState(deaths=(death,)))
+    await app.broker.ask([(b"HSET", key, job.id, state)])
+    (shown,) = (await qcore("jobs", "show", job.ref, "--json")).json["deaths"]
+    assert shown == msgspec.structs.asdict(death) | {"beside": ["other"]}

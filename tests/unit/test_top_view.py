@@ -229,3 +229,7 @@ def test_state_stays_in_a_narrow_window_while_a_queue_is_held_up():
     sight.see(Snapshot([], [queue("emails", ready=1_234_567, paused=PAUSE)]))
     lines = frame(sight, 24, 34)
     assert lines[3].split() == ["emails", "1,234,567", "paused"]
+
+
+def test_before_the_first_look_nothing_is_counted():
+    assert "workers" not in frame(Sight("redis://localhost  qcore"))[0]
