@@ -50,6 +50,9 @@ class Witness:
     async def take_back(self, child: ChildProcess, code: int, *, excused: bool) -> None:
         """Reclaim what a gone child still held, now and a second later; wait for Redis.
 
+        What is found later only was claimed by a call that outlived it. It never ran, so nothing
+        is charged.
+
         Args:
             child: It is certainly gone.
             code: How it ended.
@@ -62,11 +65,18 @@ class Witness:
         if left_well and beat is not None and not beat.holding:
             return  # Redis may be away, and nothing is to be waited for
         # whoever it was killed for is charged also while it was being stopped
-        charge, looks = bool(child.culprits) or (not left_well and not excused), 2
-        ids = await self._ids_of(child) if charge else []
-        config, left = self._worker, list(self._worker.queues)
+        await self._look(child, code, charge=bool(child.culprits) or not (left_well or excused))
+        await anyio.sleep(_SECOND_LOOK_S)
+        await self._look(child, code, charge=False)
+
+    async def _look(self, child: ChildProcess, code: int, *, charge: bool) -> None:
+        """Reclaim what it holds in every queue, as soon as Redis answers."""
+        config, ids = self._worker, list[str]()
+        left: Sequence[str] = config.queues
         backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
-        while looks:
+        while True:
+            if charge and not ids:
+                ids = await self._ids_of(child)
             missed: list[str] = []
             for queue in left:
                 try:
@@ -83,13 +93,10 @@ class Witness:
                     missed.append(queue)
                 else:
                     log_reclaimed(queue, reclaimed)
-            if missed:
-                left = missed
-                await anyio.sleep(backoff.next_s())
-                continue
-            looks, left = looks - 1, list(config.queues)
-            if looks:
-                await anyio.sleep(_SECOND_LOOK_S)
+            if not missed:
+                return
+            left = missed
+            await anyio.sleep(backoff.next_s())
 
     async def _ids_of(self, child: ChildProcess) -> list[str]:
         """Return the jobs that it ran, as far as Redis says now."""
