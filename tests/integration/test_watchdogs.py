@@ -93,6 +93,22 @@ async def test_job_that_blocks_the_loop_is_named_and_its_worker_is_killed_for_it
     assert "Current thread 0x" in command.log.read_text() or "Thread 0x" in command.log.read_text()
 
 
+async def test_job_whose_child_task_blocks_the_loop_is_named_and_charged_alone(fleet: Fleet):
+    command = fleet.start(processes=1, lease=LEASE_S)
+    async with fleet.producer() as producer:
+        neighbour = fleet.history.number()
+        beside = await producer.task("work").enqueue(neighbour, LONG_S)
+        await begun(fleet, neighbour)
+        number = fleet.history.number()
+        job = await producer.task("block_in_child").enqueue(number, LONG_S)
+        await begun(fleet, neighbour, 2)
+        await begun(fleet, number, 2)
+        assert (await record_of(producer, beside.id)).crashes == 0
+        assert (await record_of(producer, job.id)).crashes == 1
+    (kill, *_) = killed(command)
+    assert (kill["why"], kill["jobs"]) == (DEAF, [job.id])
+
+
 async def test_job_that_stops_every_thread_is_not_known_and_all_are_charged(fleet: Fleet):
     command = fleet.start(processes=1, lease=LEASE_S)
     async with fleet.producer() as producer:
@@ -277,3 +293,18 @@ async def test_stall_limit_that_does_not_fit_is_refused(
     result = await qcore("worker", "tests.support.fleet_tasks:app", "--url", redis_url, *flags)
     assert result.code == 1
     assert said in one_line(result)
+
+
+async def test_job_whose_timeout_ends_while_another_holds_the_loop_is_not_to_blame(fleet: Fleet):
+    """It is not told before the loop goes on, and has its time to end from then on."""
+    command = fleet.start(processes=1, lease=60)
+    await command.ready(1)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work_too_long").enqueue(number)  # ends 0.5 s after its start
+        await producer.send("block_at_once", 4.0)
+        await fleet.emptied(20)
+        record = await record_of(producer, job.id)
+    assert (record.status, record.crashes, record.attempts) == ("dead", 0, 1)
+    assert "job.overdue" not in {event["event"] for event in command.all_events()}
+    assert not killed(command)

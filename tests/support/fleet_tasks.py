@@ -117,6 +117,22 @@ async def block(ctx: Context, n: int, seconds: float) -> None:
 
 
 @app.task(retry=ONCE)
+async def block_at_once(ctx: Context, n: int, seconds: float) -> None:
+    with written_down(ctx, n):
+        time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+
+@app.task(retry=ONCE)
+async def block_in_child(ctx: Context, n: int, seconds: float) -> None:
+    async def hold() -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+    with written_down(ctx, n):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hold())
+
+
+@app.task(retry=ONCE)
 async def block_for_ever(ctx: Context, n: int) -> None:
     with written_down(ctx, n):
         time.sleep(3600)  # noqa: ASYNC251 - that is the point
