@@ -63,7 +63,7 @@ class Death(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     worker: str
     host: str
     pid: int
-    #: The most resident memory it ever had.
+    #: The most resident memory it ever had, as far as it was seen with that of its pool.
     peak_rss_bytes: int
     #: How many jobs ran in it, this one included.
     jobs: int = 1

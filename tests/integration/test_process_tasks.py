@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -141,6 +142,16 @@ async def test_process_that_dies_is_a_failed_attempt_and_is_replaced(app: App, h
     async with working(app):
         job = await tasks.die_once.enqueue(how)
         assert is_alive(await job.result(timeout=20))
+
+
+@pytest.mark.parametrize(
+    ("how", "end"), [("SIGKILL", "was ended by SIGKILL"), ("_exit", "exited with 7")]
+)
+async def test_record_says_how_the_process_of_a_task_ended(app: App, how: str, end: str):
+    async with working(app):
+        record = await dead(app, await tasks.die.enqueue(how), 20)
+    said = rf"the process of the task \(pid \d+, at most \d+ MB of memory\) {end}"
+    assert re.fullmatch(f"ProcessDied: {said}", str(record.reason))
 
 
 async def test_what_a_process_task_prints_does_not_disturb_its_reply(app: App):

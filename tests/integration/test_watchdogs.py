@@ -57,7 +57,10 @@ async def test_job_that_swallows_its_timeout_is_killed_and_charged_alone(fleet: 
     async with fleet.producer() as producer:
         job, number, beside, neighbour = await with_neighbour(fleet, producer, "swallow_timeout")
         await begun(fleet, neighbour, 2)
-        assert (await record_of(producer, beside)).crashes == 0
+        exempt = await record_of(producer, beside)
+        assert exempt.crashes == 0
+        how = "SIGKILL by its supervisor, for another job: kill timeout of 1.5 s"
+        assert exempt.deaths[-1].how == how
         await begun(fleet, number, 2)  # at once
         record = await record_of(producer, job)
         assert (record.crashes, record.attempts) == (1, 0)
@@ -170,7 +173,10 @@ async def test_worker_that_was_stopped_is_killed_and_its_job_is_not_condemned(fl
             await begun(fleet, number, run + 1)
             os.kill(fleet.runs()[number][run].pid, signal.SIGSTOP)
         await begun(fleet, number, 4)
-        assert (await record_of(producer, job.id)).crashes == 3
+        record = await record_of(producer, job.id)
+        assert record.crashes == 3
+        stopped = f"SIGKILL by its supervisor: {DEAF}: it was stopped by a signal"
+        assert [death.how for death in record.deaths] == [stopped] * 3
     assert [e["why"] for e in killed(command)] == [f"{DEAF}: it was stopped by a signal"] * 3
     assert ".suspects." in killed(command)[-1]["worker"]
     assert not command.events("job.condemned")

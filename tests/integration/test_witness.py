@@ -51,8 +51,9 @@ def gone(**how: Any) -> ChildProcess:
         "process": SimpleNamespace(pid=4711),
         "beat": None,
         "is_alone": False,
-        "was_killed": False,
-        "verdict": "",
+        "killed_for": "",
+        "blames_jobs": False,
+        "lacked_memory": False,
         "culprits": frozenset(),
         "peak_rss_bytes": 30_000_000,
     }
@@ -129,3 +130,25 @@ async def test_end_of_a_process_is_written_down_once(app: App, monkeypatch: pyte
     assert not goes_on()
     record = await record_of(app, job)
     assert (record.crashes, len(record.deaths)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "how"),
+    [
+        ({}, "SIGKILL"),
+        (
+            {"lacked_memory": True},
+            "SIGKILL, likely by the kernel: this group of processes ran out of memory",
+        ),
+        (
+            {"lacked_memory": True, "killed_for": "deaf for 3 s"},
+            "SIGKILL by its supervisor: deaf for 3 s",
+        ),
+    ],
+)
+async def test_record_says_who_killed_the_process(app: App, facts: dict[str, Any], how: str):
+    job, child = await enqueued(app), gone(**facts)
+    assert await claim(app, child) == 1
+    await taken_back(app, child, -signal.SIGKILL)
+    (death,) = (await record_of(app, job)).deaths
+    assert death.how == how

@@ -196,6 +196,15 @@ async def bomb(ctx: Context, n: int, blocks: bool) -> None:
                 await asyncio.sleep(0.05)
 
 
+@app.task(retry=ONCE, run_in="process")
+def bomb_in_process(ctx: Context, n: int) -> None:
+    taken: list[bytes] = []
+    with written_down(ctx, n, in_process=True):
+        while len(taken) < 100:
+            taken.append(take_memory(20))
+            time.sleep(0.1)
+
+
 # -- those that end badly ----------------------------------------------------------------------
 
 HUGE = "x" * 10_000_000

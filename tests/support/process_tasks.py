@@ -98,6 +98,13 @@ def die_once(ctx: Context, how: str) -> int:
 
 
 @app.task(run_in="process", retry=ONCE)
+def die(how: str) -> None:
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(7)
+
+
+@app.task(run_in="process", retry=ONCE)
 def fork(path: str, exits: bool) -> int:
     """Fork a child that opens a file and comes back; return how it ended."""
     if pid := os.fork():
