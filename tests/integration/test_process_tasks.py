@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -112,6 +113,17 @@ async def test_process_that_runs_too_long_is_killed(app: App, tmp_path: Path):
         assert 500 <= took_ms < 1500
         assert not is_alive(int((tmp_path / "pid").read_text()))
         assert await (await tasks.pid.enqueue()).result(timeout=20)
+
+
+async def test_process_that_runs_too_long_is_gone_although_a_child_of_it_lives(
+    app: App, tmp_path: Path
+):
+    async with working(app):
+        record = await dead(app, await tasks.hang_with_a_child.enqueue(str(tmp_path / "pid")), 20)
+        child = int((tmp_path / "pid").read_text())
+        assert is_alive(child)
+        os.kill(child, signal.SIGKILL)
+    assert record.errors[0].kind == "JobTimedOut"
 
 
 async def test_exception_in_a_process_keeps_its_kind_and_trace(app: App):

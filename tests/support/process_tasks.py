@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -71,6 +72,14 @@ def hang(path: str) -> None:
     Path(path).write_text(str(os.getpid()))
     while True:
         pass
+
+
+@app.task(run_in="process", timeout=0.5, retry=ONCE)
+def hang_with_a_child(path: str) -> None:
+    """The child holds what it has inherited, the end of a pipe, longer than the task."""
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    Path(path).write_text(str(child.pid))
+    time.sleep(60)
 
 
 @app.task(run_in="process", retry=Retry(max_attempts=2, backoff=0.01))
