@@ -197,6 +197,31 @@ def check_stall(stall_s: float, worker: WorkerConfig) -> None:
         )
 
 
+def supervisors_share_s(shutdown_timeout_s: float) -> float:
+    """Return what a supervisor keeps of it for itself: to kill who is late, and to tell Redis."""
+    return min(0.2 * shutdown_timeout_s, 2.0)
+
+
+def cleanup_s(left_s: float) -> float:
+    """Return the moment at the end of a worker's time to stop that its cancelled jobs get.
+
+    Half of it is kept for the last settle.
+    """
+    return min(0.2 * left_s, 4.0)
+
+
+def time_for_jobs_s(shutdown_timeout_s: float) -> float:
+    """Return how long jobs may go on after the order to stop, before they are cancelled."""
+    left_s = shutdown_timeout_s - supervisors_share_s(shutdown_timeout_s)
+    return left_s - cleanup_s(left_s)
+
+
+def shutdown_timeout_for(jobs_s: float) -> float:
+    """Return the shutdown timeout that leaves jobs so long: `time_for_jobs_s` the other way."""
+    left_s = min(jobs_s / 0.8, jobs_s + 4.0)
+    return min(left_s / 0.8, left_s + 2.0)
+
+
 def broker_config(
     url: str | None, namespace: str | None, env: Mapping[str, str] | None = None
 ) -> BrokerConfig:

@@ -57,6 +57,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "roll.failed": ("why", "left"),
     "exit.ordered": ("generation",),
     "registry.lost": ("error",),
+    "supervisor.lost": ("name", "pid", "workers"),
     "manager.lost": ("socket", "error"),
     "supervisor.gave_up": ("failures",),
     "supervisor.stopped": ("exit_code",),

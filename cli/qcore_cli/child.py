@@ -14,7 +14,15 @@ import msgspec
 from qcore import ConfigError
 from qcore.config import BrokerConfig, child_variable
 from qcore.runtime import pool_process
-from qcore.runtime.child import CHILD_CONFIG, EXIT_CONFIG, ChildConfig, leave, run_child
+from qcore.runtime.child import (
+    CHILD_CONFIG,
+    EXIT_CONFIG,
+    LEAVING_S,
+    ChildConfig,
+    leave,
+    run_child,
+    tether,
+)
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogFormat, configure_logging
 
@@ -49,6 +57,7 @@ def worker_command(app: str, log_format: LogFormat) -> tuple[str, ...]:
 
 def describe(app: str) -> None:
     """Print what an app declares, behind a zero byte: its modules may print too."""
+    tether(sys.stdout.fileno(), 0.0)
     overrides = msgspec.json.decode(child_variable(OVERRIDES), type=Overrides)
     loaded = load_app(app)
     loaded.configure(url=overrides.url, namespace=overrides.namespace)
@@ -62,6 +71,7 @@ def worker(app: str, log_format: LogFormat) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
     configure_logging(log_format)
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
+    tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
     pool_command = (*COMMAND, "pool", log_format)
     run_loop(run_child(load_app(app), config, pool_command=pool_command))
     leave(0)

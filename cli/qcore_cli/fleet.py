@@ -9,7 +9,7 @@ from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Member
 from qcore.broker.inspector import Inspector, QueueStats
 from qcore.config import broker_config
-from qcore.model.fleet import WorkerState, WorkerView
+from qcore.model.fleet import RollState, WorkerState, WorkerView
 from qcore_cli.options import AsJson, Namespace, Url, print_json, short_age, state_of, with_broker
 from qcore_cli.rollout import Entry, Outcome, Rollout, Target, shown_rollout
 
@@ -117,7 +117,10 @@ def _print_member(member: Member) -> None:
         typer.echo(f"  processes {counts.now} of {counts.least}..{counts.most}")
     if view.roll.why:
         roll = view.roll
-        typer.echo(f"  {roll.why}: {roll.state}, {roll.replaced} of {roll.workers} workers are new")
+        line = f"  {roll.why}: {roll.state}, {roll.replaced} of {roll.workers} workers are new"
+        if roll.state is RollState.FAILED:
+            line += ": a new one did not get ready, the others stay until the next restart"
+        typer.echo(line)
     for row in _table([_cells(worker) for worker in view.workers]):
         typer.echo(row)
     for worker in view.workers:

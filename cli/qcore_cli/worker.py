@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import re
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from qcore.runtime.front import open_front
 from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
+from qcore_cli.cores import usable_cores
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url, seconds_of
 
@@ -108,6 +108,7 @@ def worker(
     if print_stop_timeout:
         typer.echo(stop_timeout(shutdown_timeout))
         return
+    _obey_early_signals()
     described = describe(app, url, namespace)
     config = worker_config(
         _served(queues, described.queues),
@@ -197,6 +198,26 @@ async def _supervise(
         await broker.close()
 
 
+def _obey_early_signals() -> None:
+    """Until there is a supervisor, let an order to stop end this process, and no other do harm.
+
+    Also as the first process of a container, which gets no signal that it has no handler for.
+    """
+
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    def pass_over(*_: object) -> None:
+        pass
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, pass_over)
+    # who started this process may ignore it, and it would inherit that: no child had an exit code
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _obey_signals(supervisor: Supervisor) -> None:
     """Let signals be orders to the supervisor; the second one to stop means now."""
     loop, stops = asyncio.get_running_loop(), 0
@@ -236,11 +257,7 @@ def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:
 def count_processes(text: str) -> int:
     """Return a number of processes from `auto` or digits."""
     if text == "auto":
-        return (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else (os.cpu_count() or 1)
-        )
+        return usable_cores()
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ConfigError(f"--processes is {text!r}: give a number from 1 on, or auto")
@@ -288,6 +305,8 @@ def describe(app: str, url: str | None, namespace: str | None) -> Description:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=child_environment({OVERRIDES: overrides}),
+        # Ctrl-C is for this process; that one ends with it
+        process_group=0,
         check=False,
     )
     if done.returncode != 0:

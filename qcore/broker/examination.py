@@ -4,6 +4,7 @@ The functions named `check_...` are pure: readings in, findings out. What is in 
 looked at by `qcore.broker.audit`.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,7 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from qcore.broker.broker import Broker
-from qcore.config import WorkerConfig
+from qcore.config import WorkerConfig, shutdown_timeout_for, time_for_jobs_s
 from qcore.errors import BrokerError, BrokerUnavailable
 
 #: Redis and this machine may differ by so much.
@@ -358,15 +359,17 @@ def check_clocks(
     """
     findings: list[Finding] = []
     stop_s, slack_s = worker.shutdown_timeout_s, worker.lease_s - worker.extend_s
+    jobs_s = time_for_jobs_s(stop_s)
     for task, timeout_s in sorted(timeouts.items()):
-        if timeout_s is not None and timeout_s > stop_s:
+        if timeout_s is not None and timeout_s > jobs_s:
             findings.append(
                 warning(
                     f"task {task}",
-                    f"its timeout is {timeout_s:g} s, the shutdown timeout {stop_s:g} s: a "
-                    "deploy cancels a long run, and it starts anew",
-                    f"Give qcore worker --shutdown-timeout {timeout_s * 1.3:.0f} or more, and the "
-                    "process manager more than that.",
+                    f"its timeout is {timeout_s:g} s, but of the shutdown timeout of {stop_s:g} s "
+                    f"jobs have {jobs_s:g} s: a deploy cancels a long run, and it starts anew",
+                    "Give qcore worker --shutdown-timeout "
+                    f"{math.ceil(shutdown_timeout_for(timeout_s))} or more, and the process "
+                    "manager more than that.",
                 )
             )
     if call_timeout_s >= slack_s:

@@ -30,6 +30,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     pid: int
     state: WorkerState
+    #: What its leases begin with; empty in records of older versions.
+    owner: str = ""
     running: int = 0
     #: The jobs that have run longest, a few of them.
     oldest: tuple[RunningJob, ...] = ()

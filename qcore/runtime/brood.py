@@ -126,7 +126,8 @@ class Brood:
         code = await self._watch(child)
         self.living.remove(child)
         _log_exit(child, code)
-        self.totals.ends["killed" if child.killed_for else "crashed" if code else "left"] += 1
+        how = "killed" if child.killed_for else "left" if child.left_well else "crashed"
+        self.totals.ends[how] += 1
         excused = self._stopping.is_set() or child.is_dismissed
         assert self._takers is not None
         self._takers.start_soon(partial(self._witness.take_back, child, code, excused=excused))
@@ -156,7 +157,7 @@ class Brood:
 
 def _log_exit(child: ChildProcess, code: int) -> None:
     beat = child.beat
-    level = log.info if code == 0 else log.error
+    level = log.info if child.left_well else log.error
     level(
         "worker.exited",
         worker=child.name,

@@ -77,6 +77,8 @@ class ChildProcess:
         self.blocked_by = ""
         #: Tokens of jobs that run at their kill timeouts, with these.
         self.overdue: dict[str, float] = {}
+        #: Loop time of the first beat that said that it leaves.
+        self.leaving_since: float | None = None
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
         #: The most resident memory that was seen, that of its pool included.
@@ -138,6 +140,8 @@ class ChildProcess:
         self.beat, self.beat_at = beat, now
         self.peak_rss_bytes = max(self.peak_rss_bytes, beat.rss_bytes)
         self._oom_kills = oom_kills()
+        if beat.draining and self.leaving_since is None:
+            self.leaving_since = now
         if beat.ready:
             self.ready.set()
             self.booted.set()
@@ -156,8 +160,9 @@ class ChildProcess:
 
     def dump_threads(self) -> None:
         """Let the child print the stacks of its threads, at once and also from a blocked loop."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGUSR1)
+        # not by Popen, which would look first whether it has ended, and take its exit code away
+        if not self.gone.is_set():
+            os.kill(self.process.pid, signal.SIGUSR1)
 
     def kill(self, why: str, *, blames_jobs: bool = False, culprits: Iterable[str] = ()) -> None:
         """Kill the child and what it started.
@@ -197,6 +202,8 @@ class ChildProcess:
                 self._loop.remove_reader(fd)
                 os.close(fd)
         os.close(self._orders_fd)
+        # the number is given again, as that of the connection to Redis perhaps
+        self._orders_fd = -1
         return code
 
     def _reap(self) -> int:
@@ -208,9 +215,18 @@ class ChildProcess:
         return self.process.returncode
 
     @property
+    def left_well(self) -> bool:
+        """Whether it has ended because it was told to.
+
+        An exit code alone proves nothing: a task may call os._exit(0).
+        """
+        return self.process.returncode == 0 and self.beat is not None and self.beat.stopped
+
+    @property
     def is_free(self) -> bool:
         """Whether it can take a suspect now, or as soon as it is ready."""
-        return self.is_alone and (self.beat is None or not self.beat.running)
+        beat = self.beat
+        return self.is_alone and (beat is None or not (beat.running or beat.draining))
 
     @property
     def age_s(self) -> float:
@@ -237,6 +253,7 @@ class ChildProcess:
             name=self.name,
             pid=self.process.pid,
             state=self._state,
+            owner=self.owner,
             age_s=round(self.age_s, 3),
             cpu=round(max(0.0, self._cpu), 3),
             leaves_for=self.leaves_for,

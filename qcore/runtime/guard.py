@@ -1,4 +1,4 @@
-"""Kills workers that do harm: deaf ones, those with a job that does not end, and too large ones."""
+"""Kills workers that do harm: deaf, too large, with a job that does not end, or not leaving."""
 
 import asyncio
 
@@ -25,11 +25,13 @@ class Guard:
     Args:
         brood: The children.
         config: What is too much.
+        leave_s: One that leaves is killed after so long, whoever has told it to.
     """
 
-    def __init__(self, brood: Brood, config: SupervisorConfig) -> None:
+    def __init__(self, brood: Brood, config: SupervisorConfig, *, leave_s: float) -> None:
         self._brood = brood
         self._config = config
+        self._leave_s = leave_s
         self._look_s = min(_LOOK_S, config.stall_s / 10)
         #: Deaf children whose stacks were printed: the next look kills them, if no beat came.
         self._warned: set[ChildProcess] = set()
@@ -52,6 +54,9 @@ class Guard:
             self._brood.kill(child, why, blames_jobs=True, culprits=list(child.overdue))
         elif why := self._takes_too_much(child):
             self._brood.kill(child, why, blames_jobs=True)
+        elif self._is_late(child):
+            child.is_dismissed = True
+            self._brood.kill(child, "shutdown timeout")
         elif not self._is_deaf(child, passed_s):
             self._warned.discard(child)
         elif child not in self._warned:
@@ -70,6 +75,11 @@ class Guard:
         if taken <= limit_bytes:
             return ""
         return f"{taken / 1e6:.0f} MB of memory, allowed are {limit_bytes / 1e6:.0f}"
+
+    def _is_late(self, child: ChildProcess) -> bool:
+        """Whether it should be gone: one that leaves by itself has nobody who waits for it."""
+        since = child.leaving_since
+        return since is not None and asyncio.get_running_loop().time() - since >= self._leave_s
 
     def _is_deaf(self, child: ChildProcess, passed_s: float) -> bool:
         """Count the silence of a child; one that boots, or has only to leave, has other limits."""

@@ -2,12 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import random
-import sys
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 
 import anyio
 import structlog
@@ -82,48 +78,17 @@ class Registration:
         self._over.set()
 
     async def _beat(self) -> None:
-        view = self._view()
+        loop, view = asyncio.get_running_loop(), self._view()
+        sent_at = loop.time()
         contact = await self._fleet.beat(self._id, view)
-        if not self._is_heard:
-            self._is_heard = True
-            await self._sweep(view)
+        self._is_heard = True
         if self._obeyed is None:
-            self._obeyed = contact.now_ms - round(view.age_s * 1000)
+            # an order may have come before a heartbeat that was long on its way
+            age_s = view.age_s + loop.time() - sent_at
+            self._obeyed = contact.now_ms - round(age_s * 1000)
         due = [order for order in contact.orders if order.generation > self._obeyed]
         due = [order for order in due if order.concerns(view.host, view.queues)]
         if due:
             order = max(due, key=lambda order: order.generation)
             self._obeyed = order.generation
-            loop = asyncio.get_running_loop()
             loop.call_later(random.uniform(0, _SPREAD_S), self._obey, order)
-
-    async def _sweep(self, view: SupervisorView) -> None:
-        """Forget supervisors of this machine that are gone and could not say so."""
-        if view.machine:
-            members = await self._fleet.members()
-            near = [m for m in members if m.view.machine == view.machine and m.id != self._id]
-            gone = [member.id for member in near if not _is_there(member.view.pid)]
-            if gone:
-                await self._fleet.forget(gone)
-
-
-@cache
-def machine() -> str:
-    """Return a name for the space of this process's pid; empty where there is none."""
-    if sys.platform != "linux":
-        return ""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

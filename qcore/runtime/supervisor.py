@@ -17,6 +17,7 @@ from qcore.config import (
     check_stall,
     host_name,
     service_manager,
+    supervisors_share_s,
 )
 from qcore.errors import BrokerError
 from qcore.model.fleet import Processes, SupervisorState, SupervisorView, WorkerView
@@ -25,7 +26,8 @@ from qcore.runtime.brood import Brood
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.guard import Guard
-from qcore.runtime.registration import Registration, machine
+from qcore.runtime.orphans import Orphans, machine
+from qcore.runtime.registration import Registration
 from qcore.runtime.rolling import Rolling
 from qcore.runtime.scaler import Scaler
 from qcore.runtime.seclusion import Seclusion
@@ -38,8 +40,6 @@ log = structlog.get_logger()
 
 #: Exit code of a supervisor whose children never get ready.
 EXIT_BOOT_LOOP = 70
-#: What a supervisor keeps of the shutdown timeout for itself: its share, and at most so long.
-_OWN_SHARE, _OWN_MOST_S = 0.2, 2.0
 #: Children that were told to stop now have so long at most, to clean up and to tell Redis.
 _NOW_S = 6.0
 #: To take its record away a supervisor has so long at least and at most: Redis may have just gone.
@@ -72,7 +72,7 @@ class Supervisor:
     ) -> None:
         check_stall(config.stall_s, worker)
         # half of its own share is to kill children that are late, half to take back their jobs
-        self._own_s = min(worker.shutdown_timeout_s * _OWN_SHARE, _OWN_MOST_S) / 2
+        self._own_s = supervisors_share_s(worker.shutdown_timeout_s) / 2
         self._kill_after_s = worker.shutdown_timeout_s - self._own_s
         self._config = config
         self._worker = msgspec.structs.replace(
@@ -157,10 +157,11 @@ class Supervisor:
             group.start_soon(self._enforce_deadline)
             group.start_soon(self._introduce)
             group.start_soon(self._rolling.run)
-            group.start_soon(Guard(self._brood, self._config).run)
+            group.start_soon(Guard(self._brood, self._config, leave_s=self._kill_after_s).run)
             group.start_soon(self._notifier.run)
             await self._asked.wait()
             group.start_soon(self._register)
+            group.start_soon(Orphans(self._broker, self._worker).run)
             if self._config.most > self._config.processes:
                 group.start_soon(self._scaler.run)
             async with anyio.create_task_group() as takers:

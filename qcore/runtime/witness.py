@@ -60,13 +60,11 @@ class Witness:
             excused: It was being stopped: nothing is charged, and nothing is concluded, unless it
                 was killed for the sake of jobs that are known.
         """
-        beat = child.beat
-        # an exit code alone proves nothing: a task may call os._exit(0)
-        left_well = code == 0 and beat is not None and beat.stopped
-        if left_well and beat is not None and not beat.holding:
+        if child.left_well and child.beat is not None and not child.beat.holding:
             return  # Redis may be away, and nothing is to be waited for
         # whoever it was killed for is charged also while it was being stopped
-        await self._look(child, code, charge=bool(child.culprits) or not (left_well or excused))
+        charge = bool(child.culprits) or not (child.left_well or excused)
+        await self._look(child, code, charge=charge)
         await anyio.sleep(_SECOND_LOOK_S)
         await self._look(child, code, charge=False)
 

@@ -14,7 +14,7 @@ import structlog
 
 from qcore.app import App
 from qcore.broker.wire import Turn
-from qcore.config import WorkerConfig
+from qcore.config import WorkerConfig, cleanup_s
 from qcore.context import Lifecycle
 from qcore.errors import BrokerError
 from qcore.model.job import Acked, Lease, Released
@@ -37,9 +37,6 @@ from qcore.runtime.threads import Thread, Threads
 
 log = structlog.get_logger()
 
-#: The moment that cancelled jobs get to clean up: this share of the shutdown timeout, at most so
-#: long; half of it is kept for the last settle.
-_CLEANUP_SHARE, _CLEANUP_MOST_S = 0.2, 4.0
 #: A leaving worker wakes another one if Redis answers within this.
 _PASS_ON_S = 0.5
 #: Pause between the last tries of a stopping worker to reach Redis.
@@ -395,15 +392,16 @@ class Worker:
         """After the order to stop: let jobs finish, cancel them, give up on the rest, leave."""
         await self._stop.wait()
         loop = asyncio.get_running_loop()
-        cleanup_s = min((self._stop_at - loop.time()) * _CLEANUP_SHARE, _CLEANUP_MOST_S)
-        with anyio.move_on_after(self._stop_at - loop.time() - cleanup_s):
+        left_s = self._stop_at - loop.time()
+        last_s = cleanup_s(left_s)
+        with anyio.move_on_after(left_s - last_s):
             await self._stop_now.wait()
-        stop_at = loop.time() + cleanup_s
+        stop_at = loop.time() + last_s
         for running in list(self._running.values()):
             # nobody can stop a thread: it may finish yet, and is given back as the last act
             if not running.in_thread:
                 running.cancel(Stop.SHUTDOWN)
-        await anyio.sleep(cleanup_s / 2)
+        await anyio.sleep(last_s / 2)
         for running in list(self._running.values()):
             # a thread, or a task that swallows its cancellation
             log.warning("job.abandoned", job=running.lease.id, task=running.task_name)

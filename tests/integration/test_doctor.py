@@ -127,7 +127,10 @@ async def test_every_mistake_is_named_with_its_remedy(tmp_path: Path, folder: Pa
         "jobs of orders": ["fault", "fault"],
     }
     assert re.search(r"is (89|90)\.\d s ahead of this machine", found["clock"][0]["said"])
-    assert "300 s, the shutdown timeout 30 s" in found["task report"][0]["said"]
+    assert (
+        "300 s, but of the shutdown timeout of 30 s jobs have 24 s"
+        in found["task report"][0]["said"]
+    )
     assert "in the future" in found["queue mail"][0]["said"]
     assert "a lease ended " in found["queue orders"][0]["said"]
     assert "qcore worker APP --queues orders" in found["queue orders"][0]["remedy"]
@@ -235,7 +238,7 @@ async def test_sound_set_up_has_no_finding_while_jobs_move(tmp_path: Path, folde
             try:
                 for _ in range(15):
                     assert await looked_at(app.broker) == []
-                for words in ((), ("tasks:app", "--shutdown-timeout", "300")):
+                for words in ((), ("tasks:app", "--shutdown-timeout", "306")):
                     said = await doctor(folder, url, "--namespace", "moving", "--json", *words)
                     assert said.not_well() == {}, said.err
                     assert said.code == 0

@@ -142,6 +142,58 @@ async def test_bad_deploy_leaves_every_old_worker_and_the_next_roll_mends_it(fle
     assert not set(first) & set(command.workers())
 
 
+async def test_worker_that_dies_after_a_failed_roll_is_missed_until_the_code_is_mended(
+    fleet: Fleet,
+):
+    """The others go on, and the supervisor does not give up while one of them works."""
+    fleet.write_module("shop")
+    command = fleet.start_with(
+        processes=2, app="shop:app", boot_failures=2, restart_most_s=0.5, ready_timeout_s=10.0
+    )
+    first, second = await command.ready(2)
+    fleet.write_module("shop", "raise RuntimeError('a bad deploy')")
+    command.signal(signal.SIGHUP)
+    await eventually(lambda: command.events("roll.failed"), 20)
+    fleet.kill_worker(first)
+    await eventually(lambda: len(command.events("worker.exited")) >= 5, 30)
+    assert command.workers() == [second]
+    async with fleet.producer() as producer:
+        await producer.send("work")
+        await fleet.emptied(10)
+    fleet.write_module("shop")
+    await command.ready(2)
+    assert not command.events("supervisor.gave_up")
+
+
+async def test_supervisor_stopped_in_the_middle_of_a_roll_ends_it_when_it_goes_on(fleet: Fleet):
+    """The new worker got ready meanwhile, though it was not heard in time."""
+    command = fleet.start_with(processes=2, ready_timeout_s=8.0)
+    first = await command.ready(2)
+    command.signal(signal.SIGHUP)
+    await eventually(lambda: len(command.spawned()) == 3, 20)
+    command.signal(signal.SIGSTOP)
+    await asyncio.sleep(9)
+    command.signal(signal.SIGCONT)
+    await rolled(command)
+    assert not command.events("worker.killed")
+    assert not command.events("replacement.failed")
+    assert not set(first) & set(command.workers())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_stop_while_the_app_is_asked_what_it_declares_leaves_nothing_behind(
+    fleet: Fleet, number: signal.Signals
+):
+    fleet.write_module("shop", "import time; time.sleep(600)")
+    command = fleet.start(processes=1, app="shop:app")
+    await eventually(lambda: len(fleet.left_behind()) == 2, 20)
+    for harmless in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        command.signal(harmless)
+    command.signal(number)
+    assert await command.ended(10) == 0
+    await eventually(lambda: not fleet.left_behind(), 5)
+
+
 async def test_stop_in_the_middle_of_a_roll_leaves_nothing_behind(fleet: Fleet):
     fleet.write_module("shop")
     command = fleet.start(processes=2, app="shop:app", shutdown_timeout=3)

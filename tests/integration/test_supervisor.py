@@ -1,7 +1,10 @@
 """The parent of the workers: it replaces those that die, and gives up when none comes up."""
 
 import asyncio
+import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qcore.broker.broker import Broker
+from qcore.broker.fleet import Fleet as Registry
 from qcore.broker.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerState
@@ -98,6 +102,108 @@ async def test_job_of_a_dead_worker_runs_again_and_is_charged_a_crash(fleet: Fle
         assert (event["job"], event["to"]) == (job.id, "ready")
 
 
+def kill_all(*pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+async def test_jobs_of_a_killed_supervisor_and_its_workers_run_again_when_the_next_one_starts(
+    fleet: Fleet, broker: Broker
+):
+    """Long before their leases end: it sees that the processes are gone."""
+    command = fleet.start(processes=2, lease=600)
+    workers = await command.ready(2)
+    async with fleet.producer() as producer:
+        jobs = [await producer.task("work").enqueue(fleet.history.number(), 60.0) for _ in range(4)]
+        await eventually(lambda: len(fleet.runs()) == 4, 10)
+        await eventually(lambda: registered(broker, workers))
+        kill_all(command.pid, *workers)
+        command.process.wait(5)
+        again = fleet.start(processes=2, lease=600)
+        await eventually(lambda: twice(fleet) == {0, 1, 2, 3}, 20)
+        for job in jobs:
+            record = await producer.app.inspector.job("default", job.id)
+            assert record is not None
+            assert record.crashes == 1  # what killed them may have been one of the jobs
+    (lost,) = again.events("supervisor.lost")
+    assert (lost["name"], lost["pid"], lost["workers"]) == ("worker", command.pid, 2)
+    assert {e["job"] for e in again.events("job.reclaimed")} == {job.id for job in jobs}
+    await eventually(lambda: no_longer_registered(broker, command.pid))
+
+
+async def registered(broker: Broker, workers: list[int]) -> bool:
+    found = [w for member in await Registry(broker).members() for w in member.view.workers]
+    return {worker.pid for worker in found} >= set(workers)
+
+
+async def no_longer_registered(broker: Broker, pid: int) -> bool:
+    return pid not in {member.view.pid for member in await Registry(broker).members()}
+
+
+async def test_worker_of_a_killed_supervisor_keeps_its_jobs_until_it_is_gone_too(
+    fleet: Fleet, broker: Broker
+):
+    command = fleet.start(processes=2, lease=600, shutdown_timeout=60)
+    workers = await command.ready(2)
+    async with fleet.producer() as producer:
+        while len({run.pid for runs in fleet.runs().values() for run in runs}) < 2:
+            await producer.send("work", 600.0)
+            await asyncio.sleep(0.05)
+        await eventually(lambda: registered(broker, workers))
+        dead, living = workers
+        kill_all(command.pid, dead)
+        command.process.wait(5)
+        numbers = {
+            pid: {n for n, (run, *_) in fleet.runs().items() if run.pid == pid} for pid in workers
+        }
+        again = fleet.start(processes=1, lease=600, shutdown_timeout=1)
+        await eventually(lambda: again.events("job.reclaimed"), 20)
+        await eventually(lambda: twice(fleet) == numbers[dead], 10)
+        assert not await no_longer_registered(broker, command.pid)
+        kill_all(living)
+        await eventually(lambda: twice(fleet) == numbers[dead] | numbers[living], 10)
+        await eventually(lambda: no_longer_registered(broker, command.pid))
+
+
+def twice(fleet: Fleet) -> set[int]:
+    return {n for n, runs in fleet.runs().items() if len(runs) > 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="changes the limit of another process")
+async def test_supervisor_that_can_start_no_process_tries_again_and_keeps_the_old_ones(
+    fleet: Fleet,
+):
+    command = fleet.start(processes=2)
+    first, second = await command.ready(2)
+    limits = resource.prlimit(command.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(command.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    command.signal(signal.SIGHUP)
+    await eventually(lambda: command.events("roll.failed"), 10)
+    fleet.kill_worker(first)
+    await eventually(lambda: len(command.events("worker.failed")) >= 4, 20)
+    assert command.workers() == [second]
+    resource.prlimit(command.pid, resource.RLIMIT_NOFILE, limits)
+    await command.ready(2)
+    command.signal()
+    assert await command.ended(10) == 0
+
+
+async def test_supervisor_whose_parent_ignores_the_end_of_children_sees_it_all_the_same(
+    fleet: Fleet,
+):
+    """Who ignores SIGCHLD hands that down, and then the kernel keeps no exit code."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        command = fleet.start(processes=1)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    (first,) = await command.ready(1)
+    fleet.kill_worker(first)
+    await eventually(lambda: command.workers() not in ([], [first]), 20)
+    (event,) = command.events("worker.exited")
+    assert event["signal"] == "SIGKILL"
+
+
 @pytest.mark.parametrize("name", ["raising", "exiting"])
 async def test_workers_that_never_come_up_end_the_supervisor(fleet: Fleet, name: str):
     command = fleet.start(processes=1, app=f"{BROKEN}:{name}")
@@ -147,6 +253,76 @@ async def knows(inspector: Inspector, names: list[str]) -> bool:
     return await inspector.names() == sorted(names)
 
 
+LEAVE = """
+import os
+
+@app.task
+async def leave() -> None:
+    os._exit(0)
+"""
+
+
+async def test_worker_that_ends_by_itself_with_code_0_is_logged_as_one_that_fails(fleet: Fleet):
+    fleet.write_tasks("shop", LEAVE)
+    command = fleet.start(processes=1, app="shop:app")
+    await command.ready(1)
+    async with fleet.producer() as producer:
+
+        async def leave() -> None: ...
+
+        await producer.app.task(name="shop.leave", queue="default")(leave).enqueue()
+        await eventually(lambda: command.events("job.condemned"), 30)
+        ends = command.events("worker.exited")
+        assert {(event["exit_code"], event["level"]) for event in ends} == {(0, "error")}
+    await command.ready(1)
+    command.signal()
+    assert await command.ended(10) == 0
+    assert command.events("worker.exited")[-1]["level"] == "info"
+
+
+HANGS_AT_ITS_END = """
+import asyncio
+
+@app.lifespan
+async def lifespan():
+    yield
+    await asyncio.sleep(3600)
+"""
+
+
+async def test_worker_that_leaves_by_itself_and_hangs_is_killed_at_the_shutdown_timeout(
+    fleet: Fleet,
+):
+    """Nobody has told it to leave, so nobody waits for it."""
+    fleet.write_tasks("shop", HANGS_AT_ITS_END)
+    command = fleet.start(processes=1, app="shop:app", shutdown_timeout=2)
+    (first,) = await command.ready(1)
+    os.kill(first, signal.SIGTERM)
+    await eventually(lambda: command.workers() not in ([], [first]), 20)
+    (killed,) = command.events("worker.killed")
+    assert (killed["pid"], killed["why"]) == (first, "shutdown timeout")
+
+
+@pytest.mark.parametrize("where", ["boot", "loop", "end"])
+async def test_worker_that_hangs_does_not_outlive_a_killed_supervisor(fleet: Fleet, where: str):
+    """It cannot see that its supervisor is gone, or cannot end."""
+    code = "import time; time.sleep(3600)" if where == "boot" else HANGS_AT_ITS_END
+    fleet.write_module("shop", code if where != "loop" else "")
+    options = {"shutdown_timeout_s": 2.0, "lease_s": 60.0, "stall_s": 30.0}
+    command = fleet.start_with(processes=1, app="shop:app", **options)
+    if where == "boot":
+        await eventually(lambda: command.events("worker.spawned"), 20)
+    else:
+        await command.ready(1)
+    if where == "loop":
+        async with fleet.producer() as producer:
+            number = fleet.history.number()
+            await producer.task("block").enqueue(number, 3600.0)
+            await eventually(lambda: number in fleet.blocked(), 10)
+    command.signal(signal.SIGKILL)
+    await eventually(lambda: not fleet.left_behind(), 10)
+
+
 async def test_supervisor_that_was_stopped_and_continued_kills_nobody(fleet: Fleet):
     command = fleet.start(processes=2)
     await command.ready(2)
@@ -168,4 +344,4 @@ async def test_task_that_may_outlive_a_stop_is_named_at_the_start(fleet: Fleet):
     await command.ready(1)
     (event,) = command.events("clocks.doubted")
     assert event["what"] == "task shop.long"
-    assert event["why"].startswith("its timeout is 90 s, the shutdown timeout 20 s")
+    assert event["why"].startswith("its timeout is 90 s, but of the shutdown timeout of 20 s jobs")

@@ -50,6 +50,7 @@ def gone(**how: Any) -> ChildProcess:
         "owner": new_owner(),
         "process": SimpleNamespace(pid=4711),
         "beat": None,
+        "left_well": False,
         "is_alone": False,
         "killed_for": "",
         "blames_jobs": False,

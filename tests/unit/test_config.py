@@ -16,6 +16,8 @@ from qcore.config import (
     child_environment,
     child_variable,
     seconds,
+    shutdown_timeout_for,
+    time_for_jobs_s,
 )
 from qcore.errors import ConfigError
 from qcore_cli.worker import stall_limit, worker_config
@@ -193,3 +195,12 @@ def test_child_variable_is_taken_once_so_that_grandchildren_do_not_see_it(monkey
     assert child_variable("QCORE_TEST_A") == "value"
     with pytest.raises(ConfigError, match=r"QCORE_TEST_A is not set: .* for the supervisor"):
         child_variable("QCORE_TEST_A")
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "jobs_s"), [(1, 0.64), (3, 1.92), (10, 6.4), (15, 10.4), (30, 24), (600, 594)]
+)
+def test_jobs_have_what_supervisor_and_cleanup_leave_of_the_shutdown_timeout(timeout_s, jobs_s):
+    """As docs/explanation/supervision.md says of 30 s."""
+    assert time_for_jobs_s(timeout_s) == pytest.approx(jobs_s)
+    assert shutdown_timeout_for(jobs_s) == pytest.approx(timeout_s)

@@ -153,8 +153,17 @@ def test_task_that_may_run_longer_than_a_deploy_waits_is_named_with_both_times()
     timeouts = {"slow": 300.0, "quick": 5.0, "endless": None}
     (finding,) = examined.check_clocks(WORKER, 5.0, timeouts)
     assert finding.check == "task slow"
-    assert "its timeout is 300 s, the shutdown timeout 30 s" in finding.said
-    assert "--shutdown-timeout 390" in finding.remedy
+    assert (
+        "its timeout is 300 s, but of the shutdown timeout of 30 s jobs have 24 s" in finding.said
+    )
+    assert "--shutdown-timeout 306 or more" in finding.remedy
+
+
+def test_task_must_fit_into_what_a_stop_leaves_to_jobs():
+    assert findings_of(examined.check_clocks(WORKER, 5.0, {"fits": 24.0})) == []
+    assert findings_of(examined.check_clocks(WORKER, 5.0, {"long": 25.0})) == [
+        ("task long", "warning")
+    ]
 
 
 def test_lease_that_one_late_renewal_may_lose_is_told():

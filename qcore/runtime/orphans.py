@@ -1,0 +1,120 @@
+"""Workers whose supervisor was killed: when they are gone too, what they held is taken back."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import anyio
+import structlog
+
+from qcore.broker.broker import Broker
+from qcore.broker.fleet import Fleet, Member
+from qcore.config import WorkerConfig, host_name
+from qcore.errors import BrokerError
+from qcore.runtime.maintenance import log_reclaimed
+
+log = structlog.get_logger()
+
+#: Between two looks at who is gone; a claim that was on its way is found by the second one.
+_LOOK_S = 1.0
+_LOOKS = 2
+
+
+class Orphans:
+    """Takes over from supervisors of this machine that could not say that they end.
+
+    They and their workers are known from the registry. A worker that is gone without a witness
+    is charged as the end of its leases would, only sooner: its job may have been the cause. One
+    that still finishes its jobs keeps them.
+
+    Args:
+        broker: Where the registry and the leases are.
+        worker: Reconnect times and the crash limit.
+    """
+
+    def __init__(self, broker: Broker, worker: WorkerConfig) -> None:
+        self._broker = broker
+        self._worker = worker
+        self._fleet = Fleet(broker)
+        #: Looks for what each owner held, after it was gone.
+        self._looks = Counter[str]()
+
+    async def run(self) -> None:
+        """Look once for dead supervisors, and see to the end of all their workers."""
+        config, left = self._worker, None
+        backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        while left is None or left:
+            try:
+                left = await self._find() if left is None else left
+                left = [member for member in left if not await self._succeed(member)]
+            except BrokerError:
+                await anyio.sleep(backoff.next_s())
+            else:
+                backoff.reset()
+                await anyio.sleep(_LOOK_S)
+
+    async def _find(self) -> list[Member]:
+        near = machine(), host_name()
+        if not machine():
+            return []
+        found = [m for m in await self._fleet.members() if (m.view.machine, m.view.host) == near]
+        gone = [member for member in found if not _is_there(member.view.pid)]
+        for member in gone:
+            view = member.view
+            log.warning("supervisor.lost", name=view.name, pid=view.pid, workers=len(view.workers))
+        return gone
+
+    async def _succeed(self, member: Member) -> bool:
+        """Take back what workers that are gone held; when all are, forget their supervisor."""
+        # one of an older version names no owners: its leases end by themselves
+        workers = [worker for worker in member.view.workers if worker.owner]
+        for worker in workers:
+            if self._looks[worker.owner] < _LOOKS and not _is_working(worker.pid):
+                for queue in member.view.queues:
+                    reclaimed = await self._broker.reclaim_owner(
+                        queue, worker.owner, charge=True, crash_limit=self._worker.crash_limit
+                    )
+                    log_reclaimed(queue, reclaimed)
+                self._looks[worker.owner] += 1
+        if any(self._looks[worker.owner] < _LOOKS for worker in workers):
+            return False
+        await self._fleet.forget([member.id])
+        return True
+
+
+@cache
+def machine() -> str:
+    """Return a name for the space of this process's pid; empty where there is none.
+
+    Another one after a boot, and in another container.
+    """
+    if sys.platform != "linux":
+        return ""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _is_there(pid: int) -> bool:
+    """Say whether a process is there, or may be: a pid is given again some day."""
+    return _can_be_signalled(os.kill, pid)
+
+
+def _is_working(pid: int) -> bool:
+    """Say whether a worker is there, or anything in its group: its pool runs jobs, too."""
+    return _is_there(pid) or _can_be_signalled(os.killpg, pid)
+
+
+def _can_be_signalled(send: Callable[[int, int], None], pid: int) -> bool:
+    try:
+        send(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is another user's
+    return True

@@ -1,0 +1,91 @@
+"""What a supervisor takes over when it starts: from the dead of its own machine, nobody else."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from qcore.broker.broker import Broker
+from qcore.broker.fleet import Fleet
+from qcore.config import WorkerConfig, host_name
+from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
+from qcore.runtime.orphans import Orphans, machine
+from tests.support.moves import OWNER, QUEUE, content, leased
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no machine is known by name")
+WORKER = WorkerConfig(queues=(QUEUE,))
+
+
+def run(code: str) -> int:
+    process = subprocess.Popen([sys.executable, "-c", code], process_group=0)
+    process.wait(20)
+    return process.pid
+
+
+@pytest.fixture
+def dead() -> int:
+    """Return the pid of a process that is gone."""
+    return run("")
+
+
+@pytest.fixture
+def parent() -> int:
+    """Return the pid of a process that is gone, and of a group that is not."""
+    return run("import subprocess; subprocess.Popen(['sleep', '60'])")
+
+
+def supervisor(pid: int, worker: WorkerView) -> SupervisorView:
+    return SupervisorView(
+        host=host_name(),
+        name="worker",
+        pid=pid,
+        state=SupervisorState.RUNNING,
+        queues=(QUEUE,),
+        age_s=60.0,
+        machine=machine(),
+        workers=(worker,),
+    )
+
+
+async def is_held(broker: Broker) -> bool:
+    return "active" in await content(broker)
+
+
+@pytest.mark.parametrize(
+    "other", [{"host": "elsewhere"}, {"machine": "before the boot"}, {"pid": os.getpid()}]
+)
+async def test_jobs_of_others_are_left_to_them(broker: Broker, dead: int, other: dict[str, object]):
+    worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING, owner=OWNER)
+    await Fleet(broker).beat("it", msgspec.structs.replace(supervisor(dead, worker), **other))
+    await leased(broker, "a")
+    await asyncio.wait_for(Orphans(broker, WORKER).run(), 10)
+    assert await is_held(broker)
+    assert [member.id for member in await Fleet(broker).members()] == ["it"]
+
+
+async def test_record_of_an_older_version_is_forgotten_and_its_leases_end_by_themselves(
+    broker: Broker, dead: int
+):
+    worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING)
+    await Fleet(broker).beat("it", supervisor(dead, worker))
+    await asyncio.wait_for(Orphans(broker, WORKER).run(), 10)
+    assert await Fleet(broker).members() == []
+
+
+async def test_worker_whose_pool_still_runs_keeps_its_jobs(broker: Broker, parent: int):
+    """Its group is there though it is gone."""
+    worker = WorkerView(name="worker.1", pid=parent, state=WorkerState.RUNNING, owner=OWNER)
+    await Fleet(broker).beat("it", supervisor(parent, worker))
+    await leased(broker, "a")
+    orphans = asyncio.create_task(Orphans(broker, WORKER).run())
+    try:
+        await asyncio.sleep(1.5)  # it looks at once, and again after a second
+        assert await is_held(broker)
+    finally:
+        os.killpg(parent, signal.SIGKILL)
+    await asyncio.wait_for(orphans, 10)
+    assert not await is_held(broker)
