@@ -293,8 +293,8 @@ def _crash(death: Death) -> str:
         more = "" if len(death.beside) == death.jobs - 1 else ", ..."
         beside = f"beside {death.jobs - 1}: {', '.join(death.beside)}{more}"
     return (
-        f"{death.how}, pid {death.pid} of {death.worker} on {death.host}, at most "
-        f"{death.peak_rss_bytes / 1e6:.0f} MB, {beside}"
+        f"{death.how}, pid {death.pid} of {death.worker} on {death.host}, memory at its "
+        f"peak {death.peak_rss_bytes / 1e6:.0f} MB, {beside}"
     )
 
 

@@ -63,7 +63,7 @@ class Death(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     worker: str
     host: str
     pid: int
-    #: The most resident memory it ever had.
+    #: The most resident memory it ever had, as far as it was seen with that of its pool.
     peak_rss_bytes: int
     #: How many jobs ran in it, this one included.
     jobs: int = 1
@@ -93,7 +93,9 @@ class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     revived: bool = False
 
     def died(self, death: Death) -> "JobState":
-        """Return the record after its process has ended under it."""
+        """Return the record after its process has ended under it; the same end counts once."""
+        if death in self.deaths:
+            return self
         return msgspec.structs.replace(self, deaths=(*self.deaths, death)[-DEATHS_KEPT:])
 
     def failed(self, error: AttemptError, *, charge: bool) -> "JobState":

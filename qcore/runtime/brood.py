@@ -107,20 +107,26 @@ class Brood:
         return child
 
     def kill(
-        self, child: ChildProcess, why: str, *, verdict: str = "", culprits: Sequence[str] = ()
+        self,
+        child: ChildProcess,
+        why: str,
+        *,
+        blames_jobs: bool = False,
+        culprits: Sequence[str] = (),
     ) -> None:
         """Kill a child, unless it is gone; see `ChildProcess.kill`."""
         if not child.gone.is_set():
             pid, jobs = child.process.pid, [token.split(":", 2)[-1] for token in culprits]
+            # first of all: a log that nobody reads may hold up the next line
+            child.kill(why, blames_jobs=blames_jobs, culprits=culprits)
             log.error("worker.killed", worker=child.name, pid=pid, why=why, jobs=jobs)
-            child.kill(verdict, culprits)
 
     async def _see_out(self, child: ChildProcess, on_end: Callable[[ChildProcess], None]) -> None:
         """Watch a child to its end; then let its jobs be taken back."""
         code = await self._watch(child)
         self.living.remove(child)
         _log_exit(child, code)
-        how = "killed" if child.was_killed else "left" if child.left_well else "crashed"
+        how = "killed" if child.killed_for else "left" if child.left_well else "crashed"
         self.totals.ends[how] += 1
         excused = self._stopping.is_set() or child.is_dismissed
         assert self._takers is not None

@@ -19,6 +19,7 @@ from qcore.config import BrokerConfig, WorkerConfig, child_environment
 from qcore.model.fleet import WorkerState, WorkerView
 from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.child import CHILD_CONFIG, DUMP, ChildConfig
+from qcore.runtime.memory import oom_kills, peak_bytes
 
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0
@@ -56,9 +57,10 @@ class ChildProcess:
         self.owner = new_owner()
         #: It has each of its jobs for itself, so that its end tells which one ended it.
         self.is_alone = worker.suspects
-        self.was_killed = False
-        #: It was killed for what its jobs did, and this is what: their end is theirs.
-        self.verdict = ""
+        #: What its supervisor killed it for; empty: it did not.
+        self.killed_for = ""
+        #: That was a deed of its jobs: its end is theirs.
+        self.blames_jobs = False
         #: Tokens of the jobs that did it, where that is known.
         self.culprits: frozenset[bytes] = frozenset()
         #: It is to go whatever its jobs do: they are not charged with its end.
@@ -79,7 +81,12 @@ class ChildProcess:
         self.leaving_since: float | None = None
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
+        #: The most resident memory that was seen, that of its pool included.
         self.peak_rss_bytes = 0
+        #: The kernel killed a process of this cgroup for lack of memory between the last beat and
+        #: the end.
+        self.lacked_memory = False
+        self._oom_kills = oom_kills()
         self._cpu = 0.0
         self._on_beat = on_beat
         self.beat: Beat | None = None
@@ -131,6 +138,8 @@ class ChildProcess:
         if self.beat is not None and now > self.beat_at:
             self._cpu = (beat.cpu_s - self.beat.cpu_s) / (now - self.beat_at)
         self.beat, self.beat_at = beat, now
+        self.peak_rss_bytes = max(self.peak_rss_bytes, beat.rss_bytes)
+        self._oom_kills = oom_kills()
         if beat.draining and self.leaving_since is None:
             self.leaving_since = now
         if beat.ready:
@@ -155,15 +164,16 @@ class ChildProcess:
         if not self.gone.is_set():
             os.kill(self.process.pid, signal.SIGUSR1)
 
-    def kill(self, verdict: str = "", culprits: Iterable[str] = ()) -> None:
+    def kill(self, why: str, *, blames_jobs: bool = False, culprits: Iterable[str] = ()) -> None:
         """Kill the child and what it started.
 
         Args:
-            verdict: For which deed of its jobs.
+            why: As its jobs' records say it.
+            blames_jobs: It is a deed of its jobs.
             culprits: The tokens of those that did it, where that is known.
         """
-        self.was_killed = True
-        self.verdict = verdict
+        self.killed_for = why
+        self.blames_jobs = blames_jobs
         self.culprits = frozenset(token.encode() for token in culprits)
         self._kill_group()
 
@@ -200,7 +210,8 @@ class ChildProcess:
         """Wait for the process, which also tells how much memory it took."""
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        self.peak_rss_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self.peak_rss_bytes = max(self.peak_rss_bytes, peak_bytes(usage))
+        self.lacked_memory = oom_kills() > self._oom_kills
         return self.process.returncode
 
     @property

@@ -45,15 +45,15 @@ class Guard:
             now = loop.time()
             passed_s, last = min(now - last, _COUNTED_LOOKS * self._look_s), now
             for child in list(self._brood.living):
-                if not child.gone.is_set() and not child.was_killed:
+                if not child.gone.is_set() and not child.killed_for:
                     self._judge(child, passed_s)
 
     def _judge(self, child: ChildProcess, passed_s: float) -> None:
         if child.overdue:
             why = f"kill timeout of {max(child.overdue.values()):g} s"
-            self._brood.kill(child, why, verdict=why, culprits=list(child.overdue))
+            self._brood.kill(child, why, blames_jobs=True, culprits=list(child.overdue))
         elif why := self._takes_too_much(child):
-            self._brood.kill(child, why, verdict=why)
+            self._brood.kill(child, why, blames_jobs=True)
         elif self._is_late(child):
             child.is_dismissed = True
             self._brood.kill(child, "shutdown timeout")
@@ -95,4 +95,4 @@ class Guard:
             self._brood.kill(child, f"{why}: it was stopped by a signal")
         else:
             culprits = [child.blocked_by] if child.blocked_by else []
-            self._brood.kill(child, why, verdict=why, culprits=culprits)
+            self._brood.kill(child, why, blames_jobs=True, culprits=culprits)

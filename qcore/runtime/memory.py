@@ -1,11 +1,15 @@
-"""Resident memory of processes of this machine."""
+"""Memory of processes of this machine, and whom the kernel has killed for the lack of it."""
 
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+#: What is said of a SIGKILL that came with one more out-of-memory kill.
+BY_THE_KERNEL = "likely by the kernel: this group of processes ran out of memory"
 
 
 def rss_bytes(*pids: int) -> int:
@@ -16,7 +20,7 @@ def rss_bytes(*pids: int) -> int:
     if not sys.platform.startswith("linux"):
         if os.getpid() not in pids:
             return 0
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
     total = 0
     for pid in pids:
         try:
@@ -24,3 +28,33 @@ def rss_bytes(*pids: int) -> int:
         except (OSError, IndexError):
             continue
     return total
+
+
+def peak_bytes(usage: resource.struct_rusage) -> int:
+    """Return the most resident memory that it tells of."""
+    return usage.ru_maxrss * _RSS_UNIT
+
+
+def children_peak_bytes() -> int:
+    """Return what the largest child of this process, that has ended, took at its peak."""
+    return peak_bytes(resource.getrusage(resource.RUSAGE_CHILDREN))
+
+
+def oom_kills(proc: Path = Path("/proc/self"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many processes of this one's cgroup the kernel has killed for lack of memory.
+
+    0 where it does not tell, as outside Linux.
+    """
+    with suppress(OSError, ValueError):
+        for line in (proc / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                counts = cgroups / path.lstrip("/") / "memory.events"
+            elif "memory" in controllers.split(","):
+                counts = cgroups / "memory" / path.lstrip("/") / "memory.oom_control"
+            else:
+                continue
+            with suppress(OSError):
+                words = counts.read_text().split()
+                return int(words[words.index("oom_kill") + 1])
+    return 0

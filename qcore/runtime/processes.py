@@ -15,6 +15,7 @@ from qcore.config import BrokerConfig, child_environment
 from qcore.context import Facts
 from qcore.errors import ProcessDied
 from qcore.model.retry import GiveUp, RetryLater
+from qcore.runtime.memory import BY_THE_KERNEL, children_peak_bytes, oom_kills
 
 #: What starts a process of the pool when the command gives nothing else.
 DEFAULT_COMMAND = (sys.executable, "-m", "qcore.runtime.pool_process")
@@ -75,6 +76,7 @@ class PoolProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.pid = process.pid
+        self._oom_kills = oom_kills()
 
     @property
     def is_alive(self) -> bool:
@@ -114,7 +116,10 @@ class PoolProcess:
     async def _epitaph(self) -> str:
         code = await self._process.wait()
         how = f"was ended by {signal_name(-code)}" if code < 0 else f"exited with {code}"
-        return f"the process of the task (pid {self.pid}) {how}"
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            how += f", {BY_THE_KERNEL}"
+        most = f"at most {children_peak_bytes() / 1e6:.0f} MB"
+        return f"the process of the task (pid {self.pid}, {most} of memory) {how}"
 
 
 def _unpack(reply: Reply) -> bytes:

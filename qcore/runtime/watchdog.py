@@ -11,6 +11,7 @@ import structlog
 
 from qcore.runtime.beat import Alarm
 from qcore.runtime.dump import dump, stack_of_thread
+from qcore.runtime.lineage import awaiting
 from qcore.runtime.running import Running
 from qcore.runtime.threads import Thread
 from qcore.runtime.worker import Worker
@@ -123,7 +124,7 @@ class Watchdog:
         self._holder = holder
         if self._still_s < self._limit_s:
             return
-        job = next((r for r in self._worker.jobs() if r.task is holder), None) if holder else None
+        job = self._job_of(holder)
         # many that hold it for a moment each, one after the other: none of them is the one
         token = job.lease.token.decode() if job and self._held_s >= self._limit_s else ""
         if token != self._accused and self._tell(Alarm(token)):
@@ -139,6 +140,16 @@ class Watchdog:
                 stack=stack_of_thread(self._loop_thread),
             )
 
+    def _job_of(self, task: asyncio.Task[Any] | None) -> Running | None:
+        """Return the job whose task this is; else the only one that waits for it."""
+        if task is None:
+            return None
+        jobs = {running.task: running for running in self._worker.jobs()}
+        if task in jobs:
+            return jobs[task]
+        found = [jobs[waiter] for waiter in awaiting(task) if waiter in jobs]
+        return found[0] if len(found) == 1 else None
+
     # -- jobs -----------------------------------------------------------------------------------
 
     def _look_at_jobs(self, passed_s: float) -> None:
@@ -148,7 +159,10 @@ class Watchdog:
             if running.deadline is None or running.deadline > now:
                 continue
             token = running.lease.token
-            late_s[token] = self._late_s.get(token, 0.0) + passed_s
+            late_s[token] = self._late_s.get(token, 0.0)
+            # while another one holds the loop it is not told, and cannot end
+            if not self._still_s or self._job_of(self._holder) is running:
+                late_s[token] += passed_s
             settings = self._tasks[running.task_name].settings
             if late_s[token] >= settings.grace_s and token not in self._told:
                 overdue.append((running, settings.kill_timeout_s or 0.0))

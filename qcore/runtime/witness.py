@@ -14,6 +14,7 @@ from qcore.model.codec import decode_state, encode
 from qcore.model.job import BESIDE_KEPT, AttemptError, Buried, Death, JobState, Lease, Outcome
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.maintenance import log_reclaimed
+from qcore.runtime.memory import BY_THE_KERNEL
 from qcore.runtime.processes import signal_name
 
 log = structlog.get_logger()
@@ -50,6 +51,9 @@ class Witness:
     async def take_back(self, child: ChildProcess, code: int, *, excused: bool) -> None:
         """Reclaim what a gone child still held, now and a second later; wait for Redis.
 
+        What is found later only was claimed by a call that outlived it. It never ran, so nothing
+        is charged.
+
         Args:
             child: It is certainly gone.
             code: How it ended.
@@ -59,11 +63,19 @@ class Witness:
         if child.left_well and child.beat is not None and not child.beat.holding:
             return  # Redis may be away, and nothing is to be waited for
         # whoever it was killed for is charged also while it was being stopped
-        charge, looks = bool(child.culprits) or (not child.left_well and not excused), 2
-        ids = await self._ids_of(child) if charge else []
-        config, left = self._worker, list(self._worker.queues)
+        charge = bool(child.culprits) or not (child.left_well or excused)
+        await self._look(child, code, charge=charge)
+        await anyio.sleep(_SECOND_LOOK_S)
+        await self._look(child, code, charge=False)
+
+    async def _look(self, child: ChildProcess, code: int, *, charge: bool) -> None:
+        """Reclaim what it holds in every queue, as soon as Redis answers."""
+        config, ids = self._worker, list[str]()
+        left: Sequence[str] = config.queues
         backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
-        while looks:
+        while True:
+            if charge and not ids:
+                ids = await self._ids_of(child)
             missed: list[str] = []
             for queue in left:
                 try:
@@ -80,13 +92,10 @@ class Witness:
                     missed.append(queue)
                 else:
                     log_reclaimed(queue, reclaimed)
-            if missed:
-                left = missed
-                await anyio.sleep(backoff.next_s())
-                continue
-            looks, left = looks - 1, list(config.queues)
-            if looks:
-                await anyio.sleep(_SECOND_LOOK_S)
+            if not missed:
+                return
+            left = missed
+            await anyio.sleep(backoff.next_s())
 
     async def _ids_of(self, child: ChildProcess) -> list[str]:
         """Return the jobs that it ran, as far as Redis says now."""
@@ -119,7 +128,7 @@ class Witness:
             lost = (await self._broker.turn(guilty, None)).lost
             for lease, _ in guilty:
                 if lease.token not in lost:
-                    how = _how(child, code)
+                    how = _how(child, code, lease)
                     log.error(
                         "job.condemned", job=lease.id, queue=queue, worker=child.name, how=how
                     )
@@ -129,23 +138,29 @@ def _is_proven(child: ChildProcess, code: int, lease: Lease) -> bool:
     """Say whether this job, which had the process for itself, is what ended it."""
     if not child.is_alone:
         return False
-    if child.was_killed:
-        return bool(child.verdict) and (not child.culprits or lease.token in child.culprits)
+    if child.killed_for:
+        return child.blames_jobs and (not child.culprits or lease.token in child.culprits)
     is_proof = -code in _OWN_SIGNALS if code < 0 else code != 1
     return is_proof or lease.crashes + 1 >= _LOSSES_PROVE
 
 
-def _how(child: ChildProcess, code: int) -> str:
+def _how(child: ChildProcess, code: int, lease: Lease) -> str:
+    """Say how a process ended, to whoever reads it beside one of its jobs."""
     if code >= 0:
         return f"exit {code}"
-    by_whom = f" by its supervisor: {child.verdict}" if child.verdict else ""
-    return signal_name(-code) + by_whom
+    how = signal_name(-code)
+    if not child.killed_for:
+        is_kernel = code == -signal.SIGKILL and child.lacked_memory
+        return f"{how}, {BY_THE_KERNEL}" if is_kernel else how
+    is_exempt = child.culprits and lease.token not in child.culprits
+    for_whom = ", for another job" if is_exempt else ""
+    return f"{how} by its supervisor{for_whom}: {child.killed_for}"
 
 
 def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) -> Death:
     others = [id for id in ids[: BESIDE_KEPT + 1] if id != lease.id]
     return Death(
-        _how(child, code),
+        _how(child, code, lease),
         child.name,
         host_name(),
         child.process.pid,
@@ -158,8 +173,8 @@ def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) 
 def _condemned(state: JobState, lease: Lease, death: Death) -> JobState:
     text = (
         f"it ended the process that it had for itself: {death.how}, after {lease.crashes} lost "
-        f"leases ({death.worker}, pid {death.pid} on {death.host}, at most "
-        f"{death.peak_rss_bytes / 1e6:.0f} MB)"
+        f"leases ({death.worker}, pid {death.pid} on {death.host}, memory at "
+        f"its peak {death.peak_rss_bytes / 1e6:.0f} MB)"
     )
     at_ms = lease.claimed_ms
     error = AttemptError(

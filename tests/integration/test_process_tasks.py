@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -113,6 +115,17 @@ async def test_process_that_runs_too_long_is_killed(app: App, tmp_path: Path):
         assert await (await tasks.pid.enqueue()).result(timeout=20)
 
 
+async def test_process_that_runs_too_long_is_gone_although_a_child_of_it_lives(
+    app: App, tmp_path: Path
+):
+    async with working(app):
+        record = await dead(app, await tasks.hang_with_a_child.enqueue(str(tmp_path / "pid")), 20)
+        child = int((tmp_path / "pid").read_text())
+        assert is_alive(child)
+        os.kill(child, signal.SIGKILL)
+    assert record.errors[0].kind == "JobTimedOut"
+
+
 async def test_exception_in_a_process_keeps_its_kind_and_trace(app: App):
     async with working(app):
         record = await dead(app, await tasks.fail.enqueue(), 20)
@@ -141,6 +154,16 @@ async def test_process_that_dies_is_a_failed_attempt_and_is_replaced(app: App, h
     async with working(app):
         job = await tasks.die_once.enqueue(how)
         assert is_alive(await job.result(timeout=20))
+
+
+@pytest.mark.parametrize(
+    ("how", "end"), [("SIGKILL", "was ended by SIGKILL"), ("_exit", "exited with 7")]
+)
+async def test_record_says_how_the_process_of_a_task_ended(app: App, how: str, end: str):
+    async with working(app):
+        record = await dead(app, await tasks.die.enqueue(how), 20)
+    said = rf"the process of the task \(pid \d+, at most \d+ MB of memory\) {end}"
+    assert re.fullmatch(f"ProcessDied: {said}", str(record.reason))
 
 
 async def test_what_a_process_task_prints_does_not_disturb_its_reply(app: App):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qcore.model.job import Death
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line
@@ -128,6 +129,21 @@ async def test_job_that_takes_too_much_memory_is_dead_and_its_neighbours_are_not
         await fleet.emptied(30)
     killed = {e["pid"] for e in command.events("worker.killed")}
     assert_sound(fleet.history, {n: r for n, r in fleet.runs().items() if n}, killed=killed)
+
+
+async def test_record_of_a_pool_process_that_takes_too_much_memory_tells_how_much(fleet: Fleet):
+    command = fleet.start(processes=1, max_memory="200M:300M", lease=30)
+    await command.ready(1)
+    async with fleet.producer() as producer:
+        job = await producer.task("bomb_in_process").enqueue(fleet.history.number())
+
+        async def deaths() -> tuple[Death, ...]:
+            record = await producer.app.inspector.job("default", job.id)
+            return record.deaths if record else ()
+
+        (death, *_) = await eventually(deaths, 30)
+    assert death.how.endswith(" MB of memory, allowed are 315")
+    assert death.peak_rss_bytes > 315_000_000
 
 
 async def test_replacement_that_does_not_come_up_leaves_the_old_worker_at_work(fleet: Fleet):

@@ -57,7 +57,10 @@ async def test_job_that_swallows_its_timeout_is_killed_and_charged_alone(fleet: 
     async with fleet.producer() as producer:
         job, number, beside, neighbour = await with_neighbour(fleet, producer, "swallow_timeout")
         await begun(fleet, neighbour, 2)
-        assert (await record_of(producer, beside)).crashes == 0
+        exempt = await record_of(producer, beside)
+        assert exempt.crashes == 0
+        how = "SIGKILL by its supervisor, for another job: kill timeout of 1.5 s"
+        assert exempt.deaths[-1].how == how
         await begun(fleet, number, 2)  # at once
         record = await record_of(producer, job)
         assert (record.crashes, record.attempts) == (1, 0)
@@ -91,6 +94,22 @@ async def test_job_that_blocks_the_loop_is_named_and_its_worker_is_killed_for_it
     assert all("block_for_ever" in event["stack"] for event in blocked)
     assert len([e for e in blocked if e["blocked_s"] < 1]) <= 2
     assert "Current thread 0x" in command.log.read_text() or "Thread 0x" in command.log.read_text()
+
+
+async def test_job_whose_child_task_blocks_the_loop_is_named_and_charged_alone(fleet: Fleet):
+    command = fleet.start(processes=1, lease=LEASE_S)
+    async with fleet.producer() as producer:
+        neighbour = fleet.history.number()
+        beside = await producer.task("work").enqueue(neighbour, LONG_S)
+        await begun(fleet, neighbour)
+        number = fleet.history.number()
+        job = await producer.task("block_in_child").enqueue(number, LONG_S)
+        await begun(fleet, neighbour, 2)
+        await begun(fleet, number, 2)
+        assert (await record_of(producer, beside.id)).crashes == 0
+        assert (await record_of(producer, job.id)).crashes == 1
+    (kill, *_) = killed(command)
+    assert (kill["why"], kill["jobs"]) == (DEAF, [job.id])
 
 
 async def test_job_that_stops_every_thread_is_not_known_and_all_are_charged(fleet: Fleet):
@@ -154,7 +173,10 @@ async def test_worker_that_was_stopped_is_killed_and_its_job_is_not_condemned(fl
             await begun(fleet, number, run + 1)
             os.kill(fleet.runs()[number][run].pid, signal.SIGSTOP)
         await begun(fleet, number, 4)
-        assert (await record_of(producer, job.id)).crashes == 3
+        record = await record_of(producer, job.id)
+        assert record.crashes == 3
+        stopped = f"SIGKILL by its supervisor: {DEAF}: it was stopped by a signal"
+        assert [death.how for death in record.deaths] == [stopped] * 3
     assert [e["why"] for e in killed(command)] == [f"{DEAF}: it was stopped by a signal"] * 3
     assert ".suspects." in killed(command)[-1]["worker"]
     assert not command.events("job.condemned")
@@ -277,3 +299,18 @@ async def test_stall_limit_that_does_not_fit_is_refused(
     result = await qcore("worker", "tests.support.fleet_tasks:app", "--url", redis_url, *flags)
     assert result.code == 1
     assert said in one_line(result)
+
+
+async def test_job_whose_timeout_ends_while_another_holds_the_loop_is_not_to_blame(fleet: Fleet):
+    """It is not told before the loop goes on, and has its time to end from then on."""
+    command = fleet.start(processes=1, lease=60)
+    await command.ready(1)
+    async with fleet.producer() as producer:
+        number = fleet.history.number()
+        job = await producer.task("work_too_long").enqueue(number)  # ends 0.5 s after its start
+        await producer.send("block_at_once", 4.0)
+        await fleet.emptied(20)
+        record = await record_of(producer, job.id)
+    assert (record.status, record.crashes, record.attempts) == ("dead", 0, 1)
+    assert "job.overdue" not in {event["event"] for event in command.all_events()}
+    assert not killed(command)

@@ -117,6 +117,22 @@ async def block(ctx: Context, n: int, seconds: float) -> None:
 
 
 @app.task(retry=ONCE)
+async def block_at_once(ctx: Context, n: int, seconds: float) -> None:
+    with written_down(ctx, n):
+        time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+
+@app.task(retry=ONCE)
+async def block_in_child(ctx: Context, n: int, seconds: float) -> None:
+    async def hold() -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+    with written_down(ctx, n):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hold())
+
+
+@app.task(retry=ONCE)
 async def block_for_ever(ctx: Context, n: int) -> None:
     with written_down(ctx, n):
         time.sleep(3600)  # noqa: ASYNC251 - that is the point
@@ -178,6 +194,15 @@ async def bomb(ctx: Context, n: int, blocks: bool) -> None:
                 time.sleep(0.05)  # noqa: ASYNC251 - that is the point
             else:
                 await asyncio.sleep(0.05)
+
+
+@app.task(retry=ONCE, run_in="process")
+def bomb_in_process(ctx: Context, n: int) -> None:
+    taken: list[bytes] = []
+    with written_down(ctx, n, in_process=True):
+        while len(taken) < 100:
+            taken.append(take_memory(20))
+            time.sleep(0.1)
 
 
 # -- those that end badly ----------------------------------------------------------------------

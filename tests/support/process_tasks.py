@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -73,6 +74,14 @@ def hang(path: str) -> None:
         pass
 
 
+@app.task(run_in="process", timeout=0.5, retry=ONCE)
+def hang_with_a_child(path: str) -> None:
+    """The child holds what it has inherited, the end of a pipe, longer than the task."""
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    Path(path).write_text(str(child.pid))
+    time.sleep(60)
+
+
 @app.task(run_in="process", retry=Retry(max_attempts=2, backoff=0.01))
 def fail(ctx: Context) -> None:
     raise ValueError(f"out of paper at attempt {ctx.attempt}")
@@ -92,6 +101,13 @@ def later(charge: bool) -> None:
 def die_once(ctx: Context, how: str) -> int:
     if ctx.attempt > 1:
         return os.getpid()
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(7)
+
+
+@app.task(run_in="process", retry=ONCE)
+def die(how: str) -> None:
     if how == "SIGKILL":
         os.kill(os.getpid(), signal.SIGKILL)
     os._exit(7)
