@@ -60,8 +60,10 @@ class Scaling:
         self._window_s = _LOOKS * look_s
         #: Jobs that a full process runs: less than its concurrency when threads or a pool limit it.
         self._capacity = concurrency
-        #: When, and how many jobs each of the same workers had done, since some wait all the time.
-        self._full: deque[tuple[float, dict[int, int]]] = deque()
+        #: When, and how many jobs as many workers had done, since some wait all the time.
+        self._full: deque[tuple[float, int]] = deque()
+        #: How many jobs each worker had done at the last look.
+        self._done: dict[int, int] = {}
         #: When, and how many processes were needed then.
         self._needs: deque[tuple[float, int]] = deque()
         self.wanted = least
@@ -91,14 +93,16 @@ class Scaling:
 
     def _need(self, seen: Seen, working: Sequence[WorkerView]) -> tuple[int, str]:
         """Return how many are needed by this look alone, and why more."""
-        done = {worker.pid: worker.done for worker in working}
+        before, self._done = self._done, {worker.pid: worker.done for worker in working}
         fullest = max(worker.running for worker in working)
-        if not seen.backlog or (self._full and self._full[-1][1].keys() != done.keys()):
+        # others in their places are as good as they were: recycling must not hide a backlog
+        if not seen.backlog or len(before) != len(self._done):
             self._full.clear()
         if not seen.backlog:
             self._capacity = max(self._capacity, fullest)
             return min(self.wanted, self._busy(working)), ""
-        self._full.append((seen.at_s, done))
+        did = sum(max(0, done - before.get(pid, 0)) for pid, done in self._done.items())
+        self._full.append((seen.at_s, self._full[-1][1] + did if self._full else 0))
         while len(self._full) > 2 and self._full[0][0] < seen.at_s - self._window_s:
             self._full.popleft()
         if len(self._full) == 1:
@@ -114,8 +118,8 @@ class Scaling:
 
     def _crowded(self, backlog: int, workers: int) -> tuple[int, str]:
         """Return how many work off the backlog in time; all of those that there are, are full."""
-        (since_s, before), (at_s, now) = self._full[0], self._full[-1]
-        rate = sum(now[pid] - before[pid] for pid in now) / (at_s - since_s)
+        (since_s, before), (at_s, done) = self._full[0], self._full[-1]
+        rate = (done - before) / (at_s - since_s)
         if rate * self._target_wait_s >= backlog:
             return self.wanted, ""
         more = backlog / self._capacity  # no use in more than can take a job each

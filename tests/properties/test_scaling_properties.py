@@ -83,6 +83,8 @@ class Site:
     rate: float
     by: str
     places: int = SLOTS
+    #: Every look finds another process in one of its slots, as `--max-jobs` would have it.
+    recycles: bool = False
     backlog: float = 0.0
     now_s: float = 0.0
     #: Jobs done, by worker; a new one has not been there at the last look, and is starting.
@@ -108,6 +110,9 @@ class Site:
             self.decided.decide(Seen(self.now_s, int(self.backlog), views))
             self.wanted.append(self.decided.wanted)
             self._adjust()
+            if self.recycles:
+                self.done.pop(next(iter(self.done)))
+                self.done[len(self.wanted) * 1000 + 999] = 0.0
 
     def _view(self, pid: int, share: float) -> WorkerView:
         state = WorkerState.STARTING if pid in self.new else WorkerState.RUNNING
@@ -179,6 +184,15 @@ def test_backlog_that_one_worker_would_take_long_for_brings_all_within_three_loo
     backlog = max(2 * most * TARGET_S * rate, most * SLOTS)
     site = Site(scaling(1, most), rate, by, places, backlog=backlog)
     site.work(0.0, 3 * LOOK_S)
+    assert site.wanted[-1] == most
+
+
+@given(st.integers(2, 64), KINDS)
+def test_workers_that_are_replaced_all_the_time_do_not_hide_a_backlog(most, kind):
+    rate, by, places = kind
+    backlog = max(20 * most * TARGET_S * rate, most * SLOTS)
+    site = Site(scaling(1, most), rate, by, places, recycles=True, backlog=backlog)
+    site.work(0.0, 8 * LOOK_S)
     assert site.wanted[-1] == most
 
 
