@@ -37,6 +37,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     oldest: tuple[RunningJob, ...] = ()
     done: int = 0
     rss_bytes: int = 0
+    #: How much of its slots is taken, or of its threads, or pool processes: the largest share.
+    taken: float = 0.0
     #: The share of one core that it took between its last beats, without its pool processes.
     cpu: float = 0.0
     loop_lag_ms: float = 0.0

@@ -51,6 +51,8 @@ class Beat(msgspec.Struct, frozen=True):
     #: Seconds since Redis answered a claim; while there is no room for jobs none is due. None
     #: before the first.
     claim_age_s: float | None = None
+    #: How much of its slots is taken, or of its threads, or pool processes: the largest share.
+    taken: float = 0.0
     #: Runs that ended and were not told yet; when there are many, several beats follow at once.
     runs: tuple[Cell, ...] = ()
 

@@ -89,6 +89,7 @@ class Brood:
 
         def hear(beat: Beat) -> None:
             self.totals.runs.add(beat.runs)
+            self.totals.note_lag(anyio.current_time(), beat.loop_lag_ms / 1000)
             on_beat(beat)
 
         try:

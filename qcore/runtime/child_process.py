@@ -24,7 +24,7 @@ from qcore.runtime.memory import oom_kills, peak_bytes
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0
 #: What a view shows of the last beat.
-_SHOWN = ("running", "oldest", "done", "rss_bytes", "loop_lag_ms", "code")
+_SHOWN = ("running", "taken", "oldest", "done", "rss_bytes", "loop_lag_ms", "code")
 
 _beat = msgspec.json.Decoder(Beat).decode
 _alarm = msgspec.json.Decoder(Alarm).decode

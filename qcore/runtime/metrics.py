@@ -102,12 +102,11 @@ def _of_workers(view: SupervisorView, totals: Totals) -> Iterator[Metric]:
         states.add_metric([state], sum(worker.state is state for worker in workers))
     yield states
     sizes = [worker.rss_bytes for worker in workers]
-    lags = [worker.loop_lag_ms / 1000 for worker in workers]
     for name, said, value in (
         ("qcore_jobs_running", "Jobs that run now.", sum(w.running for w in workers)),
         ("qcore_memory_bytes", "Resident memory of all workers.", sum(sizes)),
         ("qcore_memory_most_bytes", "That of the largest worker.", max(sizes, default=0)),
-        ("qcore_loop_lag_seconds", "That of the worker that lags most.", max(lags, default=0.0)),
+        ("qcore_loop_lag_seconds", "The longest of a worker in a minute.", totals.lag_s),
     ):
         yield GaugeMetricFamily(name, said, value=value)
     yield CounterMetricFamily(

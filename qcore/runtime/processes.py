@@ -145,6 +145,7 @@ class ProcessPool:
         self, size: int, broker: BrokerConfig, command: Sequence[str] = DEFAULT_COMMAND
     ) -> None:
         self._broker = broker
+        self._size = size
         self._slots = asyncio.Semaphore(size)
         self._command = command
         self._idle: deque[PoolProcess] = deque()
@@ -182,6 +183,11 @@ class ProcessPool:
         member = PoolProcess(process)
         self._all.add(member)
         return member
+
+    @property
+    def taken(self) -> float:
+        """The share of the processes that has a job."""
+        return (len(self._all) - len(self._idle)) / self._size
 
     def pids(self) -> list[int]:
         """Return the pids of all living members."""

@@ -55,7 +55,6 @@ class Scaler:
         self._scaling = Scaling(
             config.processes,
             config.most,
-            concurrency=worker.concurrency,
             target_wait_s=config.target_wait_s,
             shrink_after_s=config.shrink_after_s,
             look_s=self._look_s,
@@ -89,9 +88,13 @@ class Scaler:
         except BrokerError:
             return None
         # a suspect waits for a process of its own, and what is paused for its end
-        backlog = sum(queue.ready - queue.suspects for queue in stats if queue.paused is None)
-        workers = [slot.current.view for slot in self._slots if slot.current is not None]
-        return Seen(asyncio.get_running_loop().time(), backlog, workers)
+        crowded = [q for q in stats if q.paused is None and q.ready > q.suspects]
+        return Seen(
+            asyncio.get_running_loop().time(),
+            sum(queue.ready - queue.suspects for queue in crowded),
+            [slot.current.view for slot in self._slots if slot.current is not None],
+            {queue.name: queue.oldest_ready_s or 0.0 for queue in crowded},
+        )
 
     def _adjust(self) -> None:
         staying = [slot for slot in self._slots if not slot.is_leaving]

@@ -2,8 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from qcore.model.fleet import WorkerState, WorkerView
 
@@ -12,6 +12,8 @@ _LOOKS = 5
 #: Let go so many only that the others are busy for this share of their time: a steady load that
 #: filled them would bring the last one back.
 _BUSY_SHARE = 0.8
+#: A wait that is too long gets better when each look finds this share of it at most.
+_BETTER_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +26,22 @@ class Seen:
     backlog: int
     #: The processes in its slots; only those that are running count.
     workers: Sequence[WorkerView]
+    #: Of each queue with ready jobs, the seconds since its next job was enqueued.
+    ages_s: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Scaling:
     """Decides by Little's law how many processes a supervisor wants.
 
     The load that is there, arrival rate x run time, is the jobs that run: together with the CPU
-    time it says how many workers are busy. When jobs wait for longer than the target, the workers
-    that would clear the backlog within the target come on top. More are wanted at once, fewer when
-    all of the last `shrink_after_s` needed fewer.
+    time it says how busy the workers are. When jobs wait for longer than the target, the workers
+    that would clear the backlog within the target come on top; one more when the backlog as a whole
+    is cleared in time, and a queue is not. More are wanted at once, fewer when all of the last
+    `shrink_after_s` needed fewer.
 
     Args:
         least: Where it starts, and what it never goes below.
         most: What it never goes above.
-        concurrency: Jobs that one process runs at most.
         target_wait_s: A backlog that is worked off within this is no reason to grow.
         shrink_after_s: How long fewer must have been enough.
         look_s: About how often `decide` is called.
@@ -48,7 +52,6 @@ class Scaling:
         least: int,
         most: int,
         *,
-        concurrency: int,
         target_wait_s: float,
         shrink_after_s: float,
         look_s: float,
@@ -58,10 +61,14 @@ class Scaling:
         self._target_wait_s = target_wait_s
         self._shrink_after_s = shrink_after_s
         self._window_s = _LOOKS * look_s
-        #: Jobs that a full process runs: less than its concurrency when threads or a pool limit it.
-        self._capacity = concurrency
-        #: When, and how many jobs each of the same workers had done, since some wait all the time.
-        self._full: deque[tuple[float, dict[int, int]]] = deque()
+        #: When, and how many jobs as many workers had done, since some wait all the time.
+        self._full: deque[tuple[float, int]] = deque()
+        #: How many jobs each worker had done at the last look.
+        self._done: dict[int, int] = {}
+        #: Since when each queue has had ready jobs at every look.
+        self._waiting: dict[str, float] = {}
+        #: How long the next job of one of them had waited at the last look, at most.
+        self._waited_s = 0.0
         #: When, and how many processes were needed then.
         self._needs: deque[tuple[float, int]] = deque()
         self.wanted = least
@@ -69,6 +76,8 @@ class Scaling:
     def forget(self) -> None:
         """Begin anew, with as many as are wanted now: nothing was seen for a while."""
         self._full.clear()
+        self._waiting.clear()
+        self._waited_s = 0.0
         self._needs.clear()
 
     def decide(self, seen: Seen) -> str:
@@ -80,7 +89,7 @@ class Scaling:
             return ""
         if not self._needs:
             self._needs.append((seen.at_s, self.wanted))
-        need, why = self._need(seen, working)
+        need, why = self._need(seen, working, self._slow_queue(seen))
         self._needs.append((seen.at_s, min(max(need, self._least), self._most)))
         while self._needs[0][0] < seen.at_s - self._shrink_after_s:
             self._needs.popleft()
@@ -89,38 +98,57 @@ class Scaling:
             return f"{self.wanted} would have done for the last {self._shrink_after_s:g} s"
         return why if self.wanted > was else ""
 
-    def _need(self, seen: Seen, working: Sequence[WorkerView]) -> tuple[int, str]:
+    def _slow_queue(self, seen: Seen) -> str:
+        """Return the queue whose next job has waited for too long, unless that is getting better.
+
+        Not for longer than there were ready jobs: a retried or delayed one was enqueued long ago.
+        """
+        since, before_s = self._waiting, self._waited_s
+        self._waiting = {queue: since.get(queue, seen.at_s) for queue in seen.ages_s}
+        waited = [
+            (min(age_s, seen.at_s - self._waiting[queue]), queue)
+            for queue, age_s in seen.ages_s.items()
+        ]
+        self._waited_s, queue = max(waited, default=(0.0, ""))
+        is_slow = self._waited_s > self._target_wait_s and self._waited_s > before_s * _BETTER_SHARE
+        return queue if is_slow else ""
+
+    def _need(self, seen: Seen, working: Sequence[WorkerView], slow_queue: str) -> tuple[int, str]:
         """Return how many are needed by this look alone, and why more."""
-        done = {worker.pid: worker.done for worker in working}
-        fullest = max(worker.running for worker in working)
-        if not seen.backlog or (self._full and self._full[-1][1].keys() != done.keys()):
+        before, self._done = self._done, {worker.pid: worker.done for worker in working}
+        # others in their places are as good as they were: recycling must not hide a backlog
+        if not seen.backlog or len(before) != len(self._done):
             self._full.clear()
         if not seen.backlog:
-            self._capacity = max(self._capacity, fullest)
-            return min(self.wanted, self._busy(working)), ""
-        self._full.append((seen.at_s, done))
+            return min(self.wanted, _busy(working)), ""
+        did = sum(max(0, done - before.get(pid, 0)) for pid, done in self._done.items())
+        self._full.append((seen.at_s, self._full[-1][1] + did if self._full else 0))
         while len(self._full) > 2 and self._full[0][0] < seen.at_s - self._window_s:
             self._full.popleft()
         if len(self._full) == 1:
             return self.wanted, ""  # these jobs may have come just now
-        self._capacity = max(1, fullest)
-        return self._crowded(seen.backlog, len(working))
+        more, why = self._more(seen.backlog, working)
+        if not why and slow_queue:
+            # what is done is of other queues: how many would do shows when one more is there
+            more, why = 1, f"jobs wait in {slow_queue} for {self._waited_s:.1f} s"
+        return max(self.wanted, len(working) + math.ceil(more)) if why else self.wanted, why
 
-    def _busy(self, working: Sequence[WorkerView]) -> int:
-        """Return how many workers would have enough to do with what these do."""
-        shares = [min(1.0, max(w.cpu, w.running / self._capacity)) for w in working]
-        # float noise must not make 3 of 2.4 / 0.8
-        return math.ceil(sum(shares) / _BUSY_SHARE - 1e-9)
-
-    def _crowded(self, backlog: int, workers: int) -> tuple[int, str]:
-        """Return how many work off the backlog in time; all of those that there are, are full."""
-        (since_s, before), (at_s, now) = self._full[0], self._full[-1]
-        rate = sum(now[pid] - before[pid] for pid in now) / (at_s - since_s)
+    def _more(self, backlog: int, working: Sequence[WorkerView]) -> tuple[float, str]:
+        """Return how many must come to these to work off the backlog in time, and why any."""
+        (since_s, before), (at_s, done) = self._full[0], self._full[-1]
+        rate = (done - before) / (at_s - since_s)
         if rate * self._target_wait_s >= backlog:
-            return self.wanted, ""
-        more = backlog / self._capacity  # no use in more than can take a job each
-        said = f"{backlog} jobs wait, and none was done in {at_s - since_s:.1f} s"
-        if rate > 0:
-            more = min(more, workers * backlog / (rate * self._target_wait_s))
-            said = f"{backlog} jobs wait, {rate:.1f} are done a second: {backlog / rate:.1f} s"
-        return max(self.wanted, workers + math.ceil(more)), said
+            return 0, ""
+        # no use in more than can take a job each
+        takers = backlog / max(1, *(worker.running for worker in working))
+        if rate == 0:
+            return takers, f"{backlog} jobs wait, and none was done in {at_s - since_s:.1f} s"
+        said = f"{backlog} jobs wait, {rate:.1f} are done a second: {backlog / rate:.1f} s"
+        return min(takers, len(working) * backlog / (rate * self._target_wait_s)), said
+
+
+def _busy(working: Sequence[WorkerView]) -> int:
+    """Return how many workers would have enough to do with what these do."""
+    shares = [min(1.0, max(worker.cpu, worker.taken)) for worker in working]
+    # float noise must not make 3 of 2.4 / 0.8
+    return math.ceil(sum(shares) / _BUSY_SHARE - 1e-9)

@@ -1,7 +1,7 @@
 """Counts of runs by task and outcome: a worker counts, beats carry them, its supervisor adds up."""
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
@@ -26,6 +26,8 @@ OUTCOMES: dict[object, str] = {
 #: Of cells that go into one beat, which is one write to a pipe.
 _CELL_BYTES = 1000
 _NAME_CHARS = 100
+#: A lag is shown for so long: scrapes are further apart than beats.
+_LAG_SHOWN_S = 60.0
 _encode = msgspec.json.Encoder().encode
 
 #: Queue, task, outcome (its type where it was counted, its name where it was told), bound.
@@ -99,3 +101,16 @@ class Totals:
     started: int = 0
     #: How they ended: left, killed by the supervisor, or crashed.
     ends: Counter[str] = field(default_factory=Counter[str])
+    #: When a beat told of how much lag, in seconds.
+    _lags: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
+
+    def note_lag(self, now: float, lag_s: float) -> None:
+        """Remember for a minute how late the event loop of a worker was."""
+        self._lags.append((now, lag_s))
+        while self._lags[0][0] < now - _LAG_SHOWN_S:
+            self._lags.popleft()
+
+    @property
+    def lag_s(self) -> float:
+        """The longest lag that any worker told of in the last minute."""
+        return max((lag_s for _, lag_s in self._lags), default=0.0)

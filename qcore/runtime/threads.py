@@ -72,6 +72,11 @@ class Threads:
         return [t for t in list(self._hanging) if t.kill_at is not None and t.kill_at <= now]
 
     @property
+    def taken(self) -> float:
+        """The share of the places that is taken."""
+        return self._places.borrowed_tokens / self._places.total_tokens
+
+    @property
     def waiting(self) -> int:
         """How many wait for a place."""
         return self._places.statistics().tasks_waiting

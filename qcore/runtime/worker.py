@@ -231,7 +231,12 @@ class Worker:
             code=self._code,
             hung=len(self.hung_threads()),
             claim_age_s=self._claim_age_s(),
+            taken=round(self._taken(), 3),
         )
+
+    def _taken(self) -> float:
+        slots = len(self._running) / self._config.concurrency
+        return max(slots, self._threads.taken, self._pool.taken)
 
     def _claim_age_s(self) -> float | None:
         now = asyncio.get_running_loop().time()

@@ -1,7 +1,10 @@
 """Metrics in the format of Prometheus agree with what ran."""
 
+import asyncio
+import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +209,34 @@ async def test_workers_are_shown_and_redis_that_is_away_hides_only_the_depths(
     assert found.value("qcore_workers", state="starting") == 0
     assert 10e6 < found.value("qcore_memory_most_bytes") < found.value("qcore_memory_bytes")
     assert found.value("qcore_loop_lag_seconds") >= 0
+
+
+async def test_redis_that_hangs_holds_up_no_scrape(fleet: Fleet, own_server: Server, port: int):
+    command = fleet.start_with(processes=1, heartbeat_s=0.2, metrics_port=port)
+    await command.ready(1)
+    assert (await scrape(port)).value("qcore_redis_up") == 1
+    own_server.signal(signal.SIGSTOP)
+    both = await asyncio.gather(scrape(port), scrape(port))
+    assert {found.value("qcore_redis_up") for found in both} == {0}
+    assert {found.value("qcore_workers", state="running") for found in both} == {1}
+    own_server.signal(signal.SIGCONT)
+    await eventually(partial(is_up, port), 20)
+
+
+async def is_up(port: int) -> bool:
+    return (await scrape(port)).value("qcore_redis_up") == 1
+
+
+async def test_lag_between_two_scrapes_is_not_lost(fleet: Fleet, port: int):
+    command = fleet.start_with(processes=1, heartbeat_s=0.2, metrics_port=port)
+    await command.ready(1)
+    async with fleet.producer() as producer:
+        number = await producer.send("block", 0.7)
+        await eventually(lambda: number in fleet.done(), 20)
+        await producer.send("work")
+        # beats that know nothing of the lag any more have come since
+        found = await until(port, completed=1)
+    assert found.value("qcore_loop_lag_seconds") >= 0.3
 
 
 async def test_package_that_is_missing_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, port: int):

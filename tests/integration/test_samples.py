@@ -1,6 +1,7 @@
 """The samples for process managers start, tell, reload and stop as these managers would have it."""
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,20 @@ def test_sample_recycles_workers(name: str):
     words = " ".join(SAMPLES[name].words).replace("=", " ")
     assert "--max-jobs 1000 " in words
     assert "--max-time 1h " in f"{words} "
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_unit_has_nothing_that_systemd_does_not_know(tmp_path: Path):
+    text = (DEPLOY / "qcore-worker.service").read_text().replace(COMMAND, sys.executable)
+    (tmp_path / "qcore-worker.service").write_text(text)
+    said = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", f"{tmp_path}/qcore-worker.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert f"{said.stdout}{said.stderr}" == ""
 
 
 async def test_unit_tells_systemd_and_obeys_it(fleet: Fleet):

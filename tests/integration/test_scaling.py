@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from qcore import JobHandle
@@ -164,6 +165,27 @@ async def test_what_a_paused_queue_holds_is_no_backlog(fleet: Fleet):
         await inspector.resume("default")
         await command.ready(4)
         await fleet.emptied(30)
+
+
+async def test_queue_that_waits_for_processes_is_not_hidden_by_a_fast_one(fleet: Fleet):
+    """By the backlog and what is done of the fast queue, all would be done in time."""
+    clocks: dict[str, Any] = FAST | {"shrink_after_s": 20.0}
+    command = fleet.start_with(processes=1, most_processes=3, **clocks)
+    await command.ready(1)
+    slow = set[int]()
+    async with fleet.producer() as producer, anyio.create_task_group() as group:
+
+        async def send_fast_ones() -> None:
+            while True:
+                for _ in range(5):
+                    await producer.send("work")
+                await asyncio.sleep(0.05)
+
+        group.start_soon(send_fast_ones)
+        slow |= {await producer.send("work_in_process_only", 1.5) for _ in range(10)}
+        await command.ready(3)
+        await eventually(lambda: slow <= fleet.done(), 30)
+        group.cancel_scope.cancel()
 
 
 async def test_nothing_is_decided_while_redis_is_away(

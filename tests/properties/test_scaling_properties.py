@@ -20,7 +20,6 @@ def scaling(least: int, most: int) -> Scaling:
     return Scaling(
         least,
         most,
-        concurrency=SLOTS,
         target_wait_s=TARGET_S,
         shrink_after_s=SHRINK_S,
         look_s=LOOK_S,
@@ -37,10 +36,11 @@ VIEWS = st.builds(
     running=st.integers(0, 200),
     done=st.integers(0, 10**9),
     cpu=st.floats(0, 3),
+    taken=st.floats(0, 2),
 )
-IDLE_STATES = st.sampled_from([state for state in WorkerState if state != "running"])
 TEAMS = st.lists(VIEWS, max_size=12, unique_by=lambda view: view.pid)
-MOMENTS = st.tuples(st.floats(0.001, 200), st.integers(0, 10**9), TEAMS)
+AGES = st.dictionaries(st.sampled_from(["high", "low"]), st.floats(0, 1000))
+MOMENTS = st.tuples(st.floats(0.001, 200), st.integers(0, 10**9), TEAMS, AGES)
 
 
 @given(RANGES, st.lists(MOMENTS, max_size=40))
@@ -48,27 +48,29 @@ def test_wanted_starts_at_the_least_and_stays_in_its_range_whatever_is_seen(ends
     least, most = ends
     decided, at_s = scaling(least, most), 0.0
     assert decided.wanted == least
-    for gap_s, backlog, team in moments:
+    for gap_s, backlog, team, ages in moments:
         at_s += gap_s
         was = decided.wanted
-        why = decided.decide(Seen(at_s, backlog, team))
+        why = decided.decide(Seen(at_s, backlog, team, ages))
         assert least <= decided.wanted <= most
         assert bool(why) is (decided.wanted != was)
 
 
-@given(RANGES, st.lists(MOMENTS, max_size=40), st.data())
-def test_worker_that_is_not_running_counts_for_nothing(ends, moments, data):
+@given(RANGES, st.integers(1, 6), st.lists(MOMENTS, min_size=2, max_size=40))
+def test_worker_that_is_not_running_counts_for_nothing(ends, size, moments):
     """It starts, drains, or is quiet: what it does and has done changes no decision."""
     with_others, alone, at_s = scaling(*ends), scaling(*ends), 0.0
-    for gap_s, backlog, team in moments:
-        at_s += gap_s
-        running = [view for view in team if view.state is WorkerState.RUNNING]
+    for gap_s, backlog, team, ages in moments:
+        at_s += 1 + gap_s % LOOK_S
+        # these stay, or hardly any look would come to a decision
+        running = [view(pid, running=backlog % 100, done=int(at_s) * pid) for pid in range(size)]
         others = [
-            msgspec.structs.replace(view, pid=view.pid + 100, state=data.draw(IDLE_STATES))
-            for view in team
+            msgspec.structs.replace(other, pid=other.pid + 100)
+            for other in team
+            if other.state is not WorkerState.RUNNING
         ]
-        with_others.decide(Seen(at_s, backlog, [*others, *running]))
-        alone.decide(Seen(at_s, backlog, running))
+        with_others.decide(Seen(at_s, backlog, [*others, *running], ages))
+        alone.decide(Seen(at_s, backlog, running, ages))
         assert with_others.wanted == alone.wanted
 
 
@@ -83,6 +85,8 @@ class Site:
     rate: float
     by: str
     places: int = SLOTS
+    #: Every look finds another process in one of its slots, as `--max-jobs` would have it.
+    recycles: bool = False
     backlog: float = 0.0
     now_s: float = 0.0
     #: Jobs done, by worker; a new one has not been there at the last look, and is starting.
@@ -105,16 +109,27 @@ class Site:
             self.now_s += LOOK_S
             share = did / could
             views = [self._view(pid, 0.0 if pid in self.new else share) for pid in self.done]
-            self.decided.decide(Seen(self.now_s, int(self.backlog), views))
+            # first in, first out: the next job has waited for as long as the last one will
+            ages = {"default": self.backlog / could * LOOK_S} if self.backlog >= 1 else {}
+            self.decided.decide(Seen(self.now_s, int(self.backlog), views, ages))
             self.wanted.append(self.decided.wanted)
             self._adjust()
+            if self.recycles:
+                self.done.pop(next(iter(self.done)))
+                self.done[len(self.wanted) * 1000 + 999] = 0.0
 
     def _view(self, pid: int, share: float) -> WorkerView:
         state = WorkerState.STARTING if pid in self.new else WorkerState.RUNNING
-        running = round(share * self.places) if self.by == "slots" else 0
-        cpu = share if self.by == "cpu" else 0.005
-        done = int(self.done[pid])
-        return WorkerView(name="worker", pid=pid, state=state, running=running, done=done, cpu=cpu)
+        taken, cpu = (share, 0.005) if self.by == "slots" else (0.0, share)
+        return WorkerView(
+            name="worker",
+            pid=pid,
+            state=state,
+            running=round(taken * self.places),
+            taken=taken,
+            done=int(self.done[pid]),
+            cpu=cpu,
+        )
 
     def _adjust(self) -> None:
         self.new.clear()
@@ -183,6 +198,15 @@ def test_backlog_that_one_worker_would_take_long_for_brings_all_within_three_loo
 
 
 @given(st.integers(2, 64), KINDS)
+def test_workers_that_are_replaced_all_the_time_do_not_hide_a_backlog(most, kind):
+    rate, by, places = kind
+    backlog = max(20 * most * TARGET_S * rate, most * SLOTS)
+    site = Site(scaling(1, most), rate, by, places, recycles=True, backlog=backlog)
+    site.work(0.0, 8 * LOOK_S)
+    assert site.wanted[-1] == most
+
+
+@given(st.integers(2, 64), KINDS)
 def test_empty_queue_brings_the_least_but_not_before_its_time(most, kind):
     rate, by, places = kind
     site = Site(scaling(1, most), rate, by, places, backlog=2 * most * (TARGET_S + 1) * rate + 1e4)
@@ -195,6 +219,34 @@ def test_empty_queue_brings_the_least_but_not_before_its_time(most, kind):
     assert set(site.wanted) == {peak}
     site.work(0.0, 4 * LOOK_S)
     assert site.decided.wanted == 1
+
+
+@given(st.floats(1, 20), st.floats(0.5, 120), st.floats(10, 1000))
+def test_slow_queue_is_not_hidden_by_a_fast_one(load, run_s, fast_rate):
+    """One job of the slow queue at a time in each worker, beside any number of fast ones."""
+    decided, done, fast, slow, now_s = scaling(1, 32), {0: 0.0}, 0.0, 0.0, 0.0
+    history = []
+    while now_s < 1200:
+        now_s += LOOK_S
+        could = len(done) * LOOK_S / run_s
+        arrived = load * LOOK_S / run_s
+        did = min(could, slow + arrived)
+        slow += arrived - did
+        fast += fast_rate * LOOK_S
+        for pid in done:
+            done[pid] += (did + fast_rate * LOOK_S) / len(done)
+        ages = {"fast": 0.0} | ({"slow": slow * run_s / load} if slow >= 1 else {})
+        views = [
+            view(pid, done=int(jobs), taken=did / could, cpu=0.1) for pid, jobs in done.items()
+        ]
+        decided.decide(Seen(now_s, int(slow) + 1, views, ages))
+        history.append(decided.wanted)
+        while len(done) > decided.wanted:
+            done.popitem()
+        while len(done) < decided.wanted:
+            done[len(history) * 1000 + len(done)] = 0.0
+    assert slow * run_s / load <= TARGET_S + run_s
+    assert len(set(history[-50:])) == 1, "it has settled"
 
 
 def view(pid: int, running: int = 0, done: int = 0, **other: object) -> WorkerView:
@@ -234,6 +286,16 @@ def test_backlog_brings_the_workers_that_clear_it_within_the_target(case):
     assert decided.wanted == case.wanted
 
 
+def test_job_that_was_enqueued_long_ago_has_waited_for_as_long_as_some_were_ready():
+    """It was delayed, or is tried again."""
+    decided = scaling(1, 8)
+    for look in range(3):
+        decided.decide(Seen(look * LOOK_S, 1, [view(1, done=look * 10)], {"default": 900.0}))
+    assert decided.wanted == 1
+    decided.decide(Seen(3 * LOOK_S, 1, [view(1, done=30)], {"default": 900.0}))
+    assert decided.wanted == 2
+
+
 def test_nothing_is_decided_on_what_was_seen_before_a_gap():
     crowd = [view(pid, done=10) for pid in range(8)]
     decided = scaling(1, 8)
@@ -259,10 +321,10 @@ def test_long_jobs_keep_the_workers_that_run_them():
     for at_s in (0.0, 2.0):
         decided.decide(Seen(at_s, 3, [view(1, running=1)]))
     assert decided.wanted == 4
-    crowd = [view(pid, running=1) for pid in range(1, 5)]
+    crowd = [view(pid, running=1, taken=1.0) for pid in range(1, 5)]
     for at_s in range(4, 600, 2):
         decided.decide(Seen(at_s, 0, crowd))
-    assert decided.wanted == 4, "one job each fills them, as the backlog has shown"
+    assert decided.wanted == 4, "one job each fills them: their pools have one process"
     idle = [view(worker.pid) for worker in crowd]
     for at_s in range(600, 664, 2):
         decided.decide(Seen(at_s, 0, idle))

@@ -100,11 +100,15 @@ def _words(line: str) -> list[str]:
 
 def samples() -> dict[str, Sample]:
     """Return all samples."""
+    how_to = (ROOT / "docs" / "how-to" / "deploy.md").read_text(encoding="utf-8")
+    (stop_s,) = re.findall(r"docker run .* --stop-timeout (\d+) ", how_to)
+    (compose_s,) = re.findall(r"`stop_grace_period: (\d+)s`", how_to)
     grace_s = pod()["spec"]["terminationGracePeriodSeconds"]
     return {
         "systemd": Sample(_words(unit()["ExecStart"]), float(unit()["TimeoutStopSec"])),
         "supervisord": Sample(_words(program()["command"]), float(program()["stopwaitsecs"])),
-        "docker": Sample([*entrypoint(), *exec_form("CMD")], grace_s),
+        "docker": Sample([*entrypoint(), *exec_form("CMD")], float(stop_s)),
+        "compose": Sample([*entrypoint(), *exec_form("CMD")], float(compose_s)),
         "kubernetes": Sample([*entrypoint(), *container()["args"]], grace_s),
     }
 
