@@ -349,42 +349,6 @@ async def test_dead_show_of_a_living_job_says_where_to_look(app: App, qcore: Com
     assert one_line(said).endswith("is not dead, it is ready: use `qcore jobs show`")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a full disk")
-@pytest.mark.parametrize("words", ["queues", "status --json", "pause --all", "doctor", "top"])
-async def test_output_that_cannot_be_written_is_one_line(
-    app: App, environment: dict[str, str], words: str
-):
-    await app.broker.register(["default"])
-    process = await asyncio.create_subprocess_shell(
-        f"{sys.executable} -m qcore_cli {words} >/dev/full",
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-    _, err = await asyncio.wait_for(process.communicate(), 20)
-    assert process.returncode == 1
-    assert err == b"qcore: the output cannot be written: No space left on device\n"
-
-
-@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-"])
-@pytest.mark.parametrize(
-    ("words", "code"), [("queues", 0), ("status", 4), ("top", 0), ("clear default", 1)]
-)
-async def test_stream_that_is_closed_changes_nothing(
-    app: App, environment: dict[str, str], words: str, code: int, stream: str
-):
-    await app.broker.register(["default"])
-    process = await asyncio.create_subprocess_shell(
-        f"{sys.executable} -m qcore_cli {words} {stream}",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-    _, err = await asyncio.wait_for(process.communicate(), 20)
-    assert process.returncode == code
-    assert b"Traceback" not in err
-
-
 @pytest.mark.parametrize("words", ["queues", "worker tasks:app"])
 async def test_no_url_away_from_a_terminal_is_a_mistake(qcore: Command, tmp_path: Path, words: str):
     (tmp_path / "tasks.py").write_text("import qcore\napp = qcore.App()\n")
