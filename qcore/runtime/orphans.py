@@ -72,10 +72,14 @@ class Orphans:
         # one of an older version names no owners: its leases end by themselves
         workers = [worker for worker in member.view.workers if worker.owner]
         for worker in workers:
-            if self._looks[worker.owner] < _LOOKS and not _is_working(worker.pid):
+            looks = self._looks[worker.owner]
+            if looks < _LOOKS and not _is_working(worker.pid):
                 for queue in member.view.queues:
                     reclaimed = await self._broker.reclaim_owner(
-                        queue, worker.owner, charge=True, crash_limit=self._worker.crash_limit
+                        queue,
+                        worker.owner,
+                        charge=not looks,  # what is found later only has never run
+                        crash_limit=self._worker.crash_limit,
                     )
                     log_reclaimed(queue, reclaimed)
                 self._looks[worker.owner] += 1

@@ -14,7 +14,8 @@ from qcore.broker.fleet import Fleet
 from qcore.config import WorkerConfig, host_name
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.runtime.orphans import Orphans, machine
-from tests.support.moves import OWNER, QUEUE, content, leased
+from tests.support.moves import OWNER, QUEUE, claim, content, leased
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no machine is known by name")
 WORKER = WorkerConfig(queues=(QUEUE,))
@@ -89,3 +90,20 @@ async def test_worker_whose_pool_still_runs_keeps_its_jobs(broker: Broker, paren
         os.killpg(parent, signal.SIGKILL)
     await asyncio.wait_for(orphans, 10)
     assert not await is_held(broker)
+
+
+async def test_claim_that_outlived_its_worker_is_not_charged(broker: Broker, dead: int):
+    """Its job never ran; the second look finds it."""
+    worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING, owner=OWNER)
+    await Fleet(broker).beat("it", supervisor(dead, worker))
+    await leased(broker, "a")
+    orphans = asyncio.create_task(Orphans(broker, WORKER).run())
+
+    async def is_back() -> bool:
+        return not await is_held(broker)
+
+    await eventually(is_back)
+    assert (await claim(broker, queues=[QUEUE])).leases
+    await asyncio.wait_for(orphans, 10)
+    assert not await is_held(broker)
+    assert (await content(broker))["crashes"]["a"].split()[0] == "1"
