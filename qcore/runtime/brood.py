@@ -116,6 +116,7 @@ class Brood:
         culprits: Sequence[str] = (),
     ) -> None:
         """Kill a child, unless it is gone; see `ChildProcess.kill`."""
+        child.catch_up()
         if not child.gone.is_set():
             pid, jobs = child.process.pid, [token.split(":", 2)[-1] for token in culprits]
             # first of all: a log that nobody reads may hold up the next line
@@ -148,7 +149,7 @@ class Brood:
         limit_s = self._config.ready_timeout_s
         with anyio.move_on_after(limit_s):
             await child.ready.wait()
-        # after SIGSTOP and SIGCONT the time may be over, and the beat have come in
+        child.catch_up()
         if child.ready.is_set():
             after_s = round(child.age_s, 3)
             log.info("worker.ready", worker=child.name, pid=child.process.pid, after_s=after_s)

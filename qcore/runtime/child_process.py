@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -125,6 +126,20 @@ class ChildProcess:
                 self._hear(_alarm(line))
             else:
                 self._note(_beat(line))
+
+    def catch_up(self) -> None:
+        """Take note of what it has said and whether it is gone, before it is judged.
+
+        A supervisor that goes on after SIGCONT finds its timers due before it has read anything.
+        """
+        if self.gone.is_set():
+            return
+        self._read()
+        if self._pidfd is not None:
+            end = select.poll()
+            end.register(self._pidfd, select.POLLIN)
+            if end.poll(0):
+                self.gone.set()
 
     def _hear(self, alarm: Alarm) -> None:
         if alarm.kill_timeout_s:

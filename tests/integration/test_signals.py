@@ -180,6 +180,25 @@ async def test_supervisor_stopped_in_the_middle_of_a_roll_ends_it_when_it_goes_o
     assert not set(first) & set(command.workers())
 
 
+async def test_supervisor_stopped_while_an_old_worker_leaves_sees_that_it_has_left(fleet: Fleet):
+    command = fleet.start_with(processes=1, shutdown_timeout_s=8.0)
+    (first,) = await command.ready(1)
+    async with fleet.producer() as producer:
+        await producer.send("work", 5.0)
+        await eventually(fleet.runs)
+        command.signal(signal.SIGHUP)
+        await eventually(lambda: command.events("worker.replaced"), 20)
+        command.signal(signal.SIGSTOP)
+        assert not command.events("worker.stopped")
+        await asyncio.sleep(9)
+        assert command.events("worker.stopped")
+        command.signal(signal.SIGCONT)
+        await rolled(command)
+    assert not command.events("worker.killed")
+    (left,) = command.events("worker.exited")
+    assert (left["pid"], left["level"]) == (first, "info")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_stop_while_the_app_is_asked_what_it_declares_leaves_nothing_behind(
     fleet: Fleet, number: signal.Signals
