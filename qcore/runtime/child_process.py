@@ -195,11 +195,7 @@ class ChildProcess:
     @property
     def is_stopped(self) -> bool:
         """Whether somebody has stopped the process with a signal; False where that is unknown."""
-        try:
-            stat = Path(f"/proc/{self.process.pid}/stat").read_bytes()
-        except OSError:
-            return False
-        return stat.rpartition(b")")[2].split()[0] in (b"T", b"t")
+        return stat_of(self.process.pid)[:1] in ([b"T"], [b"t"])
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -275,6 +271,15 @@ class ChildProcess:
             claim_age_s=claim_age_s,
             **known,
         )
+
+
+def stat_of(pid: int) -> list[bytes]:
+    """Return what /proc tells of a process: its state, its parent, its group, and more, else []."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return []
+    return stat.rpartition(b")")[2].split()
 
 
 def _launch(

@@ -14,6 +14,7 @@ from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Member
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerError
+from qcore.runtime.child_process import stat_of
 from qcore.runtime.maintenance import log_reclaimed
 
 log = structlog.get_logger()
@@ -105,13 +106,23 @@ def machine() -> str:
 
 
 def _is_there(pid: int) -> bool:
-    """Say whether a process is there, or may be: a pid is given again some day."""
-    return _can_be_signalled(os.kill, pid)
+    """Say whether a process lives, or may: a pid is given again some day.
+
+    One that is dead is there until its parent looks, and the first process of a container may not.
+    """
+    return _can_be_signalled(os.kill, pid) and stat_of(pid)[:1] != [b"Z"]
 
 
 def _is_working(pid: int) -> bool:
-    """Say whether a worker is there, or anything in its group: its pool runs jobs, too."""
-    return _is_there(pid) or _can_be_signalled(os.killpg, pid)
+    """Say whether a worker lives, or anything in its group: its pool runs jobs, too."""
+    if _is_there(pid):
+        return True
+    if not _can_be_signalled(os.killpg, pid):
+        return False
+    stats = [stat_of(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")]
+    states = [stat[0] for stat in stats if stat[2:3] == [str(pid).encode()]]
+    # of what this user may not see nobody knows that it is dead
+    return not states or states.count(b"Z") < len(states)
 
 
 def _can_be_signalled(send: Callable[[int, int], None], pid: int) -> bool:

@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -13,6 +16,7 @@ from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet
 from qcore.config import WorkerConfig, host_name
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
+from qcore.runtime.child_process import stat_of
 from qcore.runtime.orphans import Orphans, machine
 from tests.support.moves import OWNER, QUEUE, claim, content, leased
 from tests.support.waiting import eventually
@@ -37,6 +41,16 @@ def dead() -> int:
 def parent() -> int:
     """Return the pid of a process that is gone, and of a group that is not."""
     return run("import subprocess; subprocess.Popen(['sleep', '60'])")
+
+
+@contextmanager
+def unseen() -> Iterator[int]:
+    """Yield the pid of a process that is dead and not waited for."""
+    process = subprocess.Popen([sys.executable, "-c", ""], process_group=0)
+    while stat_of(process.pid)[0] != b"Z":
+        time.sleep(0.01)
+    yield process.pid
+    process.wait()
 
 
 def supervisor(pid: int, worker: WorkerView) -> SupervisorView:
@@ -75,6 +89,15 @@ async def test_record_of_an_older_version_is_forgotten_and_its_leases_end_by_the
     await Fleet(broker).beat("it", supervisor(dead, worker))
     await asyncio.wait_for(Orphans(broker, WORKER).run(), 10)
     assert await Fleet(broker).members() == []
+
+
+async def test_worker_that_is_dead_and_whose_parent_does_not_look_is_gone(broker: Broker):
+    with unseen() as pid:
+        worker = WorkerView(name="worker.1", pid=pid, state=WorkerState.RUNNING, owner=OWNER)
+        await Fleet(broker).beat("it", supervisor(pid, worker))
+        await leased(broker, "a")
+        await asyncio.wait_for(Orphans(broker, WORKER).run(), 10)
+    assert not await is_held(broker)
 
 
 async def test_worker_whose_pool_still_runs_keeps_its_jobs(broker: Broker, parent: int):
