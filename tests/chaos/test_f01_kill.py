@@ -61,7 +61,7 @@ async def test_workers_killed_at_full_speed_run_again_no_more_than_they_held(
         for kill in range(1, FULL_SPEED_KILLS + 1):
             some = FULL_SPEED_JOBS * kill // (FULL_SPEED_KILLS + 2)
             await eventually(lambda n=some: fleet.journal.done_count() > n, 30)
-            fleet.kill_worker(busiest(fleet))
+            fleet.kill_worker(await eventually(lambda: busiest(fleet), 30))
         await fleet.emptied(30)
         command.signal()
         assert await command.ended(15) == 0
@@ -75,10 +75,10 @@ async def test_workers_killed_at_full_speed_run_again_no_more_than_they_held(
     assert findings.runs - findings.done <= reclaimed
 
 
-def busiest(fleet: Fleet) -> int:
-    """Return the worker that has started a job last."""
-    runs = (run for found in fleet.runs().values() for run in found if run.pid not in fleet.killed)
-    return max(runs, key=lambda run: run.started_at).pid
+def busiest(fleet: Fleet) -> int | None:
+    """Return the living worker that has started a job last; None when none has yet."""
+    runs = [run for found in fleet.runs().values() for run in found if run.pid not in fleet.killed]
+    return max(runs, key=lambda run: run.started_at).pid if runs else None
 
 
 @pytest.mark.parametrize("task", ["work", "work_in_thread", "work_in_process"])

@@ -29,7 +29,7 @@ async def test_order_to_a_child_that_is_gone_goes_to_nobody_else():
     """The number of its pipe may be that of the connection to Redis by then."""
     child = start()
     number = child._orders_fd
-    child.kill("that was all")
+    child.kill("a test")
     assert await child.wait() == -signal.SIGKILL
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
@@ -50,7 +50,7 @@ async def test_no_two_children_reach_their_limits_at_the_same_time():
     """Or all that were started together would be replaced together, on every machine."""
     children = [start() for _ in range(4)]
     for child in children:
-        child.kill("that was all")
+        child.kill("a test")
         await child.wait()
     shares = {child.patience for child in children}
     assert len(shares) == 4
@@ -60,7 +60,7 @@ async def test_no_two_children_reach_their_limits_at_the_same_time():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_dump_of_a_child_that_has_just_died_leaves_its_end_to_be_seen():
     child = start()
-    child.kill("that was all")
+    child.kill("a test")
     let_die(child.process.pid)  # the loop must not see it yet
     child.dump_threads()
     assert await child.wait() == -signal.SIGKILL

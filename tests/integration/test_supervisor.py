@@ -394,8 +394,9 @@ async def test_worker_that_hangs_does_not_outlive_a_killed_supervisor(fleet: Fle
     """It cannot see that its supervisor is gone, or cannot end."""
     code = "import time; time.sleep(3600)" if where == "boot" else HANGS_AT_ITS_END
     fleet.write_module("shop", code if where != "loop" else "")
-    options = {"shutdown_timeout_s": 2.0, "lease_s": 60.0, "stall_s": 30.0}
-    command = fleet.start_with(processes=1, app="shop:app", **options)
+    command = fleet.start_with(
+        processes=1, app="shop:app", shutdown_timeout_s=2.0, lease_s=60.0, stall_s=30.0
+    )
     if where == "boot":
         await eventually(lambda: command.events("worker.spawned"), 20)
     else:

@@ -260,17 +260,25 @@ class Fleet:
         words = [(q, kind) for q in names for kind in ("ready", "suspects", "scheduled", "active")]
         counts = {"ready": b"LLEN", "suspects": b"LLEN", "scheduled": b"ZCARD", "active": b"ZCARD"}
 
+        left: object = "nothing is known"
+
         async def is_empty() -> bool:
+            nonlocal left
             try:
                 replies = await broker.ask(
                     [(counts[kind], broker.keys(q).names[kind]) for q, kind in words]
                 )
-            except QcoreError:
+            except QcoreError as e:
+                left = e
                 return False
-            return not any(replies)
+            left = {word: count for word, count in zip(words, replies, strict=True) if count}
+            return not left
 
         try:
             await eventually(is_empty, timeout_s)
+        except AssertionError as e:
+            e.add_note(f"left in {self.namespace}: {left}")
+            raise
         finally:
             await broker.close()
 
