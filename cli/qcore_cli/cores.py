@@ -19,7 +19,7 @@ def usable_cores(root: Path = Path("/")) -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(quota) for quota in cpu_quotas(root))]))
+    return min([cores, *(math.ceil(quota) for quota in cpu_quotas(root))])
 
 
 def cpu_quotas(root: Path) -> Iterator[float]:
@@ -40,7 +40,7 @@ def cpu_quotas(root: Path) -> Iterator[float]:
 def _upwards(top: Path, path: str) -> Iterator[Path]:
     """Yield a group and all above it; in a container the path may be one of its host."""
     group = top / path.strip("/")
-    yield from (group, *(above for above in group.parents if above.is_relative_to(top)))
+    yield from (group, *group.parents)  # above the top there are no such files
 
 
 def _quota(said: str) -> Iterator[float]:

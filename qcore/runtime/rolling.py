@@ -134,7 +134,7 @@ class Rolling:
 def reached(config: SupervisorConfig, child: ChildProcess) -> str:
     """Return which limit a child has reached, in words; empty when none."""
     beat, share = child.beat, child.patience
-    if beat is None or not beat.ready or beat.draining:
+    if beat is None or not beat.ready:
         return ""
     if beat.hung:
         return "a thread goes on past its kill timeout"

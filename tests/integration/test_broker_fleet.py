@@ -37,7 +37,8 @@ async def fields(broker: Broker, key: str) -> dict[bytes, bytes]:
 async def beat_at(broker: Broker, id: str, now_ms: int, cursor: int = 0) -> int:
     """Send a heartbeat of another time; return the cursor."""
     keys = namespace_keys(broker.config.namespace)
-    call = scripts.HEARTBEAT.call(keys, now_ms, id, b"record", FORGET_MS, cursor)
+    # as long as one is: Redis gives a hash of short values in one piece, whatever it is asked
+    call = scripts.HEARTBEAT.call(keys, now_ms, id, b"record" * 20, FORGET_MS, cursor)
     ((_, cursor, _),) = await broker.ask([call])
     return int(cursor)
 
@@ -69,7 +70,10 @@ async def test_members_come_by_host_and_name_and_one_that_left_is_gone(fleet: Fl
 async def test_record_that_cannot_be_read_is_left_out(fleet: Fleet, broker: Broker):
     await fleet.beat("a", VIEW)
     await beat_at(broker, "b", 5)
+    await broker.ask([(b"HSET", namespace_keys(broker.config.namespace).names["fleet"], b"c", b"")])
     assert [member.id for member in await fleet.members()] == ["a"]
+    await fleet.beat("a", VIEW)  # which has to get past them
+    assert set(await fields(broker, "fleet")) == {b"a"}
 
 
 async def test_record_of_a_newer_version_is_read(fleet: Fleet, broker: Broker):
@@ -92,6 +96,29 @@ async def test_records_of_the_silent_are_dropped_after_an_hour_by_the_beats_of_o
     for _ in range(60):
         cursor = await beat_at(broker, "me", now + FORGET_MS + 1000, cursor)
     assert set(await fields(broker, "fleet")) == {b"young", b"me"}
+
+
+async def test_heartbeats_of_one_supervisor_see_all_records_one_after_the_other(
+    fleet: Fleet, broker: Broker
+):
+    now = (await fleet.beat("me", VIEW)).now_ms
+    for n in range(30):
+        await beat_at(broker, f"young{n}", now)
+        await beat_at(broker, f"old{n}", 1)
+    beats = 0
+    while any(id.startswith(b"old") for id in await fields(broker, "fleet")):
+        await fleet.beat("me", VIEW)
+        beats += 1
+        assert beats < 200
+    assert len(await fields(broker, "fleet")) == 31
+    assert beats > 5, "no beat has to look at many"
+
+
+async def test_supervisor_that_was_silent_for_long_does_not_drop_its_own_record(broker: Broker):
+    now = 1_700_000_000_000
+    await beat_at(broker, "me", now)
+    await beat_at(broker, "me", now + 2 * FORGET_MS)
+    assert set(await fields(broker, "fleet")) == {b"me"}
 
 
 async def test_order_reaches_every_heartbeat_with_a_generation_of_its_time(fleet: Fleet):

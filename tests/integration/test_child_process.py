@@ -70,6 +70,17 @@ async def test_order_to_a_child_that_is_gone_goes_to_nobody_else():
             os.close(fd)
 
 
+async def test_no_two_children_reach_their_limits_at_the_same_time():
+    """Or all that were started together would be replaced together, on every machine."""
+    children = [start() for _ in range(4)]
+    for child in children:
+        child.kill("a test")
+        await child.wait()
+    shares = {child.patience for child in children}
+    assert len(shares) == 4
+    assert 0.9 <= min(shares) <= max(shares) <= 1.1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_dump_of_a_child_that_has_just_died_leaves_its_end_to_be_seen():
     child = start()

@@ -1,5 +1,6 @@
 """Probes over HTTP, through the whole life of a supervisor."""
 
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -45,7 +46,13 @@ while not pathlib.Path({str(gate)!r}).exists():
 """
     fleet.write_module("shop")
     command = fleet.start_with(
-        processes=1, block_s=0.2, heartbeat_s=0.2, health_port=port, app="shop:app"
+        processes=1,
+        block_s=0.2,
+        heartbeat_s=0.2,
+        stall_s=60.0,
+        lease_s=300.0,
+        health_port=port,
+        app="shop:app",
     )
     await command.ready(1)
     await eventually(says(port, "/readyz", READY))
@@ -63,6 +70,12 @@ while not pathlib.Path({str(gate)!r}).exists():
     await eventually(says(port, "/readyz", gone), 20)
     assert await get(port, "/livez") == ALIVE
     own_server.start()
+    await eventually(says(port, "/readyz", READY), 20)
+
+    # its last claim was answered just now, and that gets older while it says nothing
+    os.kill(command.workers()[0], signal.SIGSTOP)
+    await eventually(says(port, "/readyz", gone), 20)
+    os.kill(command.workers()[0], signal.SIGCONT)
     await eventually(says(port, "/readyz", READY), 20)
 
     command.signal(signal.SIGTSTP)

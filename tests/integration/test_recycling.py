@@ -1,6 +1,7 @@
 """A worker that has reached a limit makes room for another one, which is ready before it leaves."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,10 @@ async def test_replacement_that_does_not_come_up_leaves_the_old_worker_at_work(f
             lambda: e if len(e := command.events("replacement.failed")) > 1 else [], 30
         )
         assert {(e["worker"], e["pid"]) for e in failed} == {("worker.1", first)}
+        # the next try rests, for 0.1 s or more
+        tries = [datetime.fromisoformat(e["timestamp"]) for e in command.events("worker.spawned")]
+        ended = datetime.fromisoformat(failed[0]["timestamp"])
+        assert tries[2] - ended >= timedelta(seconds=0.1)
         await producer.send("work")
         await fleet.emptied(10)
         assert {run.pid for runs in fleet.runs().values() for run in runs} == {first}

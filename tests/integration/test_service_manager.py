@@ -6,10 +6,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from qcore.config import ServiceManager
+from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
+from qcore.runtime import service_manager
+from qcore.runtime.service_manager import Notifier
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.service_manager import Manager
 from tests.support.waiting import eventually
@@ -126,6 +131,61 @@ async def test_workers_cannot_speak_to_the_manager(fleet: Fleet, manager: Manage
     command = fleet.start(processes=1, app="shop:app")
     await command.ready(1)
     assert "sees: []" in command.log.read_text()
+
+
+VIEW = SupervisorView(
+    host="web1",
+    name="shop",
+    pid=7,
+    state=SupervisorState.RUNNING,
+    queues=("default",),
+    age_s=1.0,
+    workers=(WorkerView(name="shop.1", pid=8, state=WorkerState.RUNNING),),
+)
+
+
+def test_manager_that_comes_late_hears_what_it_has_missed():
+    with tempfile.TemporaryDirectory() as folder:
+        notifier = Notifier(ServiceManager(f"{folder}/s", None), lambda: VIEW)
+        notifier.look()
+        manager = Manager(f"{folder}/s")
+        notifier.look()
+        assert manager.heard() == ["READY=1", "STATUS=running, 1 of 1 worker ready"]
+        manager.close()
+
+
+async def test_signs_of_life_are_at_most_half_a_limit_apart(monkeypatch: pytest.MonkeyPatch):
+    loop, now, told_at = asyncio.get_running_loop(), 100.0, list[float]()
+    done = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now > 160:
+            done.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(service_manager.anyio, "sleep", sleep)
+    with tempfile.TemporaryDirectory() as folder:
+        manager = Manager(f"{folder}/s")
+        notifier = Notifier(ServiceManager(f"{folder}/s", 3.0), lambda: VIEW)
+        tell = notifier._tell
+
+        def note(text: str) -> bool:
+            if text == "WATCHDOG=1":
+                told_at.append(now)
+            return tell(text)
+
+        monkeypatch.setattr(notifier, "_tell", note)
+        monkeypatch.setattr(loop, "time", lambda: now)
+        running = asyncio.ensure_future(notifier.run())
+        await done.wait()
+        monkeypatch.undo()
+        running.cancel()
+        manager.close()
+    gaps = [later - earlier for earlier, later in pairwise(told_at)]
+    assert len(gaps) > 30
+    assert max(gaps) <= 1.5
 
 
 async def test_manager_that_is_gone_is_no_harm(fleet: Fleet):

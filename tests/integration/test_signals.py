@@ -33,6 +33,16 @@ async def rolled(command: Command, times: int = 1) -> None:
     await eventually(lambda: len(command.events("roll.finished")) == times, 40)
 
 
+WAITS_AND_FAILS = """
+import pathlib, time
+gate = pathlib.Path({!r})
+gate.with_suffix(".seen").touch()
+while not gate.exists():
+    time.sleep(0.05)
+raise RuntimeError("a bad deploy")
+"""
+
+
 async def test_quiet_workers_claim_nothing_and_renew_what_they_run(fleet: Fleet):
     command = fleet.start(processes=2, lease=1.5)
     await command.ready(2)
@@ -140,6 +150,24 @@ async def test_bad_deploy_leaves_every_old_worker_and_the_next_roll_mends_it(fle
     command.signal(signal.SIGHUP)
     await rolled(command)
     assert not set(first) & set(command.workers())
+
+
+async def test_order_that_comes_while_a_replacement_fails_is_carried_out(fleet: Fleet):
+    fleet.write_module("shop")
+    command = fleet.start(processes=1, app="shop:app")
+    (first,) = await command.ready(1)
+    gate = fleet.folder / "gate"
+    fleet.write_module("shop", WAITS_AND_FAILS.format(str(gate)))
+    command.signal(signal.SIGHUP)
+    await eventually(gate.with_suffix(".seen").exists, 20)
+    fleet.write_module("shop")
+    command.signal(signal.SIGHUP)
+    await eventually(lambda: len(command.events("roll.started")) == 2)
+    gate.touch()
+    await rolled(command)
+    assert command.workers() != [first]
+    assert len(command.events("replacement.failed")) == 1
+    assert not command.events("roll.failed")
 
 
 async def test_worker_that_dies_after_a_failed_roll_is_missed_until_the_code_is_mended(

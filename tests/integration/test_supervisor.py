@@ -188,6 +188,23 @@ async def test_supervisor_that_can_start_no_process_tries_again_and_keeps_the_ol
     assert await command.ended(10) == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="changes the limit of another process")
+async def test_roll_is_not_over_while_the_place_of_a_worker_is_empty(fleet: Fleet):
+    command = fleet.start(processes=1)
+    (first,) = await command.ready(1)
+    limits = resource.prlimit(command.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(command.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    fleet.kill_worker(first)
+    await eventually(lambda: command.events("worker.failed"), 20)
+    command.signal(signal.SIGHUP)
+    await eventually(lambda: command.events("roll.started"), 10)
+    resource.prlimit(command.pid, resource.RLIMIT_NOFILE, limits)
+    await eventually(lambda: command.events("roll.finished"), 20)
+    (new,) = command.workers()
+    names = [(e["event"], e.get("pid")) for e in command.all_events()]
+    assert names.index(("worker.ready", new)) < names.index(("roll.finished", None))
+
+
 async def test_supervisor_whose_parent_ignores_the_end_of_children_sees_it_all_the_same(
     fleet: Fleet,
 ):
@@ -202,6 +219,27 @@ async def test_supervisor_whose_parent_ignores_the_end_of_children_sees_it_all_t
     await eventually(lambda: command.workers() not in ([], [first]), 20)
     (event,) = command.events("worker.exited")
     assert event["signal"] == "SIGKILL"
+
+
+FAILS_ONCE = """
+import os, pathlib
+flag = pathlib.Path({!r})
+if flag.exists():
+    flag.unlink()
+    os._exit(3)
+"""
+
+
+async def test_failures_to_boot_count_only_in_a_row(fleet: Fleet):
+    flag = fleet.folder / "flag"
+    fleet.write_module("shop", FAILS_ONCE.format(str(flag)))
+    command = fleet.start_with(processes=1, app="shop:app", boot_failures=2)
+    for time_to_fail in (1, 2):
+        (pid,) = await command.ready(1)
+        flag.touch()
+        fleet.kill_worker(pid)
+        await eventually(lambda n=time_to_fail: len(command.events("worker.ready")) > n, 20)
+    assert not command.events("supervisor.gave_up")
 
 
 @pytest.mark.parametrize("name", ["raising", "exiting"])
@@ -301,6 +339,54 @@ async def test_worker_that_leaves_by_itself_and_hangs_is_killed_at_the_shutdown_
     await eventually(lambda: command.workers() not in ([], [first]), 20)
     (killed,) = command.events("worker.killed")
     assert (killed["pid"], killed["why"]) == (first, "shutdown timeout")
+
+
+HOLDS_AT_ITS_END = """
+import asyncio, pathlib, time
+gate = pathlib.Path({!r})
+
+@app.task
+async def hold() -> None:
+    while not gate.exists():
+        await asyncio.sleep(0.02)
+    time.sleep(3600)
+"""
+
+
+async def test_job_of_a_worker_that_leaves_by_itself_too_late_is_not_charged(
+    fleet: Fleet, broker: Broker
+):
+    gate = fleet.folder / "gate"
+    fleet.write_tasks("shop", HOLDS_AT_ITS_END.format(str(gate)))
+    command = fleet.start(processes=1, app="shop:app", shutdown_timeout=6, lease=30)
+    (first,) = await command.ready(1)
+    async with fleet.producer() as producer:
+
+        async def hold() -> None: ...
+
+        job = await producer.app.task(name="shop.hold", queue="default")(hold).enqueue()
+
+        async def states() -> tuple[str | None, list[str]]:
+            record = await producer.app.inspector.job("default", job.id)
+            (member,) = await Registry(broker).members()
+            return record and record.status, [worker.state for worker in member.view.workers]
+
+        async def runs() -> bool:
+            return (await states())[0] == "active"
+
+        async def leaves() -> bool:
+            return "draining" in (await states())[1]
+
+        await eventually(runs, 20)
+        os.kill(first, signal.SIGTERM)
+        await eventually(leaves)
+        gate.touch()
+        await eventually(lambda: command.events("job.reclaimed"), 20)
+        record = await producer.app.inspector.job("default", job.id)
+        assert record is not None
+        assert (record.crashes, record.attempts) == (0, 0)
+        assert {e["why"] for e in command.events("worker.killed")} == {"shutdown timeout"}
+        command.signal(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("where", ["boot", "loop", "end"])

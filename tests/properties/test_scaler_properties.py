@@ -123,6 +123,43 @@ class Site:
             assert child.is_to_be_quiet is child.is_spare is slot.is_leaving
 
 
+async def two_workers() -> Site:
+    site = Site()
+    await site.look(1)
+    await site.look(2)
+    for child in site.brood.living:
+        child.tell()
+    return site
+
+
+async def test_worker_with_the_fewest_jobs_goes():
+    site = await two_workers()
+    site.brood.living[1].jobs = 3
+    site.brood.living[1].tell()
+    await site.look(1)
+    assert [slot.is_leaving for slot in site.slots] == [True, False]
+
+
+async def test_place_whose_worker_is_being_replaced_is_not_given_up():
+    site = await two_workers()
+    replacing = asyncio.create_task(site.slots[1].replace("it is old"))
+    await asyncio.sleep(0)
+    assert site.slots[1].is_changing
+    await site.look(1)
+    assert [slot.is_leaving for slot in site.slots] == [True, False]
+    replacing.cancel()
+
+
+async def test_worker_that_was_let_go_is_not_called_back():
+    site = await two_workers()
+    await site.look(1)
+    slot = site.slots[1]
+    child: Any = slot.current
+    child.is_dismissed = True
+    assert not slot.recall()
+    assert slot.is_leaving
+
+
 JOBS = st.lists(st.tuples(st.booleans(), st.integers(0, MOST)), max_size=4)
 #: Who has read its orders, who tells; jobs that are claimed and end; the time, and what is wanted.
 TURNS = st.tuples(

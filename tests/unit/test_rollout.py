@@ -4,9 +4,17 @@ from typing import Any
 
 import pytest
 
+from qcore import BrokerUnavailable
 from qcore.broker.fleet import Fleet, Member
-from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
-from qcore_cli.rollout import Outcome, Rollout, Target
+from qcore.model.fleet import (
+    Roll,
+    RollState,
+    SupervisorState,
+    SupervisorView,
+    WorkerState,
+    WorkerView,
+)
+from qcore_cli.rollout import Outcome, Rollout, Target, shown_rollout
 
 ORDER_MS = 1000
 READY, STARTING = WorkerState.RUNNING, WorkerState.STARTING
@@ -29,7 +37,7 @@ def member(id: str, *states: WorkerState, name: str = "worker", **more: Any) -> 
     """Return one from before the order, unless `started_ms` says otherwise."""
     workers = tuple(WorkerView(name="w", pid=1, state=state) for state in states or (READY,))
     known: dict[str, Any] = {"host": "web1", "queues": ("default",)}
-    known |= {field: more.pop(field) for field in ("host", "queues") if field in more}
+    known |= {field: more.pop(field) for field in ("host", "queues", "roll") if field in more}
     view = SupervisorView(
         name=name, pid=1, state=SupervisorState.RUNNING, age_s=1.0, workers=workers, **known
     )
@@ -83,6 +91,35 @@ async def test_same_name_counts_more_than_a_queue():
 async def test_supervisor_that_did_not_leave_has_no_successor():
     before = [member("a")]
     assert await outcomes(before, [*before, new("b")], leave=True) == [Outcome.WAITING]
+
+
+@pytest.mark.parametrize(
+    ("generation", "outcome", "replaced"),
+    [(ORDER_MS - 1, Outcome.WAITING, 0), (ORDER_MS, Outcome.RESTARTED, 1)],
+)
+async def test_roll_of_an_older_order_is_not_taken_for_this_one(
+    generation: int, outcome: Outcome, replaced: int
+):
+    roll = Roll(state=RollState.DONE, generation=generation, replaced=1, workers=1)
+    rollout = Rollout(Registry(member("a", roll=roll)), Target("", "", leave=False))
+    (entry,) = await rollout.begin()
+    assert (entry.outcome, entry.replaced) == (outcome, replaced)
+
+
+async def test_redis_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    done = Roll(state=RollState.DONE, generation=ORDER_MS)
+    registry = Registry(member("a"))
+    rollout = Rollout(registry, Target("", "", leave=False))
+    entries = await rollout.begin()
+
+    async def fail() -> list[Member]:
+        monkeypatch.undo()
+        registry.found = [member("a", roll=done)]
+        raise BrokerUnavailable("it is away")
+
+    monkeypatch.setattr(registry, "members", fail)
+    (entry,) = await shown_rollout(rollout, entries, 20.0, quiet=True)
+    assert entry.outcome is Outcome.RESTARTED
 
 
 async def test_without_exit_it_is_enough_to_have_left():

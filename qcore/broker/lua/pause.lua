@@ -10,7 +10,7 @@ local active, meta = unpack(KEYS, 1, 2)
 local now_ms, for_ms, reason = ARGV[1], ARGV[2], ARGV[3]
 
 local now = clock(now_ms)
-local till = for_ms == '' and 0 or now + math.max(1, integer(for_ms))
+local till = for_ms == '' and 0 or now + integer(for_ms)
 local pause = whole(till) .. ' ' .. whole(now) .. ' ' .. reason
 redis.call('ZREM', active, '')
 redis.call('HSET', meta, 'paused', pause)
