@@ -119,6 +119,7 @@ async def test_process_that_runs_too_long_is_gone_although_a_child_of_it_lives(
     app: App, tmp_path: Path
 ):
     async with working(app):
+        await (await tasks.pid.enqueue()).result(timeout=20)  # the process is there
         record = await dead(app, await tasks.hang_with_a_child.enqueue(str(tmp_path / "pid")), 20)
         child = int((tmp_path / "pid").read_text())
         assert is_alive(child)
