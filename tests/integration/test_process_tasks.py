@@ -194,8 +194,8 @@ async def test_stop_now_kills_a_busy_process_and_releases_its_job(app: App):
     async with working(app) as worker:
         job = await tasks.span.enqueue(60)
         await reached(app, job, JobStatus.ACTIVE)
-        await eventually(lambda: worker._pool.pids(), 20)
-        (pid,) = worker._pool.pids()
+        await eventually(lambda: worker._pool._all, 20)
+        (pid,) = [process.pid for process in worker._pool._all]
         await asyncio.sleep(0.1)
         worker.stop_now()
         record = await reached(app, job, JobStatus.READY)
