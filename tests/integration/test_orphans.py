@@ -15,6 +15,7 @@ import pytest
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet
 from qcore.config import WorkerConfig, host_name
+from qcore.errors import BrokerUnavailable
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.runtime.child_process import stat_of
 from qcore.runtime.orphans import Orphans, machine
@@ -112,6 +113,27 @@ async def test_worker_whose_pool_still_runs_keeps_its_jobs(broker: Broker, paren
     finally:
         os.killpg(parent, signal.SIGKILL)
     await asyncio.wait_for(orphans, 10)
+    assert not await is_held(broker)
+
+
+async def test_redis_that_is_away_is_waited_for(
+    broker: Broker, dead: int, monkeypatch: pytest.MonkeyPatch
+):
+    worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING, owner=OWNER)
+    await Fleet(broker).beat("it", supervisor(dead, worker))
+    await leased(broker, "a")
+    left = 2
+
+    async def fail(*_: object, **__: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            monkeypatch.undo()
+        raise BrokerUnavailable("it is away")
+
+    monkeypatch.setattr(broker, "reclaim_owner", fail)
+    await asyncio.wait_for(Orphans(broker, WORKER).run(), 20)
+    assert not left
     assert not await is_held(broker)
 
 
