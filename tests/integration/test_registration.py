@@ -48,6 +48,24 @@ async def test_order_that_comes_while_the_first_heartbeat_is_on_its_way_is_obeye
     await direct.close()
 
 
+async def test_newest_of_two_orders_is_obeyed(broker: Broker):
+    """As by one that was cut off meanwhile: the older one has nothing to say any more."""
+    fleet, orders = Fleet(broker), list[Order]()
+    await fleet.restart()
+    newest = await fleet.restart(host="web1", leave=True)
+    view = SupervisorView(
+        host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=60
+    )
+    registration = Registration(
+        broker, WorkerConfig(queues=("any",)), view=lambda: view, obey=orders.append
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(registration.run())
+        await eventually(lambda: orders)
+        registration.end()
+    assert orders == [Order("web1", "", newest, leave=True)]
+
+
 async def test_supervisors_that_hear_of_an_order_at_once_obey_one_after_the_other(broker: Broker):
     """Or every machine would boot new workers at the same moment."""
     loop, obeyed_at = asyncio.get_running_loop(), list[float]()
