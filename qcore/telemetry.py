@@ -65,6 +65,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker.ready": ("worker", "pid", "after_s"),
     "worker.exited": ("worker", "pid", "exit_code", "signal", "rss_bytes", "running"),
     "worker.failed": ("worker", "error"),
+    "beat.unreadable": ("worker", "error"),
     "worker.killed": ("worker", "pid", "why", "jobs"),
     "worker.replaced": ("worker", "pid", "by", "why"),
     "replacement.failed": ("worker", "pid", "why"),

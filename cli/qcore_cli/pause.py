@@ -189,8 +189,7 @@ async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bo
             typer.echo(f"qcore: {said}", err=True)
             return False
         progress.show(f"{queue}: {_counts(stats)}")
-        rest_s = _LOOK_EVERY_S if timeout_s is None else timeout_s - waited_s
-        await asyncio.sleep(min(_LOOK_EVERY_S, rest_s))
+        await asyncio.sleep(_LOOK_EVERY_S)
         with contextlib.suppress(BrokerUnavailable):
             (stats,) = await inspector.queues([queue])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import msgspec
+import structlog
 
 from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig, child_environment
@@ -21,6 +22,8 @@ from qcore.model.fleet import WorkerState, WorkerView
 from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.child import CHILD_CONFIG, DRAIN, DUMP, ChildConfig
 from qcore.runtime.memory import oom_kills, peak_bytes
+
+log = structlog.get_logger()
 
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0
@@ -122,10 +125,13 @@ class ChildProcess:
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            if line.startswith(b"["):
-                self._hear(_alarm(line))
-            else:
-                self._note(_beat(line))
+            try:
+                if line.startswith(b"["):
+                    self._hear(_alarm(line))
+                else:
+                    self._note(_beat(line))
+            except msgspec.MsgspecError as e:  # of another version, or a task wrote into the pipe
+                log.warning("beat.unreadable", worker=self.name, error=str(e))
 
     def catch_up(self) -> None:
         """Take note of what it has said and whether it is gone, before it is judged.

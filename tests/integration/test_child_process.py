@@ -28,6 +28,10 @@ for pause_s in (0.5, 60):
     os.write(fd, b'{msgspec.json.encode(Beat(1, True, False, False, 1, 0, 0, 0.0)).decode()}\\n')
     time.sleep(pause_s)
 """
+GARBAGE = f"""
+fd = json.loads(os.environ["{CHILD_CONFIG}"])["beats_fd"]
+os.write(fd, b'[17]\\n{{"pid": "many"}}\\n\\xff\\n')
+"""
 
 
 def start(code: str = SLEEP) -> ChildProcess:
@@ -47,6 +51,14 @@ def brood_of(child: ChildProcess) -> Brood:
 def let_die(pid: int) -> None:
     while b") Z " not in Path(f"/proc/{pid}/stat").read_bytes():
         time.sleep(0.01)
+
+
+async def test_beat_that_cannot_be_read_is_passed_over():
+    """A task may write into any descriptor."""
+    child = start("import json, os; " + GARBAGE + BEATS)
+    await asyncio.wait_for(child.ready.wait(), 10)
+    child.kill("the test is over")
+    assert await child.wait() == -signal.SIGKILL
 
 
 async def test_order_to_a_child_that_is_gone_goes_to_nobody_else():

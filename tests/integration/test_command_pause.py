@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qcore import App
+from qcore import App, BrokerUnavailable
 from qcore.broker.inspector import QueueStats
+from qcore_cli.pause import _wait, _wait_closed
 from tests.support.commands import Command, one_line
 from tests.support.moves import claim
 from tests.support.waiting import eventually
@@ -231,6 +232,43 @@ async def test_refuse_new_leaves_closed_what_was_closed_before(app: App, qcore: 
     assert said.code == 1
     assert "not empty" in one_line(said)
     assert (await stats_of(app)).closed_ms is not None
+
+
+async def test_refuse_new_opens_the_queue_again_when_nobody_knows_whether_it_was_closed(
+    app: App, monkeypatch: pytest.MonkeyPatch
+):
+    inspector = app.inspector
+    close = inspector.close_queue
+
+    async def lose_reply(queue: str) -> bool:
+        await close(queue)
+        raise BrokerUnavailable("it went away")
+
+    monkeypatch.setattr(inspector, "close_queue", lose_reply)
+    with pytest.raises(BrokerUnavailable):
+        await _wait_closed(inspector, "default", None)
+    assert (await stats_of(app)).closed_ms is None
+
+
+async def test_wait_empty_waits_for_a_redis_that_is_away(app: App, monkeypatch: pytest.MonkeyPatch):
+    @app.task
+    async def nothing() -> None: ...
+
+    await nothing.enqueue()
+    inspector = app.inspector
+    looks, look = 0, inspector.queues
+
+    async def fail(names: list[str]) -> list[QueueStats]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            await inspector.clear("default")
+            raise BrokerUnavailable("it is away")
+        return await look(names)
+
+    monkeypatch.setattr(inspector, "queues", fail)
+    assert await _wait(inspector, "default", None)
+    assert looks == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

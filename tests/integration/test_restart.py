@@ -9,16 +9,10 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet as Registry
-from qcore.broker.fleet import Order
-from qcore.config import BrokerConfig, WorkerConfig, host_name
-from qcore.model.fleet import SupervisorState, SupervisorView
-from qcore.runtime.registration import Registration
+from qcore.config import host_name
 from tests.support.commands import Command as Qcore
 from tests.support.commands import Said, one_line
 from tests.support.fleet import Command, Fleet, fleet_on
-from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
 
@@ -373,73 +367,6 @@ async def test_supervisor_that_was_cut_off_registers_and_obeys_when_redis_is_bac
         await eventually(lambda: command.events("registry.lost"), 20)
         own_server.start()
         await eventually(lambda: all_new(command, old), 30)
-
-
-async def test_order_that_comes_while_the_first_heartbeat_is_on_its_way_is_obeyed(
-    own_server: Server,
-):
-    """The workers were started before it, and perhaps with the old code."""
-    direct, orders = Broker(BrokerConfig(url=own_server.url)), list[Order]()
-    async with Proxy(own_server.port) as proxy:
-        broker = Broker(BrokerConfig(url=proxy.url))
-        await broker.ask([(b"PING",)])
-        begun_at, asked = asyncio.get_running_loop().time(), asyncio.Event()
-
-        def view() -> SupervisorView:
-            asked.set()
-            age_s = asyncio.get_running_loop().time() - begun_at
-            state = SupervisorState.RUNNING
-            return SupervisorView(
-                host="web1", name="worker", pid=1, state=state, queues=("any",), age_s=age_s
-            )
-
-        registration = Registration(
-            broker, WorkerConfig(queues=("any",)), view=view, obey=orders.append
-        )
-        proxy.asks.clear()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(registration.run())
-            await asked.wait()
-            await asyncio.sleep(0.05)
-            generation = await Registry(direct).restart()
-            await asyncio.sleep(0.05)
-            proxy.asks.set()
-            await eventually(lambda: orders, 10)
-            registration.end()
-        assert [order.generation for order in orders] == [generation]
-        await broker.close()
-    await direct.close()
-
-
-async def test_supervisors_that_hear_of_an_order_at_once_obey_one_after_the_other(broker: Broker):
-    """Or every machine would boot new workers at the same moment."""
-    loop, obeyed_at = asyncio.get_running_loop(), list[float]()
-    view = SupervisorView(
-        host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=9.0
-    )
-    registrations = [
-        Registration(
-            broker,
-            WorkerConfig(queues=("any",), heartbeat_s=0.1),
-            view=lambda: view,
-            obey=lambda order: obeyed_at.append(loop.time()),
-        )
-        for _ in range(8)
-    ]
-    async with asyncio.TaskGroup() as group:
-        for registration in registrations:
-            group.create_task(registration.run())
-        await eventually(lambda: members_of(broker, 8))
-        await Registry(broker).restart()
-        await eventually(lambda: len(obeyed_at) == 8)
-        for registration in registrations:
-            registration.end()
-    # all within a heartbeat if they did not wait
-    assert max(obeyed_at) - min(obeyed_at) > 0.3
-
-
-async def members_of(broker: Broker, count: int) -> bool:
-    return len(await Registry(broker).members()) == count
 
 
 async def test_supervisor_stops_in_time_when_redis_goes_away_with_the_order(

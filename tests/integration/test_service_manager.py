@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qcore.config import ServiceManager
@@ -142,6 +143,16 @@ VIEW = SupervisorView(
     age_s=1.0,
     workers=(WorkerView(name="shop.1", pid=8, state=WorkerState.RUNNING),),
 )
+
+
+def test_worker_that_is_quiet_is_ready_too():
+    worker = WorkerView(name="shop.1", pid=8, state=WorkerState.QUIET)
+    view = msgspec.structs.replace(VIEW, state=SupervisorState.QUIET, workers=(worker,))
+    with tempfile.TemporaryDirectory() as folder:
+        manager = Manager(f"{folder}/s")
+        Notifier(ServiceManager(f"{folder}/s", None), lambda: view).look()
+        assert manager.heard() == ["READY=1", "STATUS=quiet, 1 of 1 worker ready"]
+        manager.close()
 
 
 def test_manager_that_comes_late_hears_what_it_has_missed():

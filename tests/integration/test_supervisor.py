@@ -13,9 +13,10 @@ import pytest
 
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet as Registry
+from qcore.broker.fleet import Order
 from qcore.broker.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.model.fleet import WorkerState
+from qcore.model.fleet import RollState, WorkerState
 from qcore.runtime.supervisor import EXIT_BOOT_LOOP, Supervisor
 from qcore_cli.child import worker_command
 from qcore_cli.logs import LogFormat
@@ -68,6 +69,9 @@ async def test_workers_are_seen_as_their_last_beats_say(supervisor: Supervisor, 
     assert all(10e6 < view.rss_bytes < 500e6 for view in (first, second))
     assert all(0 <= view.loop_lag_ms < 1000 for view in (first, second))
     supervisor.drain()
+    assert supervisor._leave_at <= asyncio.get_running_loop().time() + 5.001, "its own share counts"
+    supervisor._obey_restart(Order("", "", 1, leave=False))
+    assert supervisor.view().roll.state is RollState.NONE, "it leaves, and replaces nobody"
     await eventually(lambda: not supervisor.workers())
 
 

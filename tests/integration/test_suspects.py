@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from qcore import JobHandle
+from qcore.runtime.child_process import stat_of
 from tests.support.fleet import Command, Fleet, Producer, fleet_on
 from tests.support.waiting import eventually
 from tests.support.workers import dead, record_of
@@ -128,6 +130,34 @@ async def test_suspect_of_a_pool_runs_in_a_pool_of_its_own(
     await done(fleet, number, job)
     last = fleet.runs()[number][-1]
     assert worker_of(command, last.pid) == "worker.suspects.1"
+
+
+SPAWNS = """
+import asyncio, pathlib, subprocess
+
+@app.task
+async def spawn() -> None:
+    pathlib.Path({!r}).write_text(f"{{subprocess.Popen(['sleep', '3600']).pid}}\\n")
+    await asyncio.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_what_a_worker_started_does_not_outlive_it(fleet: Fleet, producer: Producer):
+    """Its job runs again by then, and two at the same time may do harm."""
+    file = fleet.folder / "pid"
+    fleet.write_tasks("shop", SPAWNS.format(str(file)))
+    command = fleet.start(processes=1, app="shop:app")
+    (first,) = await command.ready(1)
+
+    async def spawn() -> None: ...
+
+    await producer.app.task(name="shop.spawn", queue="default")(spawn).enqueue()
+    await eventually(lambda: file.exists() and file.read_text().endswith("\n"), 20)
+    started = int(file.read_text())
+    assert stat_of(started)
+    fleet.kill_worker(first)
+    await eventually(lambda: stat_of(started)[:1] in ([], [b"Z"]))
 
 
 async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(

@@ -115,6 +115,9 @@ async def test_job_whose_child_task_blocks_the_loop_is_named_and_charged_alone(f
 async def test_job_that_stops_every_thread_is_not_known_and_all_are_charged(fleet: Fleet):
     command = fleet.start(processes=1, lease=LEASE_S)
     async with fleet.producer() as producer:
+        # which is known, and over
+        before = await producer.send("block", 1.2)
+        await eventually(lambda: before in fleet.done(), 30)
         job, number, beside, neighbour = await with_neighbour(fleet, producer, "hold_interpreter")
         await begun(fleet, neighbour, 2)
         assert (await record_of(producer, beside)).crashes == 1

@@ -112,6 +112,14 @@ def test_roll_that_failed_is_named_with_what_to_do():
     assert line.endswith("then `qcore restart`")
 
 
+def test_restart_that_goes_on_is_shown_with_the_worker_that_is_replaced():
+    roll = Roll(state=RollState.ROLLING, why="SIGHUP", replaced=1, workers=2)
+    old = WorkerView(name="w.1", pid=41, state=RUNNING, leaves_for="SIGHUP")
+    lines = lines_of(member(roll=roll, workers=(old,)))
+    assert "  SIGHUP: rolling, 1 of 2 workers are new" in lines
+    assert "  w.1  pid 41 is replaced, SIGHUP" in lines
+
+
 def test_workers_of_the_same_queues_that_run_different_code_are_told():
     (line,) = troubles(member(RUNNING, RUNNING, codes="ab"), member(RUNNING, codes="a"))
     assert line == "! the workers of default,low run 2 versions of code: a (2), b (1)"

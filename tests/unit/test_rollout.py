@@ -25,23 +25,24 @@ class Registry(Fleet):
 
     def __init__(self, *found: Member) -> None:
         self.found = list(found)
+        self.orders = 0
 
     async def members(self) -> list[Member]:
         return self.found
 
     async def restart(self, *, host: str = "", queue: str = "", leave: bool = False) -> int:
+        self.orders += 1
         return ORDER_MS
 
 
 def member(id: str, *states: WorkerState, name: str = "worker", **more: Any) -> Member:
     """Return one from before the order, unless `started_ms` says otherwise."""
     workers = tuple(WorkerView(name="w", pid=1, state=state) for state in states or (READY,))
+    silent_s, started_ms = more.pop("silent_s", 0.0), more.pop("started_ms", 0)
     known: dict[str, Any] = {"host": "web1", "queues": ("default",)}
-    known |= {field: more.pop(field) for field in ("host", "queues", "roll") if field in more}
-    view = SupervisorView(
-        name=name, pid=1, state=SupervisorState.RUNNING, age_s=1.0, workers=workers, **known
-    )
-    return Member(id, more.pop("silent_s", 0.0), more.pop("started_ms", 0), view)
+    known |= {"state": SupervisorState.RUNNING, **more}
+    view = SupervisorView(name=name, pid=1, age_s=1.0, workers=workers, **known)
+    return Member(id, silent_s, started_ms, view)
 
 
 def new(id: str, *states: WorkerState, **more: Any) -> Member:
@@ -104,6 +105,26 @@ async def test_roll_of_an_older_order_is_not_taken_for_this_one(
     rollout = Rollout(Registry(member("a", roll=roll)), Target("", "", leave=False))
     (entry,) = await rollout.begin()
     assert (entry.outcome, entry.replaced) == (outcome, replaced)
+
+
+@pytest.mark.parametrize(
+    ("now", "outcome"),
+    [
+        (member("a", silent_s=60.0), Outcome.SILENT),
+        (member("a", state=SupervisorState.DRAINING), Outcome.DRAINING),
+        (member("a", state=SupervisorState.DRAINING, silent_s=60.0), Outcome.SILENT),
+    ],
+)
+async def test_one_that_does_not_roll_is_shown_with_what_it_does(now: Member, outcome: Outcome):
+    assert await outcomes([member("a")], [now], leave=False) == [outcome]
+
+
+@pytest.mark.parametrize(("host", "orders"), [("web1", 1), ("web2", 0)])
+async def test_no_order_is_given_when_nobody_is_there_to_obey(host: str, orders: int):
+    """It would be obeyed by one that was cut off, much later."""
+    registry = Registry(member("a"))
+    entries = await Rollout(registry, Target(host, "", leave=False)).begin()
+    assert (len(entries), registry.orders) == (orders, orders)
 
 
 async def test_redis_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch):

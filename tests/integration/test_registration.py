@@ -1,0 +1,97 @@
+"""When a supervisor obeys an order that comes with the reply to its heartbeat."""
+
+import asyncio
+
+from qcore.broker.broker import Broker
+from qcore.broker.fleet import Fleet, Order
+from qcore.config import BrokerConfig, WorkerConfig
+from qcore.model.fleet import SupervisorState, SupervisorView
+from qcore.runtime.registration import Registration
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+
+async def test_order_that_comes_while_the_first_heartbeat_is_on_its_way_is_obeyed(
+    own_server: Server,
+):
+    """The workers were started before it, and perhaps with the old code."""
+    direct, orders = Broker(BrokerConfig(url=own_server.url)), list[Order]()
+    async with Proxy(own_server.port) as proxy:
+        broker = Broker(BrokerConfig(url=proxy.url))
+        await broker.ask([(b"PING",)])
+        begun_at, asked = asyncio.get_running_loop().time(), asyncio.Event()
+
+        def view() -> SupervisorView:
+            asked.set()
+            age_s = asyncio.get_running_loop().time() - begun_at
+            state = SupervisorState.RUNNING
+            return SupervisorView(
+                host="web1", name="worker", pid=1, state=state, queues=("any",), age_s=age_s
+            )
+
+        registration = Registration(
+            broker, WorkerConfig(queues=("any",)), view=view, obey=orders.append
+        )
+        proxy.asks.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(registration.run())
+            await asked.wait()
+            await asyncio.sleep(0.05)
+            generation = await Fleet(direct).restart()
+            await asyncio.sleep(0.05)
+            proxy.asks.set()
+            await eventually(lambda: orders, 10)
+            registration.end()
+        assert [order.generation for order in orders] == [generation]
+        await broker.close()
+    await direct.close()
+
+
+async def test_newest_of_two_orders_is_obeyed(broker: Broker):
+    """As by one that was cut off meanwhile: the older one has nothing to say any more."""
+    fleet, orders = Fleet(broker), list[Order]()
+    await fleet.restart()
+    newest = await fleet.restart(host="web1", leave=True)
+    view = SupervisorView(
+        host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=60
+    )
+    registration = Registration(
+        broker, WorkerConfig(queues=("any",)), view=lambda: view, obey=orders.append
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(registration.run())
+        await eventually(lambda: orders)
+        registration.end()
+    assert orders == [Order("web1", "", newest, leave=True)]
+
+
+async def test_supervisors_that_hear_of_an_order_at_once_obey_one_after_the_other(broker: Broker):
+    """Or every machine would boot new workers at the same moment."""
+    loop, obeyed_at = asyncio.get_running_loop(), list[float]()
+    view = SupervisorView(
+        host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=9.0
+    )
+    registrations = [
+        Registration(
+            broker,
+            WorkerConfig(queues=("any",), heartbeat_s=0.1),
+            view=lambda: view,
+            obey=lambda order: obeyed_at.append(loop.time()),
+        )
+        for _ in range(8)
+    ]
+    async with asyncio.TaskGroup() as group:
+        for registration in registrations:
+            group.create_task(registration.run())
+        await eventually(lambda: members_of(broker, 8))
+        await Fleet(broker).restart()
+        await eventually(lambda: len(obeyed_at) == 8)
+        for registration in registrations:
+            registration.end()
+    # all within a heartbeat if they did not wait
+    assert max(obeyed_at) - min(obeyed_at) > 0.3
+
+
+async def members_of(broker: Broker, count: int) -> bool:
+    return len(await Fleet(broker).members()) == count

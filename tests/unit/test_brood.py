@@ -1,0 +1,29 @@
+"""To whom an order goes."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from qcore.config import SupervisorConfig
+from qcore.runtime.brood import Brood
+from qcore.runtime.child import QUIET, RESUME
+
+
+def test_worker_that_is_to_leave_stays_quiet_when_the_others_go_on():
+    nothing: Any = None
+    brood = Brood(
+        SupervisorConfig(processes=2),
+        command=(),
+        broker=nothing,
+        witness=nothing,
+        stopping=asyncio.Event(),
+    )
+    heard: dict[str, list[bytes]] = {"stays": [], "leaves": []}
+    children: Any = [
+        SimpleNamespace(is_spare=name == "leaves", order=orders.append)
+        for name, orders in heard.items()
+    ]
+    brood.living.extend(children)
+    brood.order(QUIET)
+    brood.order(RESUME)
+    assert heard == {"stays": [QUIET, RESUME], "leaves": [QUIET]}

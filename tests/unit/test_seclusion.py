@@ -1,0 +1,76 @@
+"""How many processes for suspects are started, and when no more."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.beat import Beat
+from qcore.runtime.seclusion import Seclusion
+
+
+def beat(suspects: int) -> Beat:
+    return Beat(1, True, False, False, 0, 0, 0, 0.0, suspects=suspects)
+
+
+class Brood:
+    """Its children are free until the test ends them."""
+
+    def __init__(self) -> None:
+        self.living: list[Any] = []
+        self.started: list[WorkerConfig] = []
+
+    def start(self, place: int, worker: WorkerConfig, **_: Any) -> Any:
+        child = SimpleNamespace(
+            is_free=True,
+            beat=beat(0),
+            ready=asyncio.Event(),
+            ended=asyncio.Event(),
+            process=SimpleNamespace(returncode=0),
+        )
+        child.ready.set()
+        self.living.append(child)
+        self.started.append(worker)
+        return child
+
+    def end(self) -> None:
+        for child in self.living:
+            child.ended.set()
+        self.living.clear()
+
+
+async def turns() -> None:
+    """Let everything happen that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("places", [1, 2])
+async def test_each_suspect_gets_one_process_and_none_is_started_when_all_are_gone(places: int):
+    brood: Any = Brood()
+    stopping = asyncio.Event()
+    seclusion = Seclusion(
+        brood,
+        SupervisorConfig(processes=places, restart_least_s=0.01, restart_most_s=0.01),
+        WorkerConfig(queues=("default",), concurrency=100),
+        stopping=stopping,
+    )
+    async with asyncio.TaskGroup() as group:
+        for place in range(places):
+            group.create_task(seclusion.keep(place))
+        seclusion.see(beat(1))
+        await turns()
+        assert len(brood.started) == 1, "one for one"
+        brood.end()  # it has run it, and leaves none
+        await asyncio.sleep(0.05)  # longer than it rests before the next
+        assert len(brood.started) == 1
+        seclusion.see(beat(2))
+        await turns()
+        assert len(brood.started) == 1 + places
+        stopping.set()
+        brood.end()
+        seclusion.wake()
+    # or the end of a process would not tell which job ended it
+    assert {(w.concurrency, w.threads, w.pool_size) for w in brood.started} == {(1, 1, 1)}
