@@ -29,7 +29,7 @@ async def test_order_to_a_child_that_is_gone_goes_to_nobody_else():
     """The number of its pipe may be that of the connection to Redis by then."""
     child = start()
     number = child._orders_fd
-    child.kill()
+    child.kill("it is to be gone")
     assert await child.wait() == -signal.SIGKILL
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
@@ -49,7 +49,7 @@ async def test_order_to_a_child_that_is_gone_goes_to_nobody_else():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_dump_of_a_child_that_has_just_died_leaves_its_end_to_be_seen():
     child = start()
-    child.kill()
+    child.kill("it is to be gone")
     let_die(child.process.pid)  # the loop must not see it yet
     child.dump_threads()
     assert await child.wait() == -signal.SIGKILL
