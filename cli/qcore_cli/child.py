@@ -5,6 +5,7 @@ their tables.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -69,8 +70,8 @@ def describe(app: str) -> None:
 
 def worker(app: str, log_format: LogFormat) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
-    configure_logging(log_format)
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
+    configure_logging(log_format, everywhere={"worker": config.name, "pid": os.getpid()})
     tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
     pool_command = (*COMMAND, "pool", log_format)
     run_loop(run_child(load_app(app), config, pool_command=pool_command))
