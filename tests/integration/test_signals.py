@@ -70,19 +70,6 @@ async def test_worker_that_is_started_while_all_are_quiet_is_quiet(fleet: Fleet)
         await fleet.emptied(10)
 
 
-async def test_threads_that_are_idle_at_the_end_are_no_reason_to_warn(fleet: Fleet):
-    command = fleet.start(processes=1)
-    await command.ready(1)
-    async with fleet.producer() as producer:
-        for _ in range(30):
-            await producer.send("work_in_thread", 0.3)
-        await fleet.emptied(20)
-    command.signal()
-    assert await command.ended(20) == 0
-    assert command.events("worker.stopped")
-    assert not command.events("threads.abandoned")
-
-
 async def test_quiet_supervisor_stops_as_any_other(fleet: Fleet):
     command = fleet.start(processes=1)
     await command.ready(1)
