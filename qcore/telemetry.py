@@ -36,6 +36,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "embedded.failed": ("folder", "error"),
     # one worker process
     "worker.started": ("owner", "queues", "concurrency"),
+    "worker.refused": ("error",),
     "orders.lost": (),
     "worker.draining": ("running", "timeout_s"),
     "worker.dumped": ("running", "tasks", "threads"),

@@ -320,6 +320,9 @@ async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: 
         ": failed, 0 of 2 workers are new: a new worker did not get ready, see the log of the "
         "supervisor"
     )
+    (refused,) = command.events("worker.refused")
+    assert "RuntimeError: a bad deploy" in refused["error"]
+    assert refused["worker"] == "worker.1"
     assert sorted(command.workers()) == sorted(old)
     assert (await qcore("status")).out.splitlines()[-1] == (
         f"! {host_name()} worker (pid {command.pid}) has 0 of 2 new workers after restart: the "
