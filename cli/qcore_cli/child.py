@@ -5,11 +5,13 @@ their tables.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
+import structlog
 
 from qcore import ConfigError
 from qcore.config import BrokerConfig, child_variable
@@ -27,6 +29,8 @@ from qcore_cli.loader import load_app
 from qcore_cli.logs import LogFormat, configure_logging
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 #: What starts this module; the words of one of the functions below follow.
 COMMAND = (sys.executable, "-m", "qcore_cli.child")
@@ -69,11 +73,15 @@ def describe(app: str) -> None:
 
 def worker(app: str, log_format: LogFormat) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
-    configure_logging(log_format)
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
+    configure_logging(log_format, everywhere={"worker": config.name, "pid": os.getpid()})
     tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
     pool_command = (*COMMAND, "pool", log_format)
-    run_loop(run_child(load_app(app), config, pool_command=pool_command))
+    try:
+        run_loop(run_child(load_app(app), config, pool_command=pool_command))
+    except ConfigError as e:
+        log.error("worker.refused", error=str(e))  # noqa: TRY400 - one line
+        _end(EXIT_CONFIG)
     leave(0)
 
 
@@ -106,8 +114,12 @@ def main(words: list[str]) -> None:
                 raise ConfigError(f"{words} is for the supervisor to start: use `qcore worker`")
     except ConfigError as e:
         print(f"qcore: {e}", file=sys.stderr)
-        leave(EXIT_CONFIG)
-        sys.exit(EXIT_CONFIG)
+        _end(EXIT_CONFIG)
+
+
+def _end(code: int) -> NoReturn:
+    leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

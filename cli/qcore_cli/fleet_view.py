@@ -126,7 +126,7 @@ def _member_lines(member: Member) -> Iterator[str]:
     for worker in view.workers:
         for job in worker.oldest:
             task = job.task or "?"
-            yield f"  {worker.name}  {short_age(job.age_s)}  {task}  {job.id}"
+            yield f"  {worker.name}  {short_age(job.age_s)}  {task}  {job.ref}"
         if worker.leaves_for:
             yield f"  {worker.name}  pid {worker.pid} is replaced, {worker.leaves_for}"
 

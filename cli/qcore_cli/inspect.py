@@ -25,6 +25,9 @@ from qcore_cli.options import (
 )
 
 jobs = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
+#: Of a reason in a table.
+_REASON_CHARS = 100
+
 dead = typer.Typer(help="Jobs that will not run again by themselves.", no_args_is_help=True)
 
 Ref = Annotated[str, typer.Argument(help="QUEUE/ID, as printed everywhere.")]
@@ -132,7 +135,7 @@ def dead_list(
                     r.task or "-",
                     _time(r.at_ms),
                     r.attempts,
-                    (r.reason or "")[:100],
+                    _shortened(r.reason or ""),
                 )
                 for r in records
             ],
@@ -148,6 +151,8 @@ def dead_show(
     if record.status != "dead":
         raise ConfigError(f"job {ref} is not dead, it is {record.status}: use `qcore jobs show`")
     _show(record, as_json)
+    if not as_json:
+        typer.echo(f"\nRun it again: qcore dead revive {ref}\nForget it:    qcore dead purge {ref}")
 
 
 @dead.command("revive")
@@ -327,6 +332,10 @@ def _one_of(refs: list[str] | None, queue: str | None) -> None:
 
 def _time(ms: int | None) -> str:
     return "-" if ms is None else shown_time(ms)
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _REASON_CHARS else reason[: _REASON_CHARS - 1] + "…"
 
 
 def _age(age_s: float | None) -> str:

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -21,14 +21,28 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def configure_logging(form: LogFormat, level: int = logging.INFO) -> None:
-    """Send events of `level` and above to standard error."""
+def configure_logging(
+    form: LogFormat, level: int = logging.INFO, *, everywhere: Mapping[str, object] | None = None
+) -> None:
+    """Send events of `level` and above to standard error.
+
+    Args:
+        form: What a line looks like.
+        level: The least one that is shown.
+        everywhere: Fields of every line that does not say otherwise. They are no context
+            variables, which a thread does not inherit.
+    """
+
+    def name_process(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        return {**(everywhere or {}), **event}
+
     rendering: list[Any] = [structlog.dev.ConsoleRenderer(colors=wants_color(sys.stderr))]
     if form is LogFormat.JSON:
         rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            name_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *rendering,

@@ -245,7 +245,7 @@ def _job_table(jobs: list[tuple[RunningJob, str]], room: int, width: int) -> Tab
     for job, worker in jobs[:room]:
         # the end of a name says most
         task = ".".join(job.task.split(".")[-2:]) or "?"
-        lines.append(((task, job.id, worker, short_age(job.age_s)), ""))
+        lines.append(((task, job.ref, worker, short_age(job.age_s)), ""))
     names = ("RUNS LONGEST", "JOB", "WORKER", "AGE")
     return _table(names, lines, width, left=("JOB", "WORKER"), spare=("WORKER", "JOB"))
 

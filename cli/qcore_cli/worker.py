@@ -108,7 +108,12 @@ def worker(
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve /metrics for Prometheus on this port.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of this supervisor in logs.")] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name of this supervisor in logs and status; its workers are NAME.1 and so on."
+        ),
+    ] = "",
     allow_eviction: Annotated[
         bool,
         typer.Option("--allow-eviction", help="Work on a Redis that deletes jobs when it is full."),
@@ -130,7 +135,7 @@ def worker(
     back, nothing charged. SIGHUP: replace the processes one by one. SIGTSTP: claim no more jobs;
     SIGCONT: go on. SIGUSR1: log what runs, with stacks.
     """
-    configure_logging(log_format)
+    configure_logging(log_format, everywhere={"supervisor": name} if name else None)
     if print_stop_timeout:
         typer.echo(stop_timeout(shutdown_timeout))
         return

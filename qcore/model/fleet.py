@@ -22,6 +22,13 @@ class RunningJob(msgspec.Struct, frozen=True):
     #: Empty while its payload has not been read.
     task: str
     age_s: float
+    #: Empty in records of older versions.
+    queue: str = ""
+
+    @property
+    def ref(self) -> str:
+        """The job as the command takes it, QUEUE/ID."""
+        return f"{self.queue}/{self.id}" if self.queue else self.id
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):

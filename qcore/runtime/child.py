@@ -31,6 +31,8 @@ CHILD_CONFIG = "QCORE_CHILD"
 #: Exit code of a child that could not be configured: another try would be of no use.
 EXIT_CONFIG = 78
 _BOOT_BEAT_S = 0.05
+#: Threads without a task need so long to end.
+_IDLE_THREADS_S = 0.2
 #: A worker without a supervisor may need so long to end when its time to stop is over.
 LEAVING_S = 2.0
 _encode = msgspec.json.Encoder().encode
@@ -44,6 +46,8 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     orders_fd: int
     beats_fd: int
+    #: That of the worker, in logs; empty from a supervisor of an older version.
+    name: str = ""
 
 
 def tether(pipe_fd: int, limit_s: float) -> None:
@@ -119,6 +123,7 @@ def _obey(worker: Worker, orders_fd: int) -> None:
         return
     if not orders:
         asyncio.get_running_loop().remove_reader(orders_fd)
+        log.warning("orders.lost")
         worker.drain()
     actions = {
         DRAIN: worker.drain,
@@ -169,6 +174,10 @@ async def _beat_on(worker: Worker, app: App, watchdog: Watchdog, config: ChildCo
 def leave(code: int) -> None:
     """End this process, also when a thread of a task still runs: nobody could stop it."""
     others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    until = time.monotonic() + _IDLE_THREADS_S
+    for thread in others:  # those that are idle were told to end
+        thread.join(max(0.0, until - time.monotonic()))
+    others = [thread for thread in others if thread.is_alive()]
     if others:
         log.warning("threads.abandoned", count=len(others))
         os._exit(code)

@@ -101,7 +101,9 @@ class ChildProcess:
         #: It is gone, its exit code is known and logged.
         self.ended = asyncio.Event()
         self._buffer = b""
-        self._beats_fd, self._orders_fd, self.process = _launch(self.owner, broker, worker, command)
+        self._beats_fd, self._orders_fd, self.process = _launch(
+            name, self.owner, broker, worker, command
+        )
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._loop.add_reader(self._beats_fd, self._read)
@@ -299,7 +301,7 @@ def stat_of(pid: int) -> list[bytes]:
 
 
 def _launch(
-    owner: str, broker: BrokerConfig, worker: WorkerConfig, command: Sequence[str]
+    name: str, owner: str, broker: BrokerConfig, worker: WorkerConfig, command: Sequence[str]
 ) -> tuple[int, int, "subprocess.Popen[bytes]"]:
     """Start a process; return this side's ends of its pipes, for beats and for orders."""
     beats_in, beats_out = os.pipe()
@@ -310,7 +312,12 @@ def _launch(
         os.close(beats_out)
         raise
     told = ChildConfig(
-        broker=broker, worker=worker, owner=owner, orders_fd=orders_in, beats_fd=beats_out
+        broker=broker,
+        worker=worker,
+        name=name,
+        owner=owner,
+        orders_fd=orders_in,
+        beats_fd=beats_out,
     )
     try:
         process = subprocess.Popen(

@@ -31,7 +31,14 @@ def dump(running: Sequence[Running], loop: asyncio.AbstractEventLoop) -> None:
         # the clock of the loop, which stands still for itself while it is blocked
         age_s = round(time.monotonic() - job.claimed_at, 3)
         stack = _shown(_calls_of(job.task)) if job.task is not None else ""
-        log.warning("job.dumped", job=job.lease.id, task=job.task_name, age_s=age_s, stack=stack)
+        log.warning(
+            "job.dumped",
+            job=job.lease.id,
+            task=job.task_name,
+            queue=job.lease.queue,
+            age_s=age_s,
+            stack=stack,
+        )
     own = {job.task for job in running}
     for task in islice((task for task in tasks if task not in own), _MOST):
         log.warning("task.dumped", name=task.get_name(), stack=_shown(_calls_of(task)))

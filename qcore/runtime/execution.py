@@ -214,7 +214,8 @@ class Executor:
         async with self._threads.thread() as thread:
             await self._begin(task, envelope, running)
             running.in_thread = True
-            thread.job, thread.task = running.lease.id, task.name
+            lease = running.lease
+            thread.job, thread.task, thread.queue = lease.id, task.name, lease.queue
             if running.deadline is not None:
                 thread.kill_at = running.deadline + task.settings.grace_s
             return await thread.call(partial(task.function, **named))

@@ -91,7 +91,7 @@ class Guard:
         return child.silent_s >= self._config.stall_s - self._look_s
 
     def _kill_deaf(self, child: ChildProcess) -> None:
-        why = f"deaf for {self._config.stall_s:g} s"
+        why = f"stalled for {self._config.stall_s:g} s"
         if child.is_stopped:  # that was no job
             self._brood.kill(child, f"{why}: it was stopped by a signal")
         else:

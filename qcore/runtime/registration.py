@@ -50,6 +50,7 @@ class Registration:
         self._obeyed: int | None = None
         #: Whether the last heartbeat was answered; None before the first.
         self._is_heard: bool | None = None
+        self._lost_at = 0.0
         self._over = asyncio.Event()
 
     async def run(self) -> None:
@@ -61,6 +62,7 @@ class Registration:
                 await self._beat()
             except BrokerError as e:
                 if self._is_heard is not False:
+                    self._lost_at = anyio.current_time()
                     log.warning("registry.lost", error=str(e))
                 self._is_heard = False
                 rest_s = backoff.next_s()
@@ -81,6 +83,9 @@ class Registration:
         loop, view = asyncio.get_running_loop(), self._view()
         sent_at = loop.time()
         contact = await self._fleet.beat(self._id, view)
+        if self._is_heard is False:
+            away_s = round(anyio.current_time() - self._lost_at, 3)
+            log.warning("registry.regained", away_s=away_s)
         self._is_heard = True
         if self._obeyed is None:
             # an order may have come before a heartbeat that was long on its way

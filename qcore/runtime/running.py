@@ -57,7 +57,8 @@ class Running(msgspec.Struct, eq=False):
     def shown(self) -> RunningJob:
         """Return what a beat says of it, which is short."""
         age_s = round(asyncio.get_running_loop().time() - self.claimed_at, 3)
-        return RunningJob(self.lease.id[:64], self.task_name[:100], age_s)
+        lease = self.lease
+        return RunningJob(lease.id[:64], self.task_name[:100], age_s, lease.queue)
 
     def cancel(self, why: Stop) -> None:
         """Cancel the job; again only for a reason that weighs more than those before.

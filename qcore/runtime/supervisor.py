@@ -149,6 +149,7 @@ class Supervisor:
         """
         log.info(
             "supervisor.started",
+            pid=os.getpid(),
             processes=self._config.processes,
             most=self._config.most,
             url=self._broker.shown_url,
@@ -269,7 +270,8 @@ class Supervisor:
             log.info("supervisor.draining", workers=len(self._brood.living))
             self._kill_at = now + self._kill_after_s
             self._leave_at = self._kill_at + self._own_s
-        if order == STOP_NOW:
+        if order == STOP_NOW and not self._hurry.is_set():
+            log.info("supervisor.hurried", workers=len(self._brood.living))
             self._kill_at = min(self._kill_at, now + _NOW_S)
             self._hurry.set()
         self._ordered = order

@@ -22,7 +22,7 @@ class Thread:
         self._begun = threading.Lock()
         self.has_ended = False
         #: What it runs, and the loop time from which on it hangs if it was given up; None: never.
-        self.job = self.task = ""
+        self.job = self.task = self.queue = ""
         self.kill_at: float | None = None
         #: The thread that runs it.
         self.ident = 0

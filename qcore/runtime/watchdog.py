@@ -136,6 +136,7 @@ class Watchdog:
                 "loop.blocked",
                 job=job.lease.id if job else None,
                 task=name,
+                queue=job.lease.queue if job else None,
                 blocked_s=round(self._still_s, 3),
                 stack=stack_of_thread(self._loop_thread),
             )
@@ -176,14 +177,26 @@ class Watchdog:
             self._has_dumped = True
             dump(self._worker.jobs(), self._loop)
         for running, limit_s in overdue:
-            job = running.lease.id
-            log.error("job.overdue", job=job, task=running.task_name, kill_timeout_s=limit_s)
-            if self._tell(Alarm(running.lease.token.decode(), limit_s)):
-                self._told.add(running.lease.token)
+            lease = running.lease
+            log.error(
+                "job.overdue",
+                job=lease.id,
+                task=running.task_name,
+                queue=lease.queue,
+                kill_timeout_s=limit_s,
+            )
+            if self._tell(Alarm(lease.token.decode(), limit_s)):
+                self._told.add(lease.token)
 
     def _look_at_threads(self) -> None:
         for thread in self._worker.hung_threads():
             if thread not in self._seen:
                 self._seen.add(thread)
                 stack = stack_of_thread(thread.ident)
-                log.error("thread.hung", job=thread.job, task=thread.task, stack=stack)
+                log.error(
+                    "thread.hung",
+                    job=thread.job,
+                    task=thread.task,
+                    queue=thread.queue,
+                    stack=stack,
+                )

@@ -172,7 +172,7 @@ def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) 
 
 def _condemned(state: JobState, lease: Lease, death: Death) -> JobState:
     text = (
-        f"it ended the process that it had for itself: {death.how}, after {lease.crashes} lost "
+        f"{death.how}; it had the process for itself, after {lease.crashes} lost "
         f"leases ({death.worker}, pid {death.pid} on {death.host}, memory at "
         f"its peak {death.peak_rss_bytes / 1e6:.0f} MB)"
     )

@@ -411,7 +411,8 @@ class Worker:
         await anyio.sleep(last_s / 2)
         for running in list(self._running.values()):
             # a thread, or a task that swallows its cancellation
-            log.warning("job.abandoned", job=running.lease.id, task=running.task_name)
+            lease = running.lease
+            log.warning("job.abandoned", job=lease.id, task=running.task_name, queue=lease.queue)
             self.abandoned += 1
             if running.exclusive:
                 # nobody else may have it while it runs: its lease is renewed to the last, and the

@@ -14,8 +14,8 @@ INNOCENTS = 3000
 LEASE_S = 4.0
 #: Task, its other arguments -> how its process ended.
 HARM: dict[tuple[str, tuple[object, ...]], str] = {
-    ("block_for_ever", ()): "SIGKILL by its supervisor: deaf for 2.4 s",
-    ("hold_interpreter", ()): "SIGKILL by its supervisor: deaf for 2.4 s",
+    ("block_for_ever", ()): "SIGKILL by its supervisor: stalled for 2.4 s",
+    ("hold_interpreter", ()): "SIGKILL by its supervisor: stalled for 2.4 s",
     ("swallow_timeout", ()): "SIGKILL by its supervisor: kill timeout of 1.5 s",
     ("bomb", (False,)): "MB of memory, allowed are 315",
     ("bomb", (True,)): "MB of memory, allowed are 315",

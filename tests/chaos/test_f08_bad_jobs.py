@@ -105,7 +105,7 @@ async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
         assert record.crashes == 2
         death = record.deaths[-1]
         assert death.how == ("exit 3" if how == "_exit" else "SIGSEGV")
-        assert "ended the process that it had for itself" in str(record.reason)
+        assert "it had the process for itself" in str(record.reason)
         witness = [e for e in command.events("worker.exited") if e["pid"] == death.pid]
         assert [e["worker"] for e in witness] == [death.worker]
         assert death.peak_rss_bytes > 1_000_000

@@ -121,6 +121,9 @@ async def test_dead_list_and_show_tell_why(app: App, qcore: Command):
     text = (await qcore("dead", "show", first.ref)).out
     for word in (first.ref, "dead", "attempt 1", "ValueError: out of paper 0", "in die"):
         assert word in text
+    assert text.endswith(
+        f"qcore dead revive {first.ref}\nForget it:    qcore dead purge {first.ref}\n"
+    )
 
 
 # -- what it changes -------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ async def test_status_shows_workers_and_what_they_run(fleet: Fleet, qcore: Qcore
         assert view["queues"] == ["default", "low"]
         assert [worker["name"] for worker in view["workers"]] == ["shop.1", "shop.2"]
         assert sorted(worker["pid"] for worker in view["workers"]) == sorted(pids)
+        said = await qcore("status")
+        refs = said.out.split()
         for worker in view["workers"]:
             assert worker["state"] == "running"
             assert worker["rss_bytes"] > 10_000_000
@@ -73,9 +75,9 @@ async def test_status_shows_workers_and_what_they_run(fleet: Fleet, qcore: Qcore
             assert len(worker["oldest"]) == min(3, worker["running"])
             for job in worker["oldest"]:
                 assert job["task"] == "tests.support.fleet_tasks.work"
+                assert f"default/{job['id']}" in refs
                 assert 0 < job["age_s"] < 60
         assert len({worker["code"] for worker in view["workers"]}) == 1
-        said = await qcore("status")
         assert said.code == 0
         assert f"{host_name()}  shop  pid {command.pid}  running" in said.out
         assert "tests.support.fleet_tasks.work" in said.out
@@ -314,6 +316,9 @@ async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: 
         ": failed, 0 of 2 workers are new: a new worker did not get ready, see the log of the "
         "supervisor"
     )
+    (refused,) = command.events("worker.refused")
+    assert "RuntimeError: a bad deploy" in refused["error"]
+    assert refused["worker"] == "worker.1"
     assert sorted(command.workers()) == sorted(old)
     said = await qcore("status")
     assert " is replaced, " not in said.out
@@ -367,6 +372,7 @@ async def test_supervisor_that_was_cut_off_registers_and_obeys_when_redis_is_bac
         await eventually(lambda: command.events("registry.lost"), 20)
         own_server.start()
         await eventually(lambda: all_new(command, old), 30)
+        assert len(command.events("registry.regained")) == len(command.events("registry.lost"))
 
 
 async def test_supervisor_stops_in_time_when_redis_goes_away_with_the_order(

@@ -269,6 +269,7 @@ async def test_second_term_ends_a_worker_that_hangs_at_boot_or_in_its_loop(fleet
         await eventually(lambda: command.events("supervisor.draining"))
         command.signal()
         assert await command.ended(20) == 0
+        assert [event["workers"] for event in command.events("supervisor.hurried")] == [2]
         whys = [event["why"] for event in command.events("worker.killed")]
         assert whys == ["stopped before it was ready", "shutdown timeout"]
         record = await producer.app.inspector.job("default", job.id)

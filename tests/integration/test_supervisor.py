@@ -157,6 +157,8 @@ async def test_worker_of_a_killed_supervisor_keeps_its_jobs_until_it_is_gone_too
         dead, living = workers
         kill_all(command.pid, dead)
         command.process.wait(5)
+        await eventually(lambda: command.events("orders.lost"))
+        assert {event["pid"] for event in command.events("orders.lost")} == {living}
         numbers = {
             pid: {n for n, (run, *_) in fleet.runs().items() if run.pid == pid} for pid in workers
         }

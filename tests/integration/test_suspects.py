@@ -101,7 +101,7 @@ async def test_fifth_kill_buries_the_job_and_says_how(
     assert death.pid == fleet.runs()[number][-1].pid
     assert death.peak_rss_bytes > 1_000_000
     assert record.attempts == 0
-    assert "it ended the process that it had for itself: SIGKILL" in (record.reason or "")
+    assert "SIGKILL; it had the process for itself" in (record.reason or "")
     await eventually(lambda: command.events("job.condemned"))  # it is written down after that
     (event,) = command.events("job.condemned")
     assert (event["job"], event["how"]) == (job.id, "SIGKILL")

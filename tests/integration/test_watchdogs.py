@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 #: With it a worker is deaf when its loop is blocked for 0.9 * (LEASE_S - LEASE_S / 3) = 3 s.
 LEASE_S = 5.0
-DEAF = "deaf for 3 s"
+DEAF = "stalled for 3 s"
 LONG_S = 100.0
 
 
@@ -70,7 +70,8 @@ async def test_job_that_swallows_its_timeout_is_killed_and_charged_alone(fleet: 
     (kill, *_) = killed(command)
     assert (kill["why"], kill["jobs"]) == ("kill timeout of 1.5 s", [job])
     (overdue, *_) = command.events("job.overdue")
-    assert (overdue["job"], overdue["kill_timeout_s"]) == (job, 1.5)
+    assert (overdue["job"], overdue["queue"], overdue["kill_timeout_s"]) == (job, "default", 1.5)
+    assert (overdue["worker"], overdue["pid"]) == (kill["worker"], death.pid)
     dumped = {event["job"]: event["stack"] for event in command.events("job.dumped")}
     assert "swallow_cancellation" in dumped[job]
 
@@ -89,7 +90,8 @@ async def test_job_that_blocks_the_loop_is_named_and_its_worker_is_killed_for_it
     assert (kill["why"], kill["jobs"]) == (DEAF, [job])
     # from 0.5 s on, each time that it has doubled
     blocked = [e for e in command.events("loop.blocked") if e["blocked_s"] < 3]
-    assert {event["job"] for event in blocked} == {job}
+    assert {(event["queue"], event["job"]) for event in blocked} == {("default", job)}
+    assert {(event["worker"], event["pid"]) for event in blocked} == {(kill["worker"], kill["pid"])}
     assert {event["task"].rpartition(".")[2] for event in blocked} == {"block_for_ever"}
     assert all("block_for_ever" in event["stack"] for event in blocked)
     assert len([e for e in blocked if e["blocked_s"] < 1]) <= 2
@@ -158,8 +160,9 @@ async def test_worker_with_a_thread_that_does_not_end_is_replaced_and_nobody_is_
     assert [error.kind for error in record.errors] == ["JobTimedOut"]
     (replaced,) = command.events("worker.replaced")
     assert replaced["why"] == "a thread goes on past its kill timeout"
+    assert [event["count"] for event in command.events("threads.abandoned")] == [1]
     (hung,) = command.events("thread.hung")
-    assert hung["job"] == job.id
+    assert (hung["queue"], hung["job"]) == ("default", job.id)
     assert "hang_in_thread" in hung["stack"]
     (run,) = fleet.runs()[neighbour]
     assert (run.pid, run.ended_at is None) == (first, False)

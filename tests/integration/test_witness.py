@@ -142,8 +142,8 @@ async def test_end_of_a_process_is_written_down_once(app: App, monkeypatch: pyte
             "SIGKILL, likely by the kernel: this group of processes ran out of memory",
         ),
         (
-            {"lacked_memory": True, "killed_for": "deaf for 3 s"},
-            "SIGKILL by its supervisor: deaf for 3 s",
+            {"lacked_memory": True, "killed_for": "stalled for 3 s"},
+            "SIGKILL by its supervisor: stalled for 3 s",
         ),
     ],
 )

@@ -134,7 +134,7 @@ def test_beat_with_counts_fits_into_a_pipe_at_once():
     names = [f"{n:03}" + "ü" * 200 for n in range(50)]
     for name in names:
         worker.note(run_of(name, queue="q" * 64), Cancelled(), 12345.678)
-    oldest = (RunningJob("é" * 64, "é" * 100, 12345.678),) * 3
+    oldest = (RunningJob("é" * 64, "é" * 100, 12345.678, "q" * 64),) * 3
     told = 0
     while worker:
         cells = worker.take(names)

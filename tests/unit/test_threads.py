@@ -1,6 +1,8 @@
 """Places among the threads: given back when their function has ended, or cannot begin."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -73,3 +75,21 @@ async def test_place_of_what_was_given_up_is_taken_until_it_ends(
     end.set()
     await asyncio.wait_for(waiting, 10)
     assert freed == ["freed"]
+
+
+LEAVE = """
+import threading, time
+from qcore.runtime.child import leave
+threading.Thread(target=time.sleep, args=({seconds},)).start()
+leave(7)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "is_warned"), [(0.05, False), (60, True)])
+def test_only_threads_that_do_not_end_are_abandoned(seconds: float, is_warned: bool):
+    """Those that are idle were told to end, and need a moment for it."""
+    program = LEAVE.format(seconds=seconds)
+    command = [sys.executable, "-c", program]
+    left = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ("threads.abandoned" in left.stdout) is is_warned
+    assert left.returncode == (7 if is_warned else 0), left.stderr
