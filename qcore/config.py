@@ -96,14 +96,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("a worker needs at least one queue")
         for name in self.queues:
             check_name("queue", name)
-        _in_range("concurrency", self.concurrency, 1, 10_000)
+        _in_range("--concurrency", self.concurrency, 1, 10_000)
         _in_range("threads", self.threads, 1, 1_000)
         _in_range("pool_size", self.pool_size, 1, 256)
-        _in_range("lease_s", self.lease_s, 0.3, 24 * 3600)
+        _in_range("--lease", self.lease_s, 0.3, 24 * 3600)
         _in_range("block_s", self.block_s, 0.05, 60)
         _in_range("heartbeat_s", self.heartbeat_s, 0.05, 60)
         _in_range("lag_limit_s", self.lag_limit_s, 0.02, 3600)
-        _in_range("shutdown_timeout_s", self.shutdown_timeout_s, 0.1, 24 * 3600)
+        _in_range("--shutdown-timeout", self.shutdown_timeout_s, 0.1, 24 * 3600)
         _in_range("crash_limit", self.crash_limit, 1, 1_000)
         _in_range("reconnect_least_s", self.reconnect_least_s, 0.01, 60)
         _in_range("reconnect_most_s", self.reconnect_most_s, self.reconnect_least_s, 300)
@@ -151,30 +151,35 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _in_range("processes", self.processes, 1, 256)
-        _in_range("most_processes", self.most, self.processes, 256)
-        _in_range("target_wait_s", self.target_wait_s, 0.05, 3600)
+        _in_range("--processes", self.processes, 1, 256)
+        _in_range("the most of --processes", self.most, self.processes, 256)
+        _in_range("--target-wait", self.target_wait_s, 0.05, 3600)
         _in_range("shrink_after_s", self.shrink_after_s, 0.1, 24 * 3600)
         _in_range("ready_timeout_s", self.ready_timeout_s, 0.1, 3600)
-        _in_range("stall_s", self.stall_s, 0.05, 24 * 3600)
+        _in_range("--stall", self.stall_s, 0.05, 24 * 3600)
         _in_range("boot_failures", self.boot_failures, 1, 1_000)
         _in_range("restart_least_s", self.restart_least_s, 0.01, 60)
         _in_range("restart_most_s", self.restart_most_s, self.restart_least_s, 300)
         if self.name:
-            check_name("name", self.name)
+            check_name("--name", self.name)
         if self.max_jobs is not None:
-            _in_range("max_jobs", self.max_jobs, 1, 1_000_000_000)
+            _in_range("--max-jobs", self.max_jobs, 1, 1_000_000_000)
         if self.max_time_s is not None:
-            _in_range("max_time_s", self.max_time_s, 1, 30 * 24 * 3600)
+            _in_range("--max-time", self.max_time_s, 1, 30 * 24 * 3600)
         if self.max_memory_bytes is not None:
-            _in_range("max_memory_bytes", self.max_memory_bytes, 10 * 1024**2, 1024**4)
+            _in_range("--max-memory, in bytes,", self.max_memory_bytes, 10 * 1024**2, 1024**4)
         if self.kill_memory_bytes is not None:
             least = self.max_memory_bytes or 10 * 1024**2
-            _in_range("kill_memory_bytes", self.kill_memory_bytes, least, 1024**4)
+            _in_range(
+                "the second number of --max-memory, in bytes,",
+                self.kill_memory_bytes,
+                least,
+                1024**4,
+            )
         if self.health_port is not None:
-            _in_range("health_port", self.health_port, 1, 65535)
+            _in_range("--health-port", self.health_port, 1, 65535)
         if self.metrics_port is not None:
-            _in_range("metrics_port", self.metrics_port, 1, 65535)
+            _in_range("--metrics-port", self.metrics_port, 1, 65535)
 
     @property
     def most(self) -> int:
@@ -187,15 +192,15 @@ def check_stall(stall_s: float, worker: WorkerConfig) -> None:
     left_s = worker.lease_s - worker.extend_s
     if stall_s >= left_s:
         raise ConfigError(
-            f"stall_s is {stall_s:g} and lease_s {worker.lease_s:g}, renewed every "
+            f"--stall is {stall_s:g} s and --lease {worker.lease_s:g} s, renewed every "
             f"{worker.extend_s:g} s: a worker that does not answer must be killed before its "
-            f"leases end, so give a stall_s below {left_s:g}, or a longer lease"
+            f"leases end, so give a --stall below {left_s:g}, or a longer --lease"
         )
     least_s = 3 * worker.heartbeat_s
     if stall_s < least_s:
         raise ConfigError(
-            f"stall_s is {stall_s:g} and heartbeat_s {worker.heartbeat_s:g}: a worker that lives "
-            f"is silent between two beats, so give a stall_s of {least_s:g} or more"
+            f"--stall is {stall_s:g} s, and a worker that lives is silent for "
+            f"{worker.heartbeat_s:g} s between two beats: give a --stall of {least_s:g} or more"
         )
 
 

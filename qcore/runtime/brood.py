@@ -115,9 +115,10 @@ class Brood:
         blames_jobs: bool = False,
         culprits: Sequence[str] = (),
     ) -> None:
-        """Kill a child, unless it is gone; see `ChildProcess.kill`."""
+        """Kill a child, unless it is gone or was killed for something else before."""
         child.catch_up()
-        if not child.gone.is_set():
+        # a large one takes a while to go: its jobs are charged with what it was killed for first
+        if not (child.gone.is_set() or child.killed_for):
             pid, jobs = child.process.pid, [token.split(":", 2)[-1] for token in culprits]
             # first of all: a log that nobody reads may hold up the next line
             child.kill(why, blames_jobs=blames_jobs, culprits=culprits)

@@ -19,7 +19,7 @@ from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig, child_environment
 from qcore.model.fleet import WorkerState, WorkerView
 from qcore.runtime.beat import Alarm, Beat
-from qcore.runtime.child import CHILD_CONFIG, DUMP, ChildConfig
+from qcore.runtime.child import CHILD_CONFIG, DRAIN, DUMP, ChildConfig
 from qcore.runtime.memory import oom_kills, peak_bytes
 
 #: A child that has not beaten for so long is taken for blocked.
@@ -78,7 +78,7 @@ class ChildProcess:
         self.blocked_by = ""
         #: Tokens of jobs that run at their kill timeouts, with these.
         self.overdue: dict[str, float] = {}
-        #: Loop time of the first beat that said that it leaves.
+        #: Loop time since when it leaves: it was told to, or has said so.
         self.leaving_since: float | None = None
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
@@ -155,8 +155,8 @@ class ChildProcess:
         self.beat, self.beat_at = beat, now
         self.peak_rss_bytes = max(self.peak_rss_bytes, beat.rss_bytes)
         self._oom_kills = oom_kills()
-        if beat.draining and self.leaving_since is None:
-            self.leaving_since = now
+        if beat.draining:
+            self._note_leaving()
         if beat.ready:
             self.ready.set()
             self.booted.set()
@@ -166,6 +166,16 @@ class ChildProcess:
         """Send an order; a child that is gone or deaf does not stop its supervisor."""
         with contextlib.suppress(OSError):
             os.write(self._orders_fd, order)
+
+    def dismiss(self) -> None:
+        """Let the child finish what it runs and end; its jobs are not charged with its end."""
+        self.is_dismissed = True
+        self._note_leaving()
+        self.order(DRAIN)
+
+    def _note_leaving(self) -> None:
+        if self.leaving_since is None:
+            self.leaving_since = self._loop.time()
 
     def dump(self) -> None:
         """Let the child log what it does; one whose loop is blocked prints its threads only."""

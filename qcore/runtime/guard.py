@@ -25,7 +25,7 @@ class Guard:
     Args:
         brood: The children.
         config: What is too much.
-        leave_s: One that leaves is killed after so long, whoever has told it to.
+        leave_s: One that leaves is killed after so long.
     """
 
     def __init__(self, brood: Brood, config: SupervisorConfig, *, leave_s: float) -> None:
@@ -45,6 +45,7 @@ class Guard:
             now = loop.time()
             passed_s, last = min(now - last, _COUNTED_LOOKS * self._look_s), now
             for child in list(self._brood.living):
+                child.catch_up()
                 if not child.gone.is_set() and not child.killed_for:
                     self._judge(child, passed_s)
 
@@ -77,7 +78,7 @@ class Guard:
         return f"{taken / 1e6:.0f} MB of memory, allowed are {limit_bytes / 1e6:.0f}"
 
     def _is_late(self, child: ChildProcess) -> bool:
-        """Whether it should be gone: one that leaves by itself has nobody who waits for it."""
+        """Whether it should be gone, whoever has told it to leave."""
         since = child.leaving_since
         return since is not None and asyncio.get_running_loop().time() - since >= self._leave_s
 

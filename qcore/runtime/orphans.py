@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -40,8 +41,8 @@ class Orphans:
         self._broker = broker
         self._worker = worker
         self._fleet = Fleet(broker)
-        #: Looks for what each owner held, after it was gone.
-        self._looks = Counter[str]()
+        #: Looks for what each owner held in each queue, after it was gone.
+        self._looks = Counter[tuple[str, str]]()
 
     async def run(self) -> None:
         """Look once for dead supervisors, and see to the end of all their workers."""
@@ -72,10 +73,11 @@ class Orphans:
         """Take back what workers that are gone held; when all are, forget their supervisor."""
         # one of an older version names no owners: its leases end by themselves
         workers = [worker for worker in member.view.workers if worker.owner]
-        for worker in workers:
-            looks = self._looks[worker.owner]
+        held = [(worker, queue) for worker in workers for queue in member.view.queues]
+        for worker, queue in held:
+            looks = self._looks[worker.owner, queue]
             if looks < _LOOKS and not _is_working(worker.pid):
-                for queue in member.view.queues:
+                with suppress(BrokerError):  # the node of another queue may answer
                     reclaimed = await self._broker.reclaim_owner(
                         queue,
                         worker.owner,
@@ -83,8 +85,8 @@ class Orphans:
                         crash_limit=self._worker.crash_limit,
                     )
                     log_reclaimed(queue, reclaimed)
-                self._looks[worker.owner] += 1
-        if any(self._looks[worker.owner] < _LOOKS for worker in workers):
+                    self._looks[worker.owner, queue] += 1
+        if any(self._looks[worker.owner, queue] < _LOOKS for worker, queue in held):
             return False
         await self._fleet.forget([member.id])
         return True

@@ -69,11 +69,11 @@ class Scaler:
                 for slot in self._slots:
                     if slot.may_go:
                         group.start_soon(slot.see_off)
-                # the first beats after the order to be quiet may not say so
-                seen = None if self._is_quiet() else await self._look()
+                seen = await self._look()
                 if self._stopping.is_set():
                     return
-                if seen is None:
+                # the first beats after the order to be quiet may not say so
+                if seen is None or self._is_quiet():
                     self._scaling.forget()
                     continue
                 was, why = self._scaling.wanted, self._scaling.decide(seen)

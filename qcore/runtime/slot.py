@@ -10,7 +10,7 @@ from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.beat import Beat
 from qcore.runtime.brood import Brood
-from qcore.runtime.child import DRAIN, QUIET, RESUME
+from qcore.runtime.child import QUIET, RESUME
 from qcore.runtime.child_process import ChildProcess
 
 log = structlog.get_logger()
@@ -27,7 +27,6 @@ class Slot:
         brood: Starts the children.
         config: How long to wait before a restart.
         worker: What the children do.
-        leave_s: A child that was told to leave is killed after so long.
         stopping: Set when the supervisor is to end: nothing is started any more.
         on_beat: Called with the beats of its children.
         judge: Called with a child that ended and left the slot empty.
@@ -40,7 +39,6 @@ class Slot:
         config: SupervisorConfig,
         worker: WorkerConfig,
         *,
-        leave_s: float,
         stopping: asyncio.Event,
         on_beat: Callable[[Beat], None],
         judge: Callable[[ChildProcess], None],
@@ -49,7 +47,6 @@ class Slot:
         self._brood = brood
         self._config = config
         self._worker = worker
-        self._leave_s = leave_s
         self._stopping = stopping
         self._on_beat = on_beat
         self._judge = judge
@@ -159,12 +156,8 @@ class Slot:
         return True
 
     async def _retire(self, child: ChildProcess) -> None:
-        """Let a child finish what it runs, and see it to its end."""
-        child.is_dismissed = True
-        child.order(DRAIN)
-        with anyio.move_on_after(self._leave_s):
-            await child.ended.wait()
-        self._brood.kill(child, "shutdown timeout")
+        """Let a child finish what it runs, and see it gone; the guard kills one that is late."""
+        child.dismiss()
         await child.ended.wait()
 
     def _start(self) -> ChildProcess | None:

@@ -122,7 +122,6 @@ class Supervisor:
             self._brood,
             self._config,
             self._worker,
-            leave_s=self._kill_after_s,
             stopping=self._stopping,
             on_beat=self._seclusion.see,
             judge=self._judge,

@@ -1,23 +1,47 @@
 """A worker process as its supervisor holds it, at the moments around its end."""
 
+import asyncio
 import os
+import select
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from qcore.config import BrokerConfig, WorkerConfig
-from qcore.runtime.child import DRAIN
+from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
+from qcore.runtime.beat import Beat
+from qcore.runtime.brood import Brood
+from qcore.runtime.child import CHILD_CONFIG, DRAIN
 from qcore.runtime.child_process import ChildProcess
+from qcore.runtime.guard import Guard
 
-SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+SLEEP = "import time; time.sleep(60)"
+#: It is ready, and once more a while later.
+BEATS = f"""
+import json, os, time
+fd = json.loads(os.environ["{CHILD_CONFIG}"])["beats_fd"]
+for pause_s in (0.5, 60):
+    os.write(fd, b'{msgspec.json.encode(Beat(1, True, False, False, 1, 0, 0, 0.0)).decode()}\\n')
+    time.sleep(pause_s)
+"""
 
 
-def start() -> ChildProcess:
+def start(code: str = SLEEP) -> ChildProcess:
     broker, worker = BrokerConfig(url="redis://127.0.0.1:1"), WorkerConfig(queues=("any",))
-    return ChildProcess("worker.1", broker, worker, SLEEP, place=0, on_beat=lambda beat: None)
+    command = (sys.executable, "-c", code)
+    return ChildProcess("worker.1", broker, worker, command, place=0, on_beat=lambda beat: None)
+
+
+def brood_of(child: ChildProcess) -> Brood:
+    nothing: Any = None
+    config = SupervisorConfig(processes=1)
+    brood = Brood(config, command=(), broker=nothing, witness=nothing, stopping=asyncio.Event())
+    brood.living.append(child)
+    return brood
 
 
 def let_die(pid: int) -> None:
@@ -29,7 +53,7 @@ async def test_order_to_a_child_that_is_gone_goes_to_nobody_else():
     """The number of its pipe may be that of the connection to Redis by then."""
     child = start()
     number = child._orders_fd
-    child.kill("a test")
+    child.kill("the test is over")
     assert await child.wait() == -signal.SIGKILL
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
@@ -60,7 +84,38 @@ async def test_no_two_children_reach_their_limits_at_the_same_time():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_dump_of_a_child_that_has_just_died_leaves_its_end_to_be_seen():
     child = start()
-    child.kill("a test")
+    child.kill("the test is over")
     let_die(child.process.pid)  # the loop must not see it yet
     child.dump_threads()
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_child_that_is_killed_twice_was_killed_for_the_first_reason():
+    """The first one is still on its way out when a deadline comes; who did it stays charged."""
+    child = start()
+    brood = brood_of(child)
+    brood.kill(child, "kill timeout of 1 s", blames_jobs=True, culprits=["token"])
+    child.catch_up = lambda: None  # type: ignore[method-assign]
+    brood.kill(child, "shutdown timeout")
+    assert (child.killed_for, child.culprits) == ("kill timeout of 1 s", {b"token"})
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_child_that_has_spoken_is_not_deaf_although_its_supervisor_has_not_listened():
+    child = start(BEATS)
+    config = SupervisorConfig(processes=1)
+    guard = Guard(brood_of(child), config, leave_s=30.0)
+    await asyncio.wait_for(child.ready.wait(), 20)
+    looking = asyncio.create_task(guard.run())
+    await asyncio.sleep(0)
+    child.silent_s = 2 * config.stall_s
+    guard._warned.add(child)
+    pipe = select.poll()
+    pipe.register(child._beats_fd, select.POLLIN)
+    pipe.poll()  # as if this process were stopped
+    child._loop.remove_reader(child._beats_fd)
+    await asyncio.sleep(1.0)  # several looks
+    looking.cancel()
+    assert not child.killed_for
+    child.kill("the test is over")
     assert await child.wait() == -signal.SIGKILL

@@ -162,10 +162,10 @@ async def test_options_that_a_worker_would_refuse_are_a_fault(own_server: Server
     said = await doctor(folder, own_server.url, "--lease", "0.1", "--json")
     assert said.code == 1
     (finding,) = said.not_well()["timeouts"]
-    assert "lease_s is 0.1, allowed is 0.3 to 86400" in finding["said"]
+    assert "--lease is 0.1, allowed is 0.3 to 86400" in finding["said"]
     said = await doctor(folder, own_server.url, "--lease", "1m", "--stall", "50", "--json")
     (finding,) = said.not_well()["timeouts"]
-    assert "so give a stall_s below 50, or a longer lease" in finding["said"]
+    assert "so give a --stall below 50, or a longer --lease" in finding["said"]
     said = await doctor(folder, own_server.url, "--lease", "1m", "--stall", "40", "--json")
     assert "timeouts" not in said.not_well()
 

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import pytest
 
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet
+from qcore.broker.wire import Reclaimed
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerUnavailable
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
@@ -116,25 +118,32 @@ async def test_worker_whose_pool_still_runs_keeps_its_jobs(broker: Broker, paren
     assert not await is_held(broker)
 
 
-async def test_redis_that_is_away_is_waited_for(
+async def test_queue_that_cannot_be_reached_does_not_hold_up_the_others(
     broker: Broker, dead: int, monkeypatch: pytest.MonkeyPatch
 ):
+    """As when the node of it in a Cluster is away."""
     worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING, owner=OWNER)
-    await Fleet(broker).beat("it", supervisor(dead, worker))
+    away = supervisor(dead, worker)
+    await Fleet(broker).beat("it", msgspec.structs.replace(away, queues=("away", QUEUE)))
     await leased(broker, "a")
-    left = 2
+    reclaim_owner, answers = broker.reclaim_owner, asyncio.Event()
 
-    async def fail(*_: object, **__: object) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            monkeypatch.undo()
-        raise BrokerUnavailable("it is away")
+    async def reclaim(queue: str, *args: Any, **options: Any) -> list[Reclaimed]:
+        if queue == "away" and not answers.is_set():
+            raise BrokerUnavailable("its node is away")
+        return await reclaim_owner(queue, *args, **options)
 
-    monkeypatch.setattr(broker, "reclaim_owner", fail)
-    await asyncio.wait_for(Orphans(broker, WORKER).run(), 20)
-    assert not left
-    assert not await is_held(broker)
+    monkeypatch.setattr(broker, "reclaim_owner", reclaim)
+    orphans = asyncio.create_task(Orphans(broker, WORKER).run())
+
+    async def is_back() -> bool:
+        return not await is_held(broker)
+
+    await eventually(is_back)
+    assert await Fleet(broker).members()
+    answers.set()
+    await asyncio.wait_for(orphans, 10)
+    assert await Fleet(broker).members() == []
 
 
 async def test_claim_that_outlived_its_worker_is_not_charged(broker: Broker, dead: int):

@@ -214,4 +214,4 @@ async def test_memory_that_cannot_be_read_is_refused(qcore: Qcore, text: str):
 async def test_memory_to_be_killed_at_is_not_below_that_to_be_replaced_at(qcore: Qcore):
     said = await qcore("worker", "tests.support.fleet_tasks:app", "--max-memory", "1G:500M")
     assert said.code == 1
-    assert "kill_memory_bytes is 524288000, allowed is 1073741824 to" in one_line(said)
+    assert "--max-memory, in bytes, is 524288000, allowed is 1073741824 to" in one_line(said)

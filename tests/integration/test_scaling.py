@@ -333,4 +333,4 @@ async def test_range_that_is_none_is_refused(qcore: Qcore, text: str):
 async def test_range_beyond_what_is_allowed_is_refused(qcore: Qcore):
     said = await qcore("worker", TASKS, "--processes", "4..300")
     assert said.code == 1
-    assert "most_processes is 300, allowed is 4 to 256" in one_line(said)
+    assert "the most of --processes is 300, allowed is 4 to 256" in one_line(said)

@@ -292,8 +292,11 @@ async def test_job_that_does_not_end_is_charged_also_while_its_supervisor_stops(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--lease", "30", "--stall", "20"), "stall_s is 20 and lease_s 30, renewed every 10 s"),
-        (("--lease", "30", "--stall", "2"), "stall_s is 2 and heartbeat_s 1"),
+        (
+            ("--lease", "30", "--stall", "20"),
+            "--stall is 20 s and --lease 30 s, renewed every 10 s",
+        ),
+        (("--lease", "30", "--stall", "2"), "--stall is 2 s, and a worker"),
     ],
 )
 async def test_stall_limit_that_does_not_fit_is_refused(

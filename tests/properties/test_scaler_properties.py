@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.beat import Beat
-from qcore.runtime.child import DRAIN, QUIET, RESUME
+from qcore.runtime.child import QUIET, RESUME
 from qcore.runtime.scaler import Scaler
 from qcore.runtime.slot import Slot
 
@@ -34,13 +34,14 @@ class Child:
         self._on_end = on_end
 
     def order(self, order: bytes) -> None:
-        if order == DRAIN:
-            assert (self.jobs, self.is_quiet, self._orders) == (0, True, []), "it has work to do"
-            self.ended.set()
-            self._on_end(self)
-        else:
-            self._orders.append(order)
-            self._ordered_at = asyncio.get_running_loop().time()
+        self._orders.append(order)
+        self._ordered_at = asyncio.get_running_loop().time()
+
+    def dismiss(self) -> None:
+        assert (self.jobs, self.is_quiet, self._orders) == (0, True, []), "it has work to do"
+        self.is_dismissed = True
+        self.ended.set()
+        self._on_end(self)
 
     def obey(self) -> None:
         for order in self._orders:
@@ -63,7 +64,7 @@ class Child:
 
 
 class Brood:
-    """Starts children, and kills none."""
+    """Starts children."""
 
     def __init__(self) -> None:
         self.living: list[Child] = []
@@ -75,9 +76,6 @@ class Brood:
 
         self.living.append(Child(forget))
         return self.living[-1]
-
-    def kill(self, child: Child, *_: Any) -> None:
-        assert child.ended.is_set()
 
 
 class Site:
@@ -104,7 +102,6 @@ class Site:
             self.brood,
             SupervisorConfig(processes=1),
             WORKER,
-            leave_s=0.0,
             stopping=asyncio.Event(),
             on_beat=nothing,
             judge=nothing,

@@ -23,6 +23,15 @@ from qcore.errors import ConfigError
 from qcore_cli.worker import stall_limit, worker_config
 
 URL = "redis://localhost:6379/0"
+#: What settings are called in messages: by the flag, where the command has one.
+FLAGS = {
+    "concurrency": "--concurrency",
+    "max_jobs": "--max-jobs",
+    "max_time_s": "--max-time",
+    "max_memory_bytes": "--max-memory, in bytes,",
+    "shutdown_timeout_s": "--shutdown-timeout",
+    "processes": "--processes",
+}
 
 
 def broker(**settings: Any) -> BrokerConfig:
@@ -62,8 +71,9 @@ def supervisor(**settings: Any) -> SupervisorConfig:
 def test_option_takes_its_range_and_names_it_otherwise(build, option, low, high, outside):
     for value in (low, high):
         assert getattr(build(**{option: value}), option) == value
+    name = FLAGS.get(option, option)
     for value in (*outside, -1, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match=rf"^{option} is \S+, allowed is \S+ to \S+$"):
+        with pytest.raises(ConfigError, match=rf"^{name} is \S+, allowed is \S+ to \S+$"):
             build(**{option: value})
 
 
@@ -78,7 +88,7 @@ def test_worker_clock_must_fit_into_the_lease(option, part):
 
 @pytest.mark.parametrize("lease_s", [0.29, 86401, float("nan")])
 def test_worker_lease_out_of_range_is_named(lease_s):
-    with pytest.raises(ConfigError, match=r"^lease_s is "):
+    with pytest.raises(ConfigError, match=r"^--lease is "):
         worker(lease_s=lease_s, extend_s=0.01, sweep_s=0.01)
 
 
@@ -92,9 +102,9 @@ def test_stall_limit_lies_between_the_heartbeats_and_the_end_of_a_lease():
     clocks = worker(lease_s=8.0, extend_s=2.0, sweep_s=1.0, heartbeat_s=0.5)
     for stall_s in (1.5, 5.99):
         check_stall(stall_s, clocks)
-    with pytest.raises(ConfigError, match=r"^stall_s is 6 and lease_s 8, renewed every 2 s: "):
+    with pytest.raises(ConfigError, match=r"^--stall is 6 s and --lease 8 s, renewed every 2 s: "):
         check_stall(6.0, clocks)
-    with pytest.raises(ConfigError, match=r"^stall_s is 1.4 and heartbeat_s 0.5: "):
+    with pytest.raises(ConfigError, match=r"^--stall is 1.4 s, .* for 0.5 s between two beats: "):
         check_stall(1.4, clocks)
 
 

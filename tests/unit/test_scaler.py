@@ -1,0 +1,37 @@
+"""What the number of workers does not undo."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.runtime.scaler import Scaler
+from qcore.runtime.scaling import Seen
+
+
+async def test_order_to_be_quiet_that_comes_during_a_look_is_not_undone():
+    stopping, ordered = asyncio.Event(), list[str]()
+    spare = SimpleNamespace(may_go=False, is_leaving=True, recall=lambda: ordered.append("resume"))
+    slots, broker = [spare], None
+    looks = 0
+
+    async def look() -> Seen:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            stopping.set()
+        return Seen(float(looks), 10, [])
+
+    untyped: Any = (slots, broker)
+    scaler = Scaler(
+        SupervisorConfig(processes=1, most_processes=2),
+        WorkerConfig(queues=("default",), heartbeat_s=0.05),
+        untyped[0],
+        broker=SimpleNamespace(config=SimpleNamespace(namespace="any")),  # type: ignore[arg-type]
+        open_slot=lambda: ordered.append("open"),
+        is_quiet=lambda: looks > 0,
+        stopping=stopping,
+    )
+    scaler._look = look  # type: ignore[method-assign]
+    await asyncio.wait_for(scaler.run(), 10)
+    assert ordered == []
