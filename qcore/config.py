@@ -87,6 +87,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_most_s: float = 10.0
     #: Leases a job may lose without a witness before it is dead.
     crash_limit: int = 10
+    #: For the supervisor to set: what a worker with its pool may take; the largest pool process is
+    #: killed above that.
+    memory_bytes: int | None = None
     #: Runs the jobs that have lost two leases, one after the other, and leaves when none waits.
     suspects: bool = False
 

@@ -15,7 +15,7 @@ from qcore.config import BrokerConfig, child_environment
 from qcore.context import Facts
 from qcore.errors import ProcessDied
 from qcore.model.retry import GiveUp, RetryLater
-from qcore.runtime.memory import BY_THE_KERNEL, children_peak_bytes, oom_kills
+from qcore.runtime.memory import BY_THE_KERNEL, children_peak_bytes, oom_kills, rss_bytes
 
 #: What starts a process of the pool when the command gives nothing else.
 DEFAULT_COMMAND = (sys.executable, "-m", "qcore.runtime.pool_process")
@@ -77,11 +77,13 @@ class PoolProcess:
         self._process = process
         self.pid = process.pid
         self._oom_kills = oom_kills()
+        #: What its worker has killed it for, whether it had a job or not.
+        self._killed_for = ""
 
     @property
     def is_alive(self) -> bool:
         """Whether it can take another job."""
-        return self._process.returncode is None
+        return self._process.returncode is None and not self._killed_for
 
     async def call(self, module: str, qualname: str, facts: Facts, args: msgspec.Raw) -> bytes:
         """Run the function and return its encoded result. Cancelling kills the process.
@@ -107,6 +109,11 @@ class PoolProcess:
             raise
         return _unpack(reply)
 
+    def kill_for(self, why: str) -> None:
+        """Kill the process; a job that it runs has failed with this reason."""
+        self._killed_for = why
+        self._process.kill()
+
     async def kill(self) -> None:
         """End the process at once, and see it gone."""
         if self.is_alive:
@@ -116,8 +123,8 @@ class PoolProcess:
     async def _epitaph(self) -> str:
         code = await self._process.wait()
         how = f"was ended by {signal_name(-code)}" if code < 0 else f"exited with {code}"
-        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
-            how += f", {BY_THE_KERNEL}"
+        if self._killed_for or (code == -signal.SIGKILL and oom_kills() > self._oom_kills):
+            how += f", {self._killed_for or BY_THE_KERNEL}"
         most = f"at most {children_peak_bytes() / 1e6:.0f} MB"
         return f"the process of the task (pid {self.pid}, {most} of memory) {how}"
 
@@ -139,15 +146,27 @@ class ProcessPool:
 
     They leave when their worker is gone: they see the end of the pipe. Their tasks enqueue where
     the worker works, whatever its flags said.
+
+    Args:
+        size: How many at most.
+        broker: Where their tasks enqueue.
+        command: What starts one.
+        memory_bytes: What they and the worker may take together.
     """
 
     def __init__(
-        self, size: int, broker: BrokerConfig, command: Sequence[str] = DEFAULT_COMMAND
+        self,
+        size: int,
+        broker: BrokerConfig,
+        command: Sequence[str] = DEFAULT_COMMAND,
+        *,
+        memory_bytes: int | None = None,
     ) -> None:
         self._broker = broker
         self._size = size
         self._slots = asyncio.Semaphore(size)
         self._command = command
+        self._memory_bytes = memory_bytes
         self._idle: deque[PoolProcess] = deque()
         self._all: set[PoolProcess] = set()
 
@@ -189,9 +208,29 @@ class ProcessPool:
         """The share of the processes that has a job."""
         return (len(self._all) - len(self._idle)) / self._size
 
-    def pids(self) -> list[int]:
-        """Return the pids of all living members."""
-        return [process.pid for process in self._all if process.is_alive]
+    def shed(self, own_bytes: int) -> int:
+        """Kill the largest members while they and the worker take more memory than they may.
+
+        A worker that takes more than each of them is left to its supervisor.
+
+        Args:
+            own_bytes: What the worker takes.
+
+        Returns:
+            What it and the members that are left take.
+        """
+        sizes = {process: rss_bytes(process.pid) for process in self._all if process.is_alive}
+        total = own_bytes + sum(sizes.values())
+        for process in sorted(sizes, key=sizes.__getitem__, reverse=True):
+            if self._memory_bytes is None or total <= self._memory_bytes:
+                break
+            if sizes[process] >= own_bytes:
+                process.kill_for(
+                    f"by its worker: {sizes[process] / 1e6:.0f} MB of memory, "
+                    f"{total / 1e6:.0f} with the worker, allowed are {self._memory_bytes / 1e6:.0f}"
+                )
+                total -= sizes[process]
+        return total
 
     async def close(self) -> None:
         """Kill every member."""

@@ -76,7 +76,9 @@ class Supervisor:
         self._kill_after_s = worker.shutdown_timeout_s - self._own_s
         self._config = config
         self._worker = msgspec.structs.replace(
-            worker, shutdown_timeout_s=worker.shutdown_timeout_s - 2 * self._own_s
+            worker,
+            shutdown_timeout_s=worker.shutdown_timeout_s - 2 * self._own_s,
+            memory_bytes=config.kill_memory_bytes,
         )
         self._broker = broker
         self._failures = 0

@@ -76,7 +76,9 @@ class Worker:
         self._config = config
         self._owner = owner
         self._lifecycle = Lifecycle()
-        self._pool = ProcessPool(config.pool_size, app.config, pool_command)
+        self._pool = ProcessPool(
+            config.pool_size, app.config, pool_command, memory_bytes=config.memory_bytes
+        )
         self._threads = Threads(config.threads, freed=self._look_again)
         self._executor = Executor(
             app.tasks,
@@ -221,7 +223,7 @@ class Worker:
             stopped=self._stopped,
             running=len(self._running),
             done=self._exchange.settled,
-            rss_bytes=rss_bytes(os.getpid(), *self._pool.pids()),
+            rss_bytes=self._pool.shed(rss_bytes(os.getpid())),
             loop_lag_ms=round(loop_lag_s * 1000, 1),
             suspects=suspects,
             holding=bool(self._running) or not self._exchange.is_clear,

@@ -88,15 +88,17 @@ def test_configuration_names_each_option_with_its_default(heading: str):
 @pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
 def test_configuration_names_the_range_that_is_checked(kind: Any):
     checked = 0
-    for name, (_, allowed, *_) in options(kind.__name__).items():
+    for name, (_, allowed, *_, meaning) in options(kind.__name__).items():
         bounds = re.fullmatch(r"([\d.]+) to ([\d.]+)", allowed)
         if bounds is None:
             continue
         checked += 1
         low, high = float(bounds[1]), float(bounds[2])
         says = re.escape(f"allowed is {low:.15g} to {high:.15g}")
+        flag = re.search("--[a-z-]+", meaning)
+        called = flag[0] if flag else name
         for value in (low * 0.99 - 0.001, high * 1.01):
-            with pytest.raises(ConfigError, match=f"^{name} is .*{says}"):
+            with pytest.raises(ConfigError, match=f"^{called}.* is .*{says}"):
                 kind(**REQUIRED[kind] | {name: value})
 
     assert checked

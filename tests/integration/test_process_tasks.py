@@ -119,6 +119,7 @@ async def test_process_that_runs_too_long_is_gone_although_a_child_of_it_lives(
     app: App, tmp_path: Path
 ):
     async with working(app):
+        await (await tasks.pid.enqueue()).result(timeout=20)  # the process is there
         record = await dead(app, await tasks.hang_with_a_child.enqueue(str(tmp_path / "pid")), 20)
         child = int((tmp_path / "pid").read_text())
         assert is_alive(child)
@@ -193,8 +194,8 @@ async def test_stop_now_kills_a_busy_process_and_releases_its_job(app: App):
     async with working(app) as worker:
         job = await tasks.span.enqueue(60)
         await reached(app, job, JobStatus.ACTIVE)
-        await eventually(lambda: worker._pool.pids(), 20)
-        (pid,) = worker._pool.pids()
+        await eventually(lambda: worker._pool._all, 20)
+        (pid,) = [process.pid for process in worker._pool._all]
         await asyncio.sleep(0.1)
         worker.stop_now()
         record = await reached(app, job, JobStatus.READY)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qcore.model.job import Death
+from qcore.model.job import AttemptError
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line
@@ -132,19 +132,27 @@ async def test_job_that_takes_too_much_memory_is_dead_and_its_neighbours_are_not
     assert_sound(fleet.history, {n: r for n, r in fleet.runs().items() if n}, killed=killed)
 
 
-async def test_record_of_a_pool_process_that_takes_too_much_memory_tells_how_much(fleet: Fleet):
+async def test_pool_process_that_takes_too_much_memory_is_killed_alone(fleet: Fleet):
+    """Its job has failed with how much it took; the worker and its other jobs go on."""
     command = fleet.start(processes=1, max_memory="200M:300M", lease=30)
     await command.ready(1)
     async with fleet.producer() as producer:
+        neighbour = fleet.history.number()
+        await producer.task("work").enqueue(neighbour, 100.0)
         job = await producer.task("bomb_in_process").enqueue(fleet.history.number())
 
-        async def deaths() -> tuple[Death, ...]:
+        async def failed() -> tuple[AttemptError, ...]:
             record = await producer.app.inspector.job("default", job.id)
-            return record.deaths if record else ()
+            return record.errors if record else ()
 
-        (death, *_) = await eventually(deaths, 30)
-    assert death.how.endswith(" MB of memory, allowed are 315")
-    assert death.peak_rss_bytes > 315_000_000
+        (error, *_) = await eventually(failed, 60)
+        record = await producer.app.inspector.job("default", job.id)
+    assert record is not None
+    assert (record.crashes, record.attempts, error.kind) == (0, 1, "ProcessDied")
+    assert "was ended by SIGKILL, by its worker: " in error.text
+    assert "with the worker, allowed are 315" in error.text
+    assert len(fleet.runs()[neighbour]) == 1
+    assert not command.events("worker.killed")
 
 
 async def test_replacement_that_does_not_come_up_leaves_the_old_worker_at_work(fleet: Fleet):
