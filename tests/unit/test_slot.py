@@ -58,7 +58,6 @@ async def test_worker_that_lived_for_long_is_started_again_as_soon_as_the_first_
         brood,
         SupervisorConfig(processes=1),
         WorkerConfig(queues=("default",)),
-        leave_s=1.0,
         stopping=stopping,
         on_beat=lambda beat: None,
         judge=lambda child: None,
