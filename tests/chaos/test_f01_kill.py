@@ -61,7 +61,9 @@ async def test_workers_killed_at_full_speed_run_again_no_more_than_they_held(
         for kill in range(1, FULL_SPEED_KILLS + 1):
             some = FULL_SPEED_JOBS * kill // (FULL_SPEED_KILLS + 2)
             await eventually(lambda n=some: fleet.journal.done_count() > n, 30)
-            fleet.kill_worker(await eventually(lambda: busiest(fleet), 30))
+            pid = await eventually(lambda: busiest(fleet), 30)
+            assert pid is not None
+            fleet.kill_worker(pid)
         await fleet.emptied(30)
         command.signal()
         assert await command.ended(15) == 0
