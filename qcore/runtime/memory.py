@@ -3,8 +3,9 @@
 import os
 import resource
 import sys
-from contextlib import suppress
 from pathlib import Path
+
+from qcore.runtime.cgroup import folders, read
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -40,21 +41,17 @@ def children_peak_bytes() -> int:
     return peak_bytes(resource.getrusage(resource.RUSAGE_CHILDREN))
 
 
-def oom_kills(proc: Path = Path("/proc/self"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def oom_kills(root: Path = Path("/")) -> int:
     """Return how many processes of this one's cgroup the kernel has killed for lack of memory.
 
     0 where it does not tell, as outside Linux.
+
+    Args:
+        root: Where `proc` and `sys` are.
     """
-    with suppress(OSError, ValueError):
-        for line in (proc / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                counts = cgroups / path.lstrip("/") / "memory.events"
-            elif "memory" in controllers.split(","):
-                counts = cgroups / "memory" / path.lstrip("/") / "memory.oom_control"
-            else:
-                continue
-            with suppress(OSError):
-                words = counts.read_text().split()
-                return int(words[words.index("oom_kill") + 1])
+    for folder in folders("memory", root):
+        # of version 2, and of version 1
+        words = f"{read(folder / 'memory.events')} {read(folder / 'memory.oom_control')}".split()
+        if "oom_kill" in words:
+            return int(words[words.index("oom_kill") + 1])
     return 0

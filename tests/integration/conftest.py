@@ -1,15 +1,17 @@
-"""The `qcore` command, as a user runs it."""
+"""The `qcore` command, as a user runs it, and fleets of real workers."""
 
 import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.commands import Command, Said
-from tests.support.fleet import ROOT
+from tests.support.fleet import ROOT, Fleet, fleet_on
+from tests.support.servers import free_port
 
 
 @pytest.fixture
@@ -41,3 +43,20 @@ def qcore(environment: dict[str, str], tmp_path: Path) -> Command:
         return Said(process.returncode, out.decode(), err.decode())
 
     return run
+
+
+@pytest.fixture
+def fleet_url(redis_url: str) -> str:
+    """The server of `fleet`; tests that do harm to it name one of their own."""
+    return redis_url
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, fleet_url: str, namespace: str) -> Iterator[Fleet]:
+    with fleet_on(tmp_path, fleet_url, namespace) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()

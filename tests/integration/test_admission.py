@@ -1,7 +1,6 @@
 """A supervisor looks at the server before it works: what deletes jobs is refused."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, own_server: Server) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, own_server.url, "admitted") as fleet:
-        yield fleet
+def fleet_url(own_server: Server) -> str:
+    return own_server.url
 
 
 async def test_server_that_evicts_is_refused_before_a_worker_starts(

@@ -3,9 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +13,9 @@ from qcore.config import SupervisorConfig
 from qcore.errors import ConfigError
 from qcore.runtime.front import open_front
 from tests.support import fleet_tasks
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.http import ask, get
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 TASKS = fleet_tasks.__name__
@@ -25,14 +23,8 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, own_server: Server, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, own_server.url, namespace) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def port() -> int:
-    return free_port()
+def fleet_url(own_server: Server) -> str:
+    return own_server.url
 
 
 class Scrape:

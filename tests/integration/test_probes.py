@@ -2,29 +2,22 @@
 
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.support.checker import assert_sound
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.http import get
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 ALIVE, READY = (200, "alive\n"), (200, "ready\n")
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, own_server: Server, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, own_server.url, namespace) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def port() -> int:
-    return free_port()
+def fleet_url(own_server: Server) -> str:
+    return own_server.url
 
 
 def says(port: int, path: str, wanted: tuple[int, str]) -> Callable[[], Awaitable[bool]]:

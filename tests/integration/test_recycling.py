@@ -1,8 +1,6 @@
 """A worker that has reached a limit makes room for another one, which is ready before it leaves."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +9,8 @@ from qcore.model.job import AttemptError
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line
-from tests.support.fleet import Command, Fleet, fleet_on
+from tests.support.fleet import Command, Fleet
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        yield fleet
 
 
 def order_of(command: Command, *events: tuple[str, int]) -> list[int]:

@@ -3,11 +3,8 @@
 import asyncio
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from qcore.config import host_name
 from tests.support.commands import Command as Qcore
@@ -15,12 +12,6 @@ from tests.support.commands import Said, one_line
 from tests.support.fleet import Command, Fleet, fleet_on
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        yield fleet
 
 
 async def seen(qcore: Qcore, count: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 from qcore import App, JobStatus
 from tests.support.commands import Command as Qcore
-from tests.support.fleet import ROOT, Fleet, fleet_on
+from tests.support.fleet import ROOT, Fleet
 from tests.support.http import get
 from tests.support.samples import (
     COMMAND,
@@ -40,11 +40,10 @@ every_sample = pytest.mark.parametrize("name", SAMPLES)
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        copy_app(tmp_path)
-        fleet.env |= {"QCORE_URL": redis_url, "QCORE_NAMESPACE": namespace}
-        yield fleet
+def fleet(fleet: Fleet, tmp_path: Path) -> Fleet:
+    copy_app(tmp_path)
+    fleet.env |= {"QCORE_URL": fleet.url, "QCORE_NAMESPACE": fleet.namespace}
+    return fleet
 
 
 @asynccontextmanager

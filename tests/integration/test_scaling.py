@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,6 @@ from tests.support.waiting import eventually
 
 #: Clocks of which a test sees several: it looks every 0.2 s.
 FAST: dict[str, Any] = {"heartbeat_s": 0.1, "target_wait_s": 0.3, "shrink_after_s": 1.0}
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        yield fleet
 
 
 def wanted(command: Command) -> list[int]:

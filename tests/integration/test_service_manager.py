@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,15 +15,9 @@ from qcore.config import ServiceManager
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.runtime import service_manager
 from qcore.runtime.service_manager import Notifier
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.service_manager import Manager
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        yield fleet
 
 
 @pytest.fixture

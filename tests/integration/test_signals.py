@@ -3,20 +3,12 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.checker import assert_sound
-from tests.support.fleet import Command, Fleet, Producer, fleet_on
+from tests.support.fleet import Command, Fleet, Producer
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        yield fleet
 
 
 async def ready_jobs(producer: Producer) -> int:

@@ -3,15 +3,14 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from qcore import JobHandle
 from qcore.runtime.child_process import stat_of
-from tests.support.fleet import Command, Fleet, Producer, fleet_on
+from tests.support.fleet import Command, Fleet, Producer
 from tests.support.waiting import eventually
 from tests.support.workers import dead, record_of
 
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
 #: Until a job has lost its last lease: each process takes a second to start, and the job waits.
 LONG_S = 40
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        yield fleet
 
 
 @pytest.fixture

@@ -4,22 +4,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.servers import Server, free_port
 from tests.support.terminal import Terminal
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, own_server: Server, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, own_server.url, namespace) as fleet:
-        yield fleet
+def fleet_url(own_server: Server) -> str:
+    return own_server.url
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,19 +11,13 @@ from qcore.broker.inspector import JobRecord
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line
-from tests.support.fleet import Command, Fleet, Producer, fleet_on
+from tests.support.fleet import Command, Fleet, Producer
 from tests.support.waiting import eventually
 
 #: With it a worker is deaf when its loop is blocked for 0.9 * (LEASE_S - LEASE_S / 3) = 3 s.
 LEASE_S = 5.0
 DEAF = "stalled for 3 s"
 LONG_S = 100.0
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Fleet]:
-    with fleet_on(tmp_path, redis_url, namespace) as fleet:
-        yield fleet
 
 
 async def record_of(producer: Producer, id: str) -> JobRecord:

@@ -6,17 +6,9 @@ from pathlib import Path
 import pytest
 
 from qcore_cli.cores import cpu_quotas, usable_cores
+from tests.support.cgroup import system
 
 V1 = "5:cpu,cpuacct:{}\n4:cpuset:/elsewhere\n0::/systemd\n"
-
-
-def system(root: Path, groups: str, files: dict[str, str]) -> Path:
-    """Write what the kernel would say."""
-    for name, text in {"proc/self/cgroup": groups, **files}.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 @pytest.mark.parametrize(
