@@ -1,8 +1,17 @@
-"""The names of all log events, with the fields that each carries.
+"""The names of all log events, with the fields that each carries, and the log that takes them.
 
 The library never configures logging; the command does. Events are `noun.past_tense`.
 """
 
+import inspect
+import logging
+import traceback
+from typing import Any, Protocol
+
+import structlog
+
+#: Of a trace in a log line: its end, which names the error.
+_TRACE_CHARS = 4000
 #: Event -> its fields. `tests/unit/test_telemetry.py` holds the code to this table.
 EVENTS: dict[str, tuple[str, ...]] = {
     # jobs, by the worker; debug unless something is wrong
@@ -11,6 +20,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "job.parked": ("job", "task", "queue", "error", "delay_ms"),
     "job.buried": ("job", "task", "queue", "attempt", "error"),
     "job.unclassified": ("job", "queue"),
+    "job.unsettled": ("job", "task", "queue", "exception"),
     "job.condemned": ("job", "queue", "worker", "how"),
     "job.cancelled": ("job", "task", "queue", "reason"),
     "job.released": ("job", "task", "queue", "attempt"),
@@ -75,3 +85,103 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "replacement.failed": ("worker", "pid", "why"),
     "threads.abandoned": ("count",),
 }
+
+
+class Sink(Protocol):
+    """Takes the lines of qcore, instead of the program's own structlog."""
+
+    def shows(self, level: str, event: str) -> bool:
+        """Return whether a line of this event would be shown."""
+        ...
+
+    def emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Take one line; a field `exception` is a trace."""
+        ...
+
+
+class EventLog:
+    """Where qcore logs, in whatever program it runs.
+
+    Lines go to structlog as the program has configured it, or to `sink`. A configuration that
+    cannot take them, or a line that cannot be written, never stops what is logged about: such
+    lines go to the logger `qcore` of the standard library.
+    """
+
+    sink: Sink | None = None
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        """Log what only helps to find faults."""
+        self._emit("debug", event, fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        """Log what happens in good order."""
+        self._emit("info", event, fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        """Log what somebody should look at."""
+        self._emit("warning", event, fields)
+
+    def error(self, event: str, /, **fields: Any) -> None:
+        """Log what somebody must look at."""
+        self._emit("error", event, fields)
+
+    def exception(self, event: str, /, **fields: Any) -> None:
+        """Log an error with the trace of the exception that is handled now."""
+        # made here: renderers print local variables too, which may be secrets
+        self._emit("error", event, {**fields, "exception": trace_of(None)})
+
+    def shows(self, level: str, event: str) -> bool:
+        """Return whether a line would be shown, for those whose fields cost something."""
+        try:
+            if self.sink is not None:
+                return self.sink.shows(level, event)
+            return bool(structlog.get_logger().is_enabled_for(_LEVELS[level]))
+        except Exception:  # noqa: BLE001 - a logger of another kind, which does not tell
+            return level != "debug"
+
+    def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        try:
+            if self.sink is not None:
+                self.sink.emit(level, event, fields)
+            else:
+                _to_structlog(level, event, fields)
+        except Exception:  # noqa: BLE001 - whatever a program's processors raise
+            _to_stdlib(level, event, fields)
+
+
+_LEVELS = logging.getLevelNamesMapping() | {
+    name.lower(): number for name, number in logging.getLevelNamesMapping().items()
+}
+
+
+def _to_structlog(level: str, event: str, fields: dict[str, Any]) -> None:
+    logged = getattr(structlog.get_logger(), level)(event, **fields)
+    if inspect.iscoroutine(logged):  # a logger for coroutines: nobody would await it
+        logged.close()
+        raise TypeError("the logger is asynchronous")
+
+
+def _to_stdlib(level: str, event: str, fields: dict[str, Any]) -> None:
+    try:
+        said = " ".join((event, *(f"{name}={value}" for name, value in fields.items())))
+        logging.getLogger("qcore").log(_LEVELS[level], "%s", said)
+    except Exception:  # noqa: BLE001 - nobody is left to be told
+        pass
+
+
+log = EventLog()
+
+
+def trace_of(error: BaseException | None) -> str:
+    """Return the trace of an exception, else of the one that is handled now, without variables.
+
+    Of a long one the end is kept, which names the error.
+    """
+    try:
+        lines = (
+            traceback.format_exc() if error is None else "".join(traceback.format_exception(error))
+        )
+    except BaseException as e:  # noqa: BLE001 - a __str__ of the user's that raises
+        return f"the trace cannot be made ({type(e).__name__})"
+    text = lines.rstrip()
+    return text if len(text) <= _TRACE_CHARS else f"[...] {text[-_TRACE_CHARS:]}"

@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
-import structlog
 
 from qcore import ConfigError
 from qcore.config import BrokerConfig, child_variable
@@ -25,12 +24,12 @@ from qcore.runtime.child import (
     run_child,
     tether,
 )
+from qcore.telemetry import log
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogFormat, configure_logging
 
 T = TypeVar("T")
 
-log = structlog.get_logger()
 
 #: What starts this module; the words of one of the functions below follow.
 COMMAND = (sys.executable, "-m", "qcore_cli.child")

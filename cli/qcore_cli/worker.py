@@ -8,7 +8,6 @@ import subprocess
 from typing import Annotated
 
 import msgspec
-import structlog
 import typer
 
 from qcore import ConfigError
@@ -24,12 +23,11 @@ from qcore.config import (
 from qcore.runtime.front import open_front
 from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
+from qcore.telemetry import log
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
 from qcore_cli.cores import usable_cores
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url, seconds_of
-
-log = structlog.get_logger()
 
 ShutdownTimeout = Annotated[
     float,

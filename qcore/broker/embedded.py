@@ -23,8 +23,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-import structlog
-
 from qcore.broker.server_folder import (
     SERVER_LOCK,
     START_LOCK,
@@ -52,6 +50,7 @@ from qcore.broker.server_process import (
     wait_until,
 )
 from qcore.errors import BrokerUnavailable, QcoreError
+from qcore.telemetry import log
 
 __all__ = ["EmbeddedServer", "ServerBinary", "find_server", "run_foreground"]
 
@@ -61,8 +60,6 @@ LOADING_S = 120.0
 STOP_S = 10.0
 #: Above what one holder of the start lock may need: wait, end a server, start another.
 LOCK_S = 40.0
-
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class EmbeddedServer:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-import structlog
-
 from qcore.broker import scripts
 from qcore.broker.cluster import ClusterLine
 from qcore.broker.connection import Backoff, Endpoint
@@ -24,6 +22,7 @@ from qcore.broker.line import Line
 from qcore.broker.subscription import Subscription, subscribed
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable, ConfigError
+from qcore.telemetry import log
 
 #: Looks in one write: a kept result may be as large as the limit of a payload.
 LOOKS = 100
@@ -31,8 +30,6 @@ LOOKS = 100
 LOOK_S = 5.0
 #: The connection is closed when nobody has waited for so long.
 IDLE_S = 30.0
-
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Ending(NamedTuple):

@@ -1,12 +1,9 @@
 """Whether a supervisor may work on a server: what would delete jobs is refused."""
 
-import structlog
-
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Level, check_eviction, check_persistence, read_info
 from qcore.errors import BrokerError, BrokerUnavailable
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 
 async def admits(broker: Broker, *, allow_eviction: bool) -> bool:

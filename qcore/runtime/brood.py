@@ -6,7 +6,6 @@ from functools import partial
 
 import anyio
 import anyio.abc
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.config import SupervisorConfig, WorkerConfig
@@ -17,8 +16,7 @@ from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.processes import signal_name
 from qcore.runtime.tally import Totals
 from qcore.runtime.witness import Witness
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 
 class Brood:

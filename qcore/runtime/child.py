@@ -13,15 +13,13 @@ from functools import partial
 
 import anyio
 import msgspec
-import structlog
 
 from qcore.app import App
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.watchdog import Watchdog
 from qcore.runtime.worker import Worker
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Orders, one byte each, written by the supervisor. The end of the pipe is an order to drain: the
 #: supervisor is gone.

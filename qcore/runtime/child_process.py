@@ -14,7 +14,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import msgspec
-import structlog
 
 from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig, child_environment
@@ -22,8 +21,7 @@ from qcore.model.fleet import WorkerState, WorkerView
 from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.child import CHILD_CONFIG, DRAIN, DUMP, ChildConfig
 from qcore.runtime.memory import oom_kills, peak_bytes
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0

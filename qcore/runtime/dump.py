@@ -9,11 +9,8 @@ from itertools import islice
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, cast
 
-import structlog
-
 from qcore.runtime.running import Running
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: At most so many jobs, the oldest first, and as many other tasks.
 _MOST = 200

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.connection import Backoff
@@ -14,8 +12,7 @@ from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease, Outcome, Released
 from qcore.runtime.slots import Room
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: A claim whose reply was lost may still have been on its way when it was first looked for.
 _SECOND_LOOK_S = 1.0

@@ -1,7 +1,6 @@
 """One lease -> one outcome, as short named steps. Knows no Redis."""
 
 import asyncio
-import logging
 import os
 import random
 import time
@@ -15,7 +14,6 @@ from typing import Any
 
 import anyio
 import msgspec
-import structlog
 
 import qcore
 from qcore.config import KEEP_S, host_name
@@ -50,8 +48,7 @@ from qcore.runtime.processes import ProcessPool, RemoteError
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.threads import Threads
 from qcore.task import Task
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: A job that no worker can run yet (its task unknown, its arguments of another version) is tried
 #: again for a day, which is longer than a rolling deploy, 5 s to 5 min apart.
@@ -100,34 +97,32 @@ class Executor:
         self._note = note
         self._result_limit_bytes = result_limit_bytes
         # the fields of a line that is dropped would cost more than the rest of an empty job
-        self._logs_acks = log.is_enabled_for(logging.DEBUG)
+        self._logs_acks = log.shows("debug", "job.acked")
         self._host = host_name()
         self._pid = os.getpid()
 
     async def execute(self, running: Running) -> Outcome | None:
         """Run one job to its outcome; None when its lease was lost, so that it has none to give.
 
-        Never raises. When the asyncio task is cancelled, `running.stop` says what that means.
+        When the asyncio task is cancelled, `running.stop` says what that means.
+
+        Raises:
+            BaseException: whatever ended the run; `outcome_of` says what becomes of it.
         """
         lease = running.lease
         running.started_ms = _now_ms()
         if running.stop is not None:
             return self._stopped(running)
-        try:
-            envelope = self._read(lease)
-            running.task_name = envelope.task
-            if lease.wished:
-                raise _CalledOff("on request")
-            if envelope.expires_ms >= 0:
-                self._check_expiry(envelope, running)
-            task = self._find(envelope)
-            running.exclusive = task.settings.exclusive
-            result = await self._call(task, envelope, running)
-            return self._completed(result, task.keep_ms(envelope.keep_ms, result), running)
-        except GeneratorExit:
-            raise
-        except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
-            return self._outcome_of(e, running)
+        envelope = self._read(lease)
+        running.task_name = envelope.task
+        if lease.wished:
+            raise _CalledOff("on request")
+        if envelope.expires_ms >= 0:
+            self._check_expiry(envelope, running)
+        task = self._find(envelope)
+        running.exclusive = task.settings.exclusive
+        result = await self._call(task, envelope, running)
+        return self._completed(result, task.keep_ms(envelope.keep_ms, result), running)
 
     # -- the steps ------------------------------------------------------------------------------
 
@@ -272,11 +267,14 @@ class Executor:
 
     # -- when it did not complete -----------------------------------------------------------------
 
-    def _outcome_of(self, error: BaseException, running: Running) -> Outcome | None:
-        """Classify; an exception so odd that this fails must not cost the worker a slot."""
+    def outcome_of(self, error: BaseException, running: Running) -> Outcome | None:
+        """Return the outcome of a run that ended with an exception.
+
+        One so odd that it cannot be classified must not cost the worker a slot: the job is dead.
+        """
         try:
             return self._classify(error, running)
-        except Exception:
+        except BaseException:
             log.exception("job.unclassified", job=running.lease.id, queue=running.lease.queue)
             odd = CodecError(f"its {type(error).__name__} cannot be recorded; see the worker's log")
             return Buried(encode(self._after(odd, running, charge=True)))
@@ -423,7 +421,7 @@ def error_text(error: BaseException) -> str:
         return shorten(str(error) or type(error).__name__)
     try:
         return shorten("".join(traceback.format_exception(None, error, _own_frames(error))))
-    except Exception as e:  # noqa: BLE001 - a __str__ of the user's that raises
+    except BaseException as e:  # noqa: BLE001 - a __str__ of the user's that raises
         return f"{type(error).__name__}, whose text cannot be made ({type(e).__name__})"
 
 

@@ -5,14 +5,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.model.job import Lease
-
-log = structlog.get_logger()
 
 
 class LeaseKeeper:

@@ -4,13 +4,11 @@ import asyncio
 from collections.abc import Callable
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: A queue whose marker was refused is listened to again after this.
 _REFUSED_S = 2.0

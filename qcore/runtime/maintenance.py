@@ -5,14 +5,12 @@ import random
 from collections.abc import Callable, Collection
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.wire import CHORE_LIMIT, Reclaimed
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Sweeps between two prunings of kept outcomes.
 _PRUNE_EVERY = 6

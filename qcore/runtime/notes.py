@@ -5,15 +5,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Member
@@ -17,8 +16,7 @@ from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerError
 from qcore.runtime.child_process import stat_of
 from qcore.runtime.maintenance import log_reclaimed
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Between two looks at who is gone; a claim that was on its way is found by the second one.
 _LOOK_S = 1.0

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Order
@@ -14,8 +13,7 @@ from qcore.broker.identity import new_owner
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Supervisors that hear of the same order obey it spread over this.
 _SPREAD_S = 2.0

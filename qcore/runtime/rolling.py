@@ -4,15 +4,13 @@ import asyncio
 from collections.abc import Sequence
 
 import anyio
-import structlog
 
 from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig
 from qcore.model.fleet import Roll, RollState
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.slot import Slot
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 
 class Rolling:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector
@@ -12,8 +11,7 @@ from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.errors import BrokerError
 from qcore.runtime.scaling import Scaling, Seen
 from qcore.runtime.slot import Slot
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Beats between two looks: each look is to see something new.
 _LOOK_BEATS = 2

@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable
 
 import anyio
-import structlog
 
 from qcore.config import ServiceManager
 from qcore.model.fleet import RollState, SupervisorState, SupervisorView, WorkerState
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Between two looks at what there is to tell.
 _LOOK_S = 0.5

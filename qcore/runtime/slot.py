@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 
 import anyio
-import structlog
 
 from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
@@ -12,8 +11,7 @@ from qcore.runtime.beat import Beat
 from qcore.runtime.brood import Brood
 from qcore.runtime.child import QUIET, RESUME
 from qcore.runtime.child_process import ChildProcess
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: A child that lived so long after it was ready resets the restart backoff.
 _STABLE_S = 10.0

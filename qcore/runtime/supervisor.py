@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import anyio
 import msgspec
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
@@ -35,8 +34,7 @@ from qcore.runtime.service_manager import Notifier
 from qcore.runtime.slot import Slot
 from qcore.runtime.tally import Totals
 from qcore.runtime.witness import Witness
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Exit code of a supervisor whose children never get ready.
 EXIT_BOOT_LOOP = 70

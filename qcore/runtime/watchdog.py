@@ -7,8 +7,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import structlog
-
 from qcore.runtime.beat import Alarm
 from qcore.runtime.dump import dump, stack_of_thread
 from qcore.runtime.lineage import awaiting
@@ -16,8 +14,7 @@ from qcore.runtime.running import Running
 from qcore.runtime.threads import Thread
 from qcore.runtime.worker import Worker
 from qcore.task import Task
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 _LOOK_S = 0.25
 #: Looks for which a late one counts at most: a process that was stopped and goes on has not

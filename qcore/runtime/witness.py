@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import anyio
-import structlog
 
 from qcore.broker.broker import Broker
 from qcore.config import WorkerConfig, host_name
@@ -16,8 +15,7 @@ from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.maintenance import log_reclaimed
 from qcore.runtime.memory import BY_THE_KERNEL
 from qcore.runtime.processes import signal_name
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: Signals by which code ends its own process. Any other may have come from anywhere, and exit code
 #: 1 is that of a worker which fails.

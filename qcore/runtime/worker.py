@@ -10,14 +10,13 @@ from functools import partial
 from itertools import islice
 
 import anyio
-import structlog
 
 from qcore.app import App
 from qcore.broker.wire import Turn
 from qcore.config import WorkerConfig, cleanup_s
 from qcore.context import Lifecycle
 from qcore.errors import BrokerError
-from qcore.model.job import Acked, Lease, Released
+from qcore.model.job import Acked, Lease, Outcome, Released
 from qcore.runtime.beat import Beat
 from qcore.runtime.code_version import digest_of
 from qcore.runtime.deadlines import Deadlines
@@ -34,8 +33,7 @@ from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
 from qcore.runtime.tally import Tally
 from qcore.runtime.threads import Thread, Threads
-
-log = structlog.get_logger()
+from qcore.telemetry import log
 
 #: A leaving worker wakes another one if Redis answers within this.
 _PASS_ON_S = 0.5
@@ -152,7 +150,7 @@ class Worker:
             Maintenance(
                 self._app.broker, config, claimable=self._claimable, suspects=self._see_suspects
             ).run,
-            Deadlines(self.jobs).run,
+            Deadlines(self.jobs, self._end).run,
         )
         async with self._app.lifespan_state() as state:
             self._lifecycle.state = state
@@ -242,7 +240,8 @@ class Worker:
 
     def _claim_age_s(self) -> float | None:
         now = asyncio.get_running_loop().time()
-        if self._room() is None:
+        held = self._running or self._threads.hanging or self._is_quiet or self._stop.is_set()
+        if held and self._room() is None:
             self._claimed_at = now  # when there is room again, the next claim is not late yet
         return None if self._claimed_at is None else round(now - self._claimed_at, 3)
 
@@ -345,7 +344,15 @@ class Worker:
             running.task = asyncio.get_running_loop().create_task(self._execute(running))
 
     async def _execute(self, running: Running) -> None:
-        outcome = await self._executor.execute(running)
+        try:
+            outcome = await self._executor.execute(running)
+        except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
+            # caught nowhere deeper: a GeneratorExit that a future raises closes all coroutines of
+            # the task but this one, and what they return is lost
+            outcome = self._executor.outcome_of(e, running)
+        self._end(running, outcome)
+
+    def _end(self, running: Running, outcome: Outcome | None) -> None:
         if self._running.pop(running.lease.token, None) is None:
             return  # given up at shutdown, its lease is released
         self._slots.give(running.lease)

@@ -5,9 +5,12 @@ import os
 import signal
 
 import pytest
+import structlog.testing
 
 from qcore import App, ConfigError, Retry, RetryLater
+from qcore.model.job import Lease, Outcome
 from qcore.runtime.processes import signal_name
+from qcore.runtime.running import Running
 from tests.support import process_tasks as tasks
 from tests.support.waiting import eventually
 from tests.support.workers import dead, working
@@ -80,3 +83,106 @@ async def test_process_that_dies_while_idle_harms_no_job(redis_url: str, namespa
 def test_signal_without_a_name_is_named_by_its_number():
     assert signal_name(9) == "SIGKILL"
     assert signal_name(40) == "signal 40"
+
+
+# -- runs that end as no run should ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [GeneratorExit, SystemExit, KeyboardInterrupt, StopIteration])
+@pytest.mark.parametrize("place", ["loop", "thread"])
+async def test_whatever_is_raised_is_the_outcome_of_its_run(
+    app: App, kind: type[BaseException], place: str
+):
+    async def fail() -> None:
+        raise kind
+
+    def fail_in_thread() -> None:
+        raise kind
+
+    task = app.task(retry=THREE)(fail if place == "loop" else fail_in_thread)
+    async with working(app, concurrency=1) as worker:
+        record = await dead(app, await task.enqueue())
+        assert record.attempts == 3
+        assert record.crashes == 0
+        await eventually(lambda: worker.beat().running == 0)
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit])
+async def test_exception_whose_text_raises_what_it_likes_ends_dead(
+    app: App, kind: type[BaseException]
+):
+    class WordsError(RetryLater):
+        def __str__(self) -> str:
+            raise kind
+
+    @app.task(retry=Retry(max_attempts=1))
+    async def fail() -> None:
+        raise WordsError(0)
+
+    async with working(app, concurrency=1) as worker:
+        await dead(app, await fail.enqueue())
+        await eventually(lambda: worker.beat().running == 0)
+
+
+async def test_job_whose_asyncio_task_is_cancelled_before_it_began_runs_all_the_same(app: App):
+    """An app may cancel whatever runs on its loop."""
+    ran = 0
+
+    @app.task
+    async def count() -> int:
+        nonlocal ran
+        ran += 1
+        return ran
+
+    async with working(app, concurrency=1, lease_s=30.0) as worker:
+        start, begun = worker._start, 0
+
+        def start_and_cancel(lease: Lease, claimed_at: float) -> None:
+            nonlocal begun
+            start(lease, claimed_at)
+            begun += 1
+            if begun == 1:
+                task = worker.jobs()[0].task
+                assert task is not None
+                task.cancel()
+
+        worker._start = start_and_cancel
+        job = await count.enqueue()
+        assert await job.result(timeout=10) == 1
+        assert begun == 2
+        record = await app.inspector.job(job.queue, job.id)
+        assert record is not None
+        assert (record.status, record.crashes) == ("completed", 0)
+
+
+async def test_run_that_a_fault_of_the_worker_ends_frees_its_slot_and_runs_again(app: App):
+    @app.task
+    async def count() -> int:
+        return 1
+
+    async with working(app, concurrency=1) as worker:
+        end, broken = worker._end, True
+
+        def break_once(running: Running, outcome: Outcome | None) -> None:
+            nonlocal broken
+            if broken:
+                broken = False
+                raise MemoryError
+            end(running, outcome)
+
+        worker._end = break_once
+        with structlog.testing.capture_logs() as lines:
+            job, other = await count.enqueue(), await count.enqueue()
+            assert await other.result(timeout=10) == 1
+            assert await job.result(timeout=10) == 1
+    (said,) = [line for line in lines if line["event"] == "job.unsettled"]
+    assert said["job"] == job.id
+    assert "MemoryError" in said["exception"]
+
+
+async def test_worker_whose_slots_are_taken_by_nothing_is_not_ready(app: App):
+    async with working(app, concurrency=1) as worker:
+        await eventually(lambda: worker.beat().claim_age_s is not None)
+        worker._slots.take(Lease(b"", "default", "", None, None, 0, 0, 0))
+        await eventually(lambda: (worker.beat().claim_age_s or 0.0) > 0.2)
+        worker._slots.give(Lease(b"", "default", "", None, None, 0, 0, 0))
