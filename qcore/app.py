@@ -29,9 +29,10 @@ from qcore.config import (
 from qcore.context import Context
 from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
+from qcore.model.callee import check_callee, name_of, place_of, source_of
 from qcore.model.codec import Arguments
 from qcore.model.retry import Retry
-from qcore.task import AsyncTask, Settings, SyncTask, Task, place_of
+from qcore.task import AsyncTask, Settings, SyncTask, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -162,12 +163,12 @@ class App:
         """
 
         def register(function: Callable[..., Any], /) -> Task[Any, Any]:
-            own_name = name or f"{_module_of(function)}.{function.__qualname__}"
+            function, own_name = _checked(function, name)
             settings = Settings(
                 name=own_name,
                 queue=queue or self._default_queue,
                 retry=retry or Retry(max_attempts=1 if at_most_once else 5),
-                run_in=place_of(function, run_in),
+                run_in=place_of(own_name, function, run_in),
                 timeout_s=None if timeout is None else seconds(timeout),
                 kill_timeout_s=_kill_timeout_s(own_name, timeout, kill_timeout),
                 keep_s=None if keep is None else seconds(keep),
@@ -195,7 +196,7 @@ class App:
         _check_once(settings)
         kind = cast(
             type[Task[Any, Any]],
-            AsyncTask if inspect.iscoroutinefunction(function) else SyncTask,
+            AsyncTask if settings.run_in == "loop" else SyncTask,
         )
         task = kind(function, settings, app=self)
         self.tasks[settings.name] = task
@@ -305,6 +306,17 @@ class App:
         if not (queue and slash and id):
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
         return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
+
+
+def _checked(function: Callable[..., Any], name: str | None) -> tuple[Callable[..., Any], str]:
+    """Return the function to call, and its name as a task."""
+    if isinstance(function, staticmethod):
+        function = cast(Callable[..., Any], function.__func__)
+    shown = name or getattr(function, "__qualname__", type(function).__qualname__)
+    if isinstance(function, Task):
+        raise ConfigError(f"task {shown}: this is a task already: register its function once")
+    check_callee(shown, function)
+    return function, name or f"{_module_of(source_of(function))}.{name_of(function)}"
 
 
 def _expires_ms(name: str, expires: Seconds) -> int:

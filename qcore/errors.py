@@ -8,6 +8,8 @@
     ├── PayloadTooLarge        arguments are larger than the limit
     ├── CodecError             bytes that are no qcore envelope
     │   └── NewerVersion       bytes that a newer qcore wrote
+    ├── ResultError            what a task returned cannot be kept
+    ├── Parked                 the worker has no code for the job yet
     ├── JobNotFound            no trace of the job
     ├── ResultExpired          the job has ended, and its result is no longer kept
     ├── JobFailed              the job is dead
@@ -56,6 +58,17 @@ class CodecError(QcoreError):
 
 class NewerVersion(CodecError):
     """An envelope of a layout newer than this code: another worker can read it."""
+
+
+class ResultError(QcoreError):
+    """What a task returned cannot be kept: no type that travels, too large, or yet to be run.
+
+    The work is done, so the job is dead at once: a retry would do it again, to the same end.
+    """
+
+
+class Parked(QcoreError):
+    """A worker has no code for the job: it waits, uncharged, for one that has."""
 
 
 class JobNotFound(QcoreError):

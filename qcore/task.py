@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -15,16 +15,15 @@ from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_id
 from qcore.config import KEEP_S, Seconds, seconds
 from qcore.context import Context, detached
-from qcore.errors import ArgumentError, ConfigError, QcoreError, UnknownQueue
+from qcore.errors import ArgumentError, QcoreError, UnknownQueue
 from qcore.handle import Accepted, JobHandle
+from qcore.model.callee import RunIn, source_of
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-RunIn = Literal["loop", "thread", "process"]
 
 
 class Home(Protocol):
@@ -222,9 +221,10 @@ class Task(Dispatch[P, R]):
         self.app = app
         self.arguments = Arguments(settings.name, function, Context)
         self._check_queue(settings.queue)
-        self.__doc__ = function.__doc__
-        self.__name__ = function.__name__
-        self.__module__ = function.__module__
+        source = source_of(function)
+        self.__doc__ = source.__doc__
+        self.__name__ = source.__name__
+        self.__module__ = source.__module__
         self.__wrapped__ = function
 
     @property
@@ -336,25 +336,6 @@ class SyncTask(Task[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, here and now; nothing is enqueued."""
         return cast(R, self._call(args, kwargs))
-
-
-def place_of(function: Callable[..., Any], wanted: RunIn | None) -> RunIn:
-    """Return where a function runs: what was asked for, or what its kind needs.
-
-    Raises:
-        ConfigError: the function cannot run there.
-    """
-    name, is_async = function.__qualname__, inspect.iscoroutinefunction(function)
-    place: RunIn = wanted or ("loop" if is_async else "thread")
-    if place not in ("loop", "thread", "process"):
-        raise ConfigError(f"task {name}: run_in is {place!r}, use 'thread' or 'process'")
-    if is_async and place != "loop":
-        raise ConfigError(f"task {name}: run_in={place!r} is for `def`, this is `async def`")
-    if not is_async and place == "loop":
-        raise ConfigError(f"task {name}: a `def` function would block the loop, use 'thread'")
-    if place == "process" and "<locals>" in name:
-        raise ConfigError(f"task {name}: run_in='process' needs a function of a module")
-    return place
 
 
 def _expires_ms(settings: Settings, options: Options) -> int:

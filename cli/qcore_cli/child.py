@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -75,7 +76,7 @@ def worker(app: str, log_format: LogFormat) -> None:
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
     configure_logging(log_format, everywhere={"worker": config.name, "pid": os.getpid()})
     tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
-    pool_command = (*COMMAND, "pool", log_format)
+    pool_command = (*COMMAND, "pool", app, log_format)
     try:
         run_loop(run_child(load_app(app), config, pool_command=pool_command))
     except ConfigError as e:
@@ -93,10 +94,10 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(main)
 
 
-def pool(log_format: LogFormat) -> None:
+def pool(app: str, log_format: LogFormat) -> None:
     """Run one process of a worker's pool."""
     configure_logging(log_format)
-    pool_process.main()
+    pool_process.main(partial(load_app, app))
 
 
 def main(words: list[str]) -> None:
@@ -107,8 +108,8 @@ def main(words: list[str]) -> None:
                 describe(app)
             case ["worker", app, form]:
                 worker(app, LogFormat(form))
-            case ["pool", form]:
-                pool(LogFormat(form))
+            case ["pool", app, form]:
+                pool(app, LogFormat(form))
             case _:
                 raise ConfigError(f"{words} is for the supervisor to start: use `qcore worker`")
     except ConfigError as e:

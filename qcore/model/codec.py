@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from qcore.errors import ArgumentError, CodecError, ConfigError, NewerVersion
+from qcore.model.callee import returns_unfinished, source_of
 from qcore.model.job import Envelope, JobOutcome, JobState
 
 #: The layout of Envelope that this code writes, and the newest that it reads.
@@ -126,10 +127,13 @@ class Arguments:
     def __init__(self, name: str, function: Callable[..., Any], injected: type) -> None:
         self.name = name
         try:
-            hints = get_type_hints(function, include_extras=True)
+            hints = get_type_hints(source_of(function), include_extras=True)
         except NameError as e:
             raise ConfigError(f"task {name}: {e} in its annotations") from e
-        parameters = inspect.signature(function).parameters.values()
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError) as e:  # of a function that is not written in Python
+            raise ConfigError(f"task {name}: its parameters cannot be read: {e}") from e
         self.injected = [p.name for p in parameters if hints.get(p.name) is injected]
         own = [p for p in parameters if p.name not in self.injected]
         for p in own:
@@ -139,6 +143,11 @@ class Arguments:
                     "travel by name; use ordinary parameters"
                 )
         self.returns: Any = hints.get("return", Any)
+        if returns_unfinished(self.returns):
+            raise ConfigError(
+                f"task {name}: it returns {self.returns}, which is yet to be run: do the work in "
+                "the task, and return what is to be kept"
+            )
         self._signature = inspect.Signature(own)
         self._names = tuple(p.name for p in own)
         self._takes_positions = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in own)

@@ -14,7 +14,7 @@ def digest_of(tasks: Iterable[Task[Any, Any]]) -> str:
 
     What such a module imports from elsewhere does not count, nor what is imported later.
     """
-    tops = {task.function.__module__.partition(".")[0] for task in tasks}
+    tops = {task.__module__.partition(".")[0] for task in tasks}
     # no secret: it tells versions apart
     digest = hashlib.sha1(usedforsecurity=False)
     for name, module in sorted(sys.modules.items()):

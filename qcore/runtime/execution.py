@@ -23,8 +23,9 @@ from qcore.errors import (
     CodecError,
     JobTimedOut,
     NewerVersion,
-    PayloadTooLarge,
+    Parked,
     QcoreError,
+    ResultError,
 )
 from qcore.model.codec import decode_envelope, decode_state, encode
 from qcore.model.job import (
@@ -44,7 +45,8 @@ from qcore.model.job import (
     shorten,
 )
 from qcore.model.retry import GiveUp, RetryLater
-from qcore.runtime.processes import ProcessPool, RemoteError
+from qcore.runtime.processes import ProcessPool, RemoteError, Request
+from qcore.runtime.results import NIL, encode_result
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.threads import Threads
 from qcore.task import Task
@@ -62,10 +64,6 @@ _ON_THE_WAY = tuple(str(Path(file).parent) + os.sep for file in (qcore.__file__,
 
 class _CalledOff(QcoreError):
     """It is not to run any more; the text says why."""
-
-
-class _Unrunnable(QcoreError):
-    """No fault of the job: this worker has no code for it (yet)."""
 
 
 class Executor:
@@ -150,9 +148,9 @@ class Executor:
     def _find(self, envelope: Envelope) -> Task[Any, Any]:
         task = self._tasks.get(envelope.task)
         if task is None:
-            raise _Unrunnable(
-                f"task {envelope.task} is unknown to this worker: deploy the code that has it, or "
-                "register it under this name"
+            raise Parked(
+                f"no worker that took it knows task {envelope.task}: deploy the code that has it, "
+                "or register it under this name"
             )
         return task
 
@@ -220,20 +218,17 @@ class Executor:
     ) -> Any:
         async with self._pool.process() as process:
             await self._begin(task, envelope, running)
-            raw = await process.call(
-                task.function.__module__,
-                task.function.__qualname__,
-                self._facts(task, running),
-                envelope.args,
-            )
-        # a nil of msgpack stands for None
-        return None if raw == b"\xc0" else msgspec.Raw(raw)
+            # any result but None is kept, or none is
+            is_kept = task.keep_ms(envelope.keep_ms, result=...) > 0
+            limit = self._result_limit_bytes if is_kept else -1
+            raw = await process.call(Request(self._facts(task, running), envelope.args, limit))
+        return None if raw == NIL else msgspec.Raw(raw)
 
     def _arguments(self, task: Task[Any, Any], envelope: Envelope) -> dict[str, Any]:
         try:
             return task.arguments.decode(envelope.args)
         except ArgumentError as e:
-            raise _Unrunnable(
+            raise Parked(
                 f"{e}: the job was enqueued for another version of the task; deploy the code that "
                 "fits"
             ) from e
@@ -252,17 +247,14 @@ class Executor:
         )
 
     def _completed(self, result: Any, keep_ms: int, running: Running) -> Outcome:
+        raw = NIL
+        if keep_ms or result is not None:
+            raw = encode_result(result, self._result_limit_bytes if keep_ms else -1)
         if self._logs_acks:
             duration_ms = _now_ms() - running.started_ms
             log.debug("job.acked", **self._fields(running), duration_ms=duration_ms)
         if not keep_ms:
             return ACKED
-        raw = encode(result)
-        if len(raw) > self._result_limit_bytes:
-            raise PayloadTooLarge(
-                f"the result takes {len(raw)} bytes, the limit is {self._result_limit_bytes}: "
-                "store it elsewhere and return its name"
-            )
         return Acked(encode(JobOutcome(JobStatus.COMPLETED, msgspec.Raw(raw))), keep_ms)
 
     # -- when it did not complete -----------------------------------------------------------------
@@ -280,6 +272,8 @@ class Executor:
             return Buried(encode(self._after(odd, running, charge=True)))
 
     def _classify(self, error: BaseException, running: Running) -> Outcome | None:
+        if isinstance(error, ResultError) and running.stop is not Stop.LEASE_LOST:
+            return self._bury(error, running)  # the work is done, whatever was asked meanwhile
         # what a cleanup raises when the worker stops the job is no failure of the job
         is_over = running.stop not in (None, Stop.TIMEOUT)
         if is_over or (running.stop is not None and isinstance(error, asyncio.CancelledError)):
@@ -288,7 +282,7 @@ class Executor:
             return self._cancelled(str(error), running)
         if running.begun_once:
             return self._bury(_last(error), running)
-        if isinstance(error, _Unrunnable | NewerVersion):
+        if isinstance(error, Parked | NewerVersion):
             return self._park(error, running)
         if isinstance(error, CodecError | GiveUp):
             return self._bury(error, running)

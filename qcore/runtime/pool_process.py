@@ -1,29 +1,36 @@
 """The other end of the pool: a process that runs one function at a time, until its pipe ends."""
 
-import importlib
 import os
 import queue
 import signal
 import sys
 import threading
-from functools import reduce
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable
+from functools import cache
+from typing import Any, BinaryIO
 
 import msgspec
 
+from qcore.app import App
 from qcore.config import BrokerConfig, child_variable
 from qcore.context import Context, Lifecycle
+from qcore.errors import ArgumentError, ConfigError, Parked, ResultError
 from qcore.model.codec import encode
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.execution import error_text
 from qcore.runtime.processes import POOL_BROKER, Reply, Request, frame
+from qcore.runtime.results import encode_result
 from qcore.task import Task
 
 _request = msgspec.msgpack.Decoder(Request)
 
 
-def main() -> None:
-    """Serve requests from standard input until it ends, which means that the worker is gone."""
+def main(load: Callable[[], App]) -> None:
+    """Serve requests from standard input until it ends, which means that the worker is gone.
+
+    Args:
+        load: Returns the app of the worker; called once, for the first job.
+    """
     # The worker decides when this process ends; a signal to the whole group must not.
     for name in ("TERM", "INT", "HUP", "USR1", "USR2", "TSTP"):
         signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
@@ -33,12 +40,13 @@ def main() -> None:
     # taken, else it would be that of a file of the child's.
     void = os.open(os.devnull, os.O_WRONLY)
     os.register_at_fork(after_in_child=lambda: _cut(replies, void))
+    load = cache(load)
     own = os.getpid()
     os.dup2(2, 1)  # what a task prints must not mix with the replies
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     while True:
-        reply = _serve(_request.decode(requests.get()), broker)
+        reply = _serve(_request.decode(requests.get()), load, broker)
         if os.getpid() != own:  # a child that the task forked came back out of it
             os._exit(0)
         replies.write(frame(encode(reply)))
@@ -62,14 +70,14 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _serve(request: Request, broker: BrokerConfig) -> Reply:
+def _serve(request: Request, load: Callable[[], App], broker: BrokerConfig) -> Reply:
     try:
-        task = _find(request.module, request.qualname)
+        task, named = _prepared(request, load)
         task.app.configure(url=broker.url, namespace=broker.namespace)  # for `enqueue_sync`
-        named = task.with_context(
-            task.arguments.decode(request.args), Context(request.facts, Lifecycle())
-        )
-        return Reply(result=msgspec.Raw(encode(task.function(**named))))
+        result = task.function(**named)
+        return Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
+    except (Parked, ResultError) as e:
+        return Reply(kind=f"qcore.{type(e).__name__}", text=str(e))
     except GiveUp as e:
         return Reply(kind="qcore.GiveUp", text=error_text(e))
     except RetryLater as e:
@@ -80,12 +88,24 @@ def _serve(request: Request, broker: BrokerConfig) -> Reply:
         return Reply(kind=type(e).__name__, text=error_text(e))
 
 
-def _find(module: str, qualname: str) -> Task[Any, Any]:
-    found: Any = reduce(getattr, qualname.split("."), importlib.import_module(module))
-    if not isinstance(found, Task):
-        raise TypeError(f"{module}.{qualname} is not a task")
-    return cast("Task[Any, Any]", found)
+def _prepared(request: Request, load: Callable[[], App]) -> tuple[Task[Any, Any], dict[str, Any]]:
+    """Return the task and its arguments.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        Parked: what was imported here is not the code of the worker, as after a deploy.
+    """
+    name = request.facts.task
+    try:
+        task = load().tasks.get(name)
+    except ConfigError as e:
+        raise Parked(f"the process of the task could not load the app: {e}") from e
+    if task is None:
+        raise Parked(
+            f"the process of the task does not know {name}: register it where its module is "
+            "imported, or restart the worker if its code was changed"
+        )
+    try:
+        named = task.arguments.decode(request.args)
+    except ArgumentError as e:
+        raise Parked(f"{e}: restart the worker if its code was changed") from e
+    return task, task.with_context(named, Context(request.facts, Lifecycle()))

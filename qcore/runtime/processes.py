@@ -13,24 +13,22 @@ import msgspec
 
 from qcore.config import BrokerConfig, child_environment
 from qcore.context import Facts
-from qcore.errors import ProcessDied
+from qcore.errors import Parked, ProcessDied, ResultError
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.memory import BY_THE_KERNEL, children_peak_bytes, oom_kills, rss_bytes
 
-#: What starts a process of the pool when the command gives nothing else.
-DEFAULT_COMMAND = (sys.executable, "-m", "qcore.runtime.pool_process")
 #: The environment variable in which a process of the pool finds its worker's BrokerConfig.
 POOL_BROKER = "QCORE_POOL"
 _LENGTH_BYTES = 4
 
 
 class Request(msgspec.Struct, array_like=True):
-    """One call of a task's function, found again by module and name."""
+    """One call of a task, which the process finds by its name in the facts."""
 
-    module: str
-    qualname: str
     facts: Facts
     args: msgspec.Raw
+    #: Of the encoded result; -1: it is not kept, and not sent.
+    result_limit_bytes: int
 
 
 class Reply(msgspec.Struct, array_like=True):
@@ -85,19 +83,21 @@ class PoolProcess:
         """Whether it can take another job."""
         return self._process.returncode is None and not self._killed_for
 
-    async def call(self, module: str, qualname: str, facts: Facts, args: msgspec.Raw) -> bytes:
-        """Run the function and return its encoded result. Cancelling kills the process.
+    async def call(self, request: Request) -> bytes:
+        """Run the task and return its encoded result. Cancelling kills the process.
 
         Raises:
             ProcessDied: the process ended by itself.
             GiveUp, RetryLater: as raised by the task.
+            ResultError: what it returned cannot be kept.
+            Parked: the process has no code for the job.
             RemoteError: any other exception of the task.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         try:
-            stdin.write(frame(encode(Request(module, qualname, facts, args))))
+            stdin.write(frame(encode(request)))
             await stdin.drain()
             length = int.from_bytes(await stdout.readexactly(_LENGTH_BYTES))
             reply = _reply.decode(await stdout.readexactly(length))
@@ -137,6 +137,10 @@ def _unpack(reply: Reply) -> bytes:
             raise GiveUp(reply.text)
         case "qcore.RetryLater":
             raise RetryLater(reply.delay_s, charge=reply.charge)
+        case "qcore.ResultError":
+            raise ResultError(reply.text)
+        case "qcore.Parked":
+            raise Parked(reply.text)
         case kind:
             raise RemoteError(kind, reply.text)
 
@@ -158,7 +162,7 @@ class ProcessPool:
         self,
         size: int,
         broker: BrokerConfig,
-        command: Sequence[str] = DEFAULT_COMMAND,
+        command: Sequence[str] = (),
         *,
         memory_bytes: int | None = None,
     ) -> None:

@@ -28,7 +28,7 @@ from qcore.runtime.listener import Listener
 from qcore.runtime.maintenance import Maintenance
 from qcore.runtime.memory import rss_bytes
 from qcore.runtime.notes import Notes
-from qcore.runtime.processes import DEFAULT_COMMAND, ProcessPool
+from qcore.runtime.processes import ProcessPool
 from qcore.runtime.running import Running, Stop
 from qcore.runtime.slots import Room, Slots
 from qcore.runtime.tally import Tally
@@ -59,7 +59,7 @@ class Worker:
         app: An open app.
         config: Queues, slots and clocks.
         owner: 16 hex digits, fresh for this process: every lease it takes begins with them.
-        pool_command: What starts a process for `run_in="process"` tasks.
+        pool_command: What starts a process for `run_in="process"` tasks; none without such.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Worker:
         config: WorkerConfig,
         *,
         owner: str,
-        pool_command: Sequence[str] = DEFAULT_COMMAND,
+        pool_command: Sequence[str] = (),
     ) -> None:
         self._app = app
         self._config = config

@@ -79,7 +79,7 @@ async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fle
 
         record = await reached(producer.app, parked, JobStatus.SCHEDULED)
         assert record.attempts == 0
-        assert "gone.task is unknown to this worker" in record.errors[0].text
+        assert "no worker that took it knows task gone.task" in record.errors[0].text
 
         command.signal()
         assert await command.ended(15) == 0

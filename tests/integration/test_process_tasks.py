@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qcore import App, JobStatus, ResultExpired
+from qcore.runtime import processes
 from tests.support import process_tasks as tasks
 from tests.support.fleet import fleet_on
 from tests.support.process_tasks import Page
@@ -22,6 +23,10 @@ async def app(redis_url: str, namespace: str) -> AsyncIterator[App]:
     tasks.app.configure(url=redis_url, namespace=namespace)
     async with tasks.app as app:
         yield app
+
+
+def len_of(text: str) -> int:
+    return len(text)
 
 
 def is_alive(pid: int) -> bool:
@@ -186,8 +191,53 @@ async def test_child_that_a_process_task_forks_and_that_comes_back_ends(
 async def test_large_results_cross_the_pipe_up_to_the_limit(app: App):
     async with working(app):
         assert len(await (await tasks.large.enqueue(100_000)).result(timeout=20)) == 100_000
-        record = await dead(app, await tasks.large.enqueue(1_000_000), 20)
-        assert record.errors[0].kind == "PayloadTooLarge"
+        record = await dead(app, await tasks.large_retried.enqueue(1_000_000), 20)
+        assert (record.errors[0].kind, record.attempts) == ("ResultError", 1)
+
+
+async def test_result_that_is_too_large_does_not_cross_the_pipe(
+    app: App, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor does one that is not kept: the worker would hold what nobody wants."""
+    replies: list[int] = []
+    unpack = processes._unpack
+
+    def record(reply: processes.Reply) -> bytes:
+        replies.append(len(processes.encode(reply)))
+        return unpack(reply)
+
+    monkeypatch.setattr(processes, "_unpack", record)
+    async with working(app):
+        await dead(app, await tasks.large.enqueue(50_000_000), 20)
+        job = await tasks.large.options(keep=0).enqueue(50_000_000)
+        with pytest.raises(ResultExpired):
+            await job.result(timeout=20)
+    assert len(replies) == 2
+    assert max(replies) < 1000
+
+
+async def test_process_task_is_found_by_its_name_whatever_it_was_registered_from(app: App):
+    async with working(app):
+        for task in (tasks.renamed, tasks.decorated, tasks.plain, tasks.partial, tasks.method):
+            assert await (await task.enqueue(2)).result(timeout=20) == 4, task.name
+
+
+async def test_process_task_that_only_its_worker_knows_is_parked_and_not_charged(app: App):
+    """As after a deploy: a process that starts now imports other code than its worker did."""
+    late = app.task(name="late", run_in="process")(len_of)
+    async with working(app):
+        job = await late.enqueue("abc")
+        record = await reached(app, job, JobStatus.SCHEDULED, 20)
+    assert (record.attempts, record.errors[0].kind) == (0, "Parked")
+    assert "the process of the task does not know late" in record.errors[0].text
+    del app.tasks["late"]
+
+
+async def test_process_task_that_returns_work_nobody_did_is_dead(app: App):
+    async with working(app):
+        record = await dead(app, await tasks.lazy.enqueue(), 20)
+    assert (record.errors[0].kind, record.attempts) == ("ResultError", 1)
+    assert "returned a coroutine, which is yet to be run" in str(record.reason)
 
 
 async def test_stop_now_kills_a_busy_process_and_releases_its_job(app: App):

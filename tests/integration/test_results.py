@@ -1,6 +1,7 @@
 """What is kept of a job that has ended."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -155,14 +156,57 @@ async def test_result_that_cannot_be_encoded_is_a_failure_of_the_job(app: App):
             assert "a object cannot be an argument or a result" in str(record.reason)
 
 
-async def test_result_above_the_limit_is_a_failure_of_the_job(app: App):
-    @app.task(retry=Retry(max_attempts=1))
-    async def large() -> bytes:
-        return bytes(200_000)
+async def test_result_that_cannot_be_stored_is_dead_at_once_for_the_work_is_done(app: App):
+    class OddModel:
+        def model_dump(self, **options: Any) -> Any:
+            raise RuntimeError("no dump of this")
 
+    runs: list[str] = []
+
+    @app.task
+    async def returns(what: str) -> Any:
+        runs.append(what)
+        deep: list[Any] = []
+        for _ in range(5000):
+            deep = [deep]
+        results = {
+            "large": bytes(200_000),
+            "object": object(),
+            "huge number": 2**70,
+            "surrogate": "\ud800",
+            "deep": deep,
+            "odd model": OddModel(),
+        }
+        return results[what]
+
+    kinds = ["large", "object", "huge number", "surrogate", "deep", "odd model"]
     async with working(app):
-        record = await dead(app, await large.enqueue())
-    assert record.errors[0].kind == "PayloadTooLarge"
+        for what in kinds:
+            record = await dead(app, await returns.enqueue(what))
+            assert (record.attempts, record.errors[0].kind) == (1, "ResultError"), what
+            assert "return" in str(record.reason), what
+    assert runs == kinds
+
+
+async def test_result_that_cannot_be_stored_ends_the_job_although_its_worker_stops(app: App):
+    """Given back, the work would be done again."""
+    started, runs = asyncio.Event(), list[int]()
+
+    @app.task
+    async def task() -> Any:
+        runs.append(1)
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return object()
+
+    async with working(app) as worker:
+        job = await task.enqueue()
+        await started.wait()
+        worker.stop_now()
+    async with working(app):
+        record = await dead(app, job)
+    assert (record.errors[0].kind, len(runs)) == ("ResultError", 1)
 
 
 # -- what is no longer kept ------------------------------------------------------------------------

@@ -224,7 +224,7 @@ async def test_unknown_task_is_parked_until_a_worker_has_its_code(
         async with working(old_code):
             record = await reached(app, job, JobStatus.SCHEDULED)
     assert (record.attempts, record.crashes) == (0, 0)
-    assert "new.task is unknown to this worker" in record.errors[0].text
+    assert "no worker that took it knows task new.task" in record.errors[0].text
     async with working(app):
         assert await job.result(timeout=10) == 2
 

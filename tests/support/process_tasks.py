@@ -1,10 +1,12 @@
 """Tasks of `run_in="process"`: their processes find them in this module."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,46 @@ def large(size: int) -> bytes:
 @app.task(run_in="process")
 def enqueue_another() -> str:
     return number_of.enqueue_sync(Page(1, ["from a process"])).ref
+
+
+large_retried = app.task(name="large_retried", run_in="process")(large.function)
+
+
+def double(number: int) -> int:
+    return number * 2
+
+
+def double_again(number: int) -> int:
+    return number * 2
+
+
+class Doubler:
+    def double(self, number: int) -> int:
+        return number * 2
+
+
+def _counted(function: Callable[[int], int]) -> Callable[[int], int]:
+    def wrapper(number: int) -> int:
+        return function(number)
+
+    return wrapper
+
+
+@app.task(run_in="process")
+@_counted
+def decorated(number: int) -> int:
+    return number * 2
+
+
+renamed = app.task(name="doubles", run_in="process")(double)
+plain = app.task(name="doubles.again", run_in="process")(double_again)
+partial = app.task(name="doubles.partial", run_in="process")(functools.partial(double))
+method = app.task(name="doubles.method", run_in="process")(Doubler().double)
+
+
+async def _nobody_awaits() -> None: ...
+
+
+@app.task(run_in="process", keep=0)
+def lazy() -> Any:
+    return _nobody_awaits()

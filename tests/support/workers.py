@@ -11,14 +11,29 @@ from qcore.broker.identity import new_owner
 from qcore.broker.inspector import JobRecord
 from qcore.config import WorkerConfig
 from qcore.runtime.worker import Worker
+from qcore_cli.child import COMMAND
+from qcore_cli.logs import LogFormat
 from tests.support.waiting import eventually
 
 LEASE_S = 1.5
 
 
 @asynccontextmanager
-async def working(app: App, *, owner: str | None = None, **settings: Any) -> AsyncIterator[Worker]:
-    """Run a worker of an open app; at the end it drains, and must be done in time."""
+async def working(
+    app: App,
+    *,
+    owner: str | None = None,
+    path: str = "tests.support.process_tasks:app",
+    **settings: Any,
+) -> AsyncIterator[Worker]:
+    """Run a worker of an open app; at the end it drains, and must be done in time.
+
+    Args:
+        app: Its tasks may be closures of the test.
+        owner: Of its leases.
+        path: Where a process of its pool finds the app.
+        settings: Of the WorkerConfig.
+    """
     defaults: dict[str, Any] = {
         "queues": app.queues,
         "lease_s": LEASE_S,
@@ -27,7 +42,8 @@ async def working(app: App, *, owner: str | None = None, **settings: Any) -> Asy
         "shutdown_timeout_s": 5.0,
     }
     config = WorkerConfig(**defaults | settings)
-    worker = Worker(app, config, owner=owner or new_owner())
+    pool_command = (*COMMAND, "pool", path, LogFormat.CONSOLE)
+    worker = Worker(app, config, owner=owner or new_owner(), pool_command=pool_command)
     running = asyncio.create_task(worker.run())
     try:
         yield worker
