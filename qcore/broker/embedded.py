@@ -10,7 +10,8 @@ only there to be locked (`flock`), and the kernel drops a lock with its process,
                  server lives, whatever its pid file says; two servers never write one folder
 
 The locks lie in the folder because it is what the users share. The socket lies elsewhere (its
-path must be short) and `server.json` tells where.
+path must be short) and `server.json` tells where. A folder is used only if it is private to this
+account: see `qcore.broker.server_folder`.
 """
 
 import atexit
@@ -29,9 +30,10 @@ from qcore.broker.server_folder import (
     USERS_LOCK,
     FileLock,
     Marker,
+    full_path,
+    private_folder,
     read_marker,
     socket_path_for,
-    unusable,
     write_marker,
 )
 from qcore.broker.server_process import (
@@ -76,7 +78,7 @@ class EmbeddedServer:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().resolve()
+        self.folder = full_path(folder)
         self.socket_path = ""
         self.started = False
         self._users: FileLock | None = None
@@ -89,7 +91,8 @@ class EmbeddedServer:
         The folder is created if it is missing, and the server started if none runs.
 
         Raises:
-            ConfigError: no server program, or a folder that cannot be used.
+            ConfigError: no server program, or a folder that cannot be used: also one that is a
+                link, another account's, or open to others.
             BrokerUnavailable: the server did not start, or does not answer.
         """
         server = cls(folder)
@@ -118,7 +121,8 @@ class EmbeddedServer:
             raise unavailable(self.folder, f"it did not answer for {ANSWER_S:g} s")
         started = False
         if answer is Answer.DOWN:
-            self._make_folder()
+            with private_folder(self.folder, make=True):
+                pass
             with self._alone():
                 started = self._start_if_down()
         self._wait_until_loaded()
@@ -162,12 +166,6 @@ class EmbeddedServer:
     def _server_is_gone(self) -> bool:
         with FileLock(self.folder / SERVER_LOCK) as ownership:
             return ownership.try_lock()
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise unusable(self.folder, error) from None
 
     @contextmanager
     def _alone(self) -> Generator[None]:

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
 from qcore.broker.embedded import EmbeddedServer
+from qcore.broker.server_folder import check_socket
 from qcore.broker.urls import Address, Hosts, bad_url, shown_url
 from qcore.errors import BrokerUnavailable, ConfigError
 
@@ -131,8 +132,9 @@ class Embedded:
         """
         embedded, server = await self._join()
         try:
+            check_socket(Path(embedded.socket_path))
             return await server.connect()
-        except (RedisError, OSError):
+        except (RedisError, OSError, ConfigError):
             return await (await self._revive(embedded)).connect()
 
     async def has_successor(self, connection: AbstractConnection) -> bool:

@@ -1,15 +1,22 @@
-"""What lies in the folder of an embedded server: locks and a marker; and where its socket lies."""
+"""What lies in the folder of an embedded server: locks and a marker; and where its socket lies.
+
+Whoever can write into one of these folders runs code as every user of the server: a job names a
+function. So a folder, and each file that is opened in it, must be of this account and closed to
+all others; files are opened beside the folder's descriptor, so that what was looked at is what is
+used, whoever renames it meanwhile.
+"""
 
 import errno
 import fcntl
 import hashlib
 import json
 import os
+import pwd
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,6 +34,92 @@ SOCKET_PATH_LIMIT_BYTES = 104
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
+def full_path(folder: Path) -> Path:
+    """Return the absolute path of a folder; a link at its end is not followed.
+
+    Raises:
+        ConfigError: the folder that this program stands in was removed.
+    """
+    try:
+        folder = folder.expanduser()
+        if folder.name in ("", ".."):
+            return folder.resolve()
+        return folder.parent.resolve() / folder.name
+    except (OSError, RuntimeError) as error:  # the latter: a home that nobody knows
+        raise ConfigError(
+            f"the folder {folder} of the embedded server is nowhere ({error}): give embedded:// "
+            f"an absolute path"
+        ) from None
+
+
+@contextmanager
+def private_folder(folder: Path, *, make: bool = False) -> Generator[int]:
+    """Open a folder that is ours alone and yield its descriptor.
+
+    Args:
+        folder: An absolute path.
+        make: Make it if it is missing; one of ours that is empty is closed to all others.
+
+    Raises:
+        ConfigError: it is missing, a link, another account's, or others may enter it.
+        BrokerUnavailable: the machine is short of something.
+    """
+    try:
+        if make:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.is_symlink():
+            raise _not_private(folder, "is a symbolic link: name the folder that it leads to")
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unopened(folder, error) from None
+    try:
+        if make and os.fstat(fd).st_uid == os.getuid() and not os.listdir(fd):  # noqa: PTH208
+            os.fchmod(fd, 0o700)
+            if os.listdir(fd):  # noqa: PTH208 - somebody was faster
+                raise _not_private(folder, "was written into by others: name another folder")
+        _check_private(folder, fd)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _check_private(folder: Path, fd: int) -> None:
+    found = os.fstat(fd)
+    if found.st_uid != os.getuid():
+        raise _not_private(folder, f"belongs to {_account(found.st_uid)}: use one of your own")
+    if found.st_mode & 0o077:
+        raise _not_private(
+            folder,
+            f"is open to other accounts (mode {stat.S_IMODE(found.st_mode):04o}): run `chmod 700 "
+            f"{folder}` if nobody else has written into it, else name another folder",
+        )
+
+
+def open_in(folder_fd: int, name: str, flags: int) -> int:
+    """Open a file of a private folder; return its descriptor.
+
+    Raises:
+        OSError: it cannot be opened; or it is a link, no plain file, or another account's.
+    """
+    # not to be held up by a pipe that lies there under this name
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = os.open(name, flags, 0o600, dir_fd=folder_fd)
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid():
+        return fd
+    os.close(fd)
+    raise OSError(errno.EPERM, f"{name} is no file of this account")
+
+
+def read_file(folder: Path, name: str) -> bytes | None:
+    """Return what a file of a private folder holds; None when there is none to be trusted."""
+    try:
+        with private_folder(folder) as fd, open(open_in(fd, name, os.O_RDONLY), "rb") as file:
+            return file.read()
+    except (OSError, QcoreError):
+        return None
+
+
 class FileLock:
     """A lock on a file that the kernel drops with its process; no child process keeps it.
 
@@ -36,10 +129,11 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd: int | None
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise unusable(path.parent, error) from None
+        with private_folder(path.parent) as folder_fd:
+            try:
+                self._fd = open_in(folder_fd, path.name, os.O_RDWR | os.O_CREAT)
+            except OSError as error:
+                raise unusable(path.parent, error) from None
         _open_locks.add(self)
 
     def try_lock(self, *, shared: bool = False) -> bool:
@@ -60,7 +154,7 @@ class FileLock:
     def is_current(self) -> bool:
         """Return whether this is still the file at its path: the folder was not removed."""
         try:
-            return self._fd is not None and os.path.samestat(os.fstat(self._fd), self.path.stat())
+            return self._fd is not None and os.path.samestat(os.fstat(self._fd), self.path.lstat())
         except OSError:
             return False
 
@@ -115,17 +209,19 @@ class Marker(NamedTuple):
 def read_marker(folder: Path) -> Marker | None:
     """Return the marker of `folder`, None if there is none that can be read."""
     try:
-        content: Any = json.loads((folder / MARKER_FILE).read_bytes())
+        content: Any = json.loads(read_file(folder, MARKER_FILE) or b"")
         return Marker(str(content["kind"]), str(content["version"]), str(content["socket"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
 def write_marker(folder: Path, marker: Marker) -> None:
     """Replace the marker of `folder` at once: readers see the old or the new one."""
-    fresh = folder / f"{MARKER_FILE}.new"
-    fresh.write_text(json.dumps(marker._asdict(), indent=2) + "\n")
-    fresh.replace(folder / MARKER_FILE)
+    fresh = f"{MARKER_FILE}.new"
+    with private_folder(folder) as fd:
+        with open(open_in(fd, fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
+            file.write(json.dumps(marker._asdict(), indent=2) + "\n")
+        os.replace(fresh, MARKER_FILE, src_dir_fd=fd, dst_dir_fd=fd)
 
 
 def socket_path_for(folder: Path) -> str:
@@ -159,14 +255,24 @@ def _is_own_folder(path: Path) -> bool:
 def _make_private(run_folder: Path) -> None:
     try:
         run_folder.mkdir(mode=0o700, exist_ok=True)
-        if not _is_own_folder(run_folder):
-            raise ConfigError(
-                f"{run_folder} is not a folder of this account, so a server's socket in it could "
-                f"be another's: remove it, or set TMPDIR to a folder of your own"
-            )
-        run_folder.chmod(0o700)
     except OSError as error:
         raise unusable(run_folder, error) from None
+    check_socket(run_folder / "any")
+    run_folder.chmod(0o700)
+
+
+def check_socket(socket_path: Path) -> None:
+    """Refuse a socket that may be another's: whoever cleans `/tmp` removes our folder there.
+
+    Raises:
+        ConfigError: its folder is not of this account.
+    """
+    run_folder = socket_path.parent
+    if os.path.lexists(run_folder) and not _is_own_folder(run_folder):
+        raise ConfigError(
+            f"{run_folder} is not a folder of this account, so a server's socket in it could "
+            f"be another's: remove it, or set TMPDIR to a folder of your own"
+        )
 
 
 def unusable(folder: Path, error: OSError) -> QcoreError:
@@ -177,3 +283,25 @@ def unusable(folder: Path, error: OSError) -> QcoreError:
         f"the embedded server cannot use the folder {folder}: {error.strerror or error}; give "
         f"embedded:// a folder on a local disk that this account can write"
     )
+
+
+def _unopened(folder: Path, error: OSError) -> QcoreError:
+    if error.errno == errno.EACCES and folder.exists():
+        owner = folder.lstat().st_uid
+        if owner != os.getuid():
+            return _not_private(folder, f"belongs to {_account(owner)}: use one of your own")
+    return unusable(folder, error)
+
+
+def _not_private(folder: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"the folder {folder} of the embedded server {why} (embedded://PATH), or give the URL of "
+        f"a running server; whoever writes there could run jobs as {_account(os.getuid())}"
+    )
+
+
+def _account(uid: int) -> str:
+    try:
+        return f"the account {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"the account {uid}"

@@ -20,6 +20,13 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Literal
 
+from qcore.broker.server_folder import (
+    SERVER_LOCK,
+    check_socket,
+    open_in,
+    private_folder,
+    read_file,
+)
 from qcore.config import server_program
 from qcore.errors import BrokerUnavailable, ConfigError
 
@@ -156,22 +163,25 @@ def launch(binary: ServerBinary, folder: Path, socket_path: str, lock_fd: int) -
     Raises:
         BrokerUnavailable: the program ended or did not detach; it is gone.
     """
-    log = folder / LOG_FILE
-    with suppress(FileNotFoundError):
-        log.replace(log.with_suffix(".log.1"))
-    (folder / PID_FILE).unlink(missing_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [binary.path, *_options(folder, socket_path)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=folder,
-            pass_fds=(lock_fd,),
-            # A session of its own, so that Ctrl-C on the terminal of one user does not reach it.
-            start_new_session=True,
-            umask=0o077,
-        )
+    with private_folder(folder) as fd:
+        with suppress(FileNotFoundError):
+            os.replace(LOG_FILE, f"{LOG_FILE}.1", src_dir_fd=fd, dst_dir_fd=fd)
+        with suppress(FileNotFoundError):
+            os.unlink(PID_FILE, dir_fd=fd)
+        log = open_in(fd, LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(log, "wb") as output:
+            process = subprocess.Popen(
+                [binary.path, *_options(socket_path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # the folder that was looked at, whatever its path leads to by now
+                cwd=f"/proc/self/fd/{fd}" if sys.platform == "linux" else folder,
+                pass_fds=(lock_fd,),
+                # A session of its own, so that Ctrl-C on the terminal of one user does not reach it
+                start_new_session=True,
+                umask=0o077,
+            )
     try:
         code = process.wait(_DETACH_S)
     except BaseException as error:
@@ -184,12 +194,13 @@ def launch(binary: ServerBinary, folder: Path, socket_path: str, lock_fd: int) -
         raise unavailable(folder, f"{binary} ended with code {code} when it was started")
 
 
-def _options(folder: Path, socket_path: str) -> list[str]:
+def _options(socket_path: str) -> list[str]:
+    # files are named from the folder that it is started in
     options = {
         "port": "0",
         "unixsocket": socket_path,
         "unixsocketperm": "700",
-        "dir": str(folder),
+        "dir": ".",
         "appendonly": "yes",
         "appendfsync": "always",
         # In the plain format every server from 7.0 on reads the folder of every other one.
@@ -200,8 +211,8 @@ def _options(folder: Path, socket_path: str) -> list[str]:
         # Detached by itself it is nobody's child: no zombie in the process that started it, and
         # no surprise for a parent that waits for all its children.
         "daemonize": "yes",
-        "logfile": str(folder / LOG_FILE),
-        "pidfile": str(folder / PID_FILE),
+        "logfile": LOG_FILE,
+        "pidfile": PID_FILE,
         # The command line stays as given here: `terminate` recognises the server by it.
         "set-proc-title": "no",
     }
@@ -243,6 +254,7 @@ def shut_down(socket_path: str) -> bool:
 
 
 def _ask(socket_path: str, command: bytes, timeout_s: float) -> bytes:
+    check_socket(Path(socket_path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         connection.connect(socket_path)
@@ -258,43 +270,75 @@ def terminate(folder: Path, socket_path: str, is_gone: Callable[[], bool]) -> bo
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         pid = server_pid(folder)
-        if pid is None or socket_path not in _command_line(pid):
+        if pid is None or not _signal_server(pid, folder, socket_path, number):
             break
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
         if wait_until(is_gone, _SIGNAL_S):
             return True
     return is_gone()
 
 
+def _signal_server(pid: int, folder: Path, socket_path: str, number: signal.Signals) -> bool:
+    """Send a signal if that process is the server of this folder; return False if it is not.
+
+    Only the server has both the lock, which no other account can open, and the socket's path.
+    """
+    try:
+        # what is looked at here is what gets the signal, though pids are given out again
+        process = os.pidfd_open(pid) if sys.platform == "linux" else None
+    except OSError:
+        return False
+    try:
+        if socket_path not in _command_line(pid) or not _has_open(pid, folder / SERVER_LOCK):
+            return False
+        with suppress(ProcessLookupError, PermissionError):
+            if process is None:
+                os.kill(pid, number)
+            else:
+                signal.pidfd_send_signal(process, number)
+        return True
+    finally:
+        if process is not None:
+            os.close(process)
+
+
 def server_pid(folder: Path) -> int | None:
     """Return what the pid file says: the server started last, unless it ended in good order."""
     try:
-        return int((folder / PID_FILE).read_text())
-    except (OSError, ValueError):
+        pid = int(read_file(folder, PID_FILE) or b"")
+    except ValueError:
         return None
+    return pid if pid > 1 else None
 
 
 def _command_line(pid: int) -> str:
     try:
         return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
-        pass
-    try:  # macOS has no /proc
-        ps = subprocess.run(
-            ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, check=False
-        )
+        return _output_of("ps", "-ww", "-o", "args=", "-p", str(pid))  # macOS has no /proc
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    if sys.platform != "linux":
+        return str(pid) in _output_of("lsof", "-t", "--", str(path)).split()
+    with suppress(OSError):
+        wanted = path.lstat()
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if os.path.samestat(entry.stat(), wanted):
+                    return True
+    return False
+
+
+def _output_of(*words: str) -> str:
+    try:
+        return os.fsdecode(subprocess.run(words, capture_output=True, check=False).stdout)
     except OSError:
         return ""
-    return os.fsdecode(ps.stdout)
 
 
 def last_words(folder: Path) -> str:
     """Return the last lines of the server's log on one line, or an empty string."""
-    try:
-        text = (folder / LOG_FILE).read_bytes()[-4096:].decode(errors="replace")
-    except OSError:
-        return ""
+    text = (read_file(folder, LOG_FILE) or b"")[-4096:].decode(errors="replace")
     return " | ".join(line.strip() for line in text.splitlines()[-5:] if line.strip())
 
 

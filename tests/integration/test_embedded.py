@@ -263,7 +263,7 @@ def test_joins_and_leaves_at_once_lose_no_write(folder, new_user):
 
 
 def test_stale_socket_and_pid_file_do_not_stop_a_start(folder):
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     path = socket_path_for(folder)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
@@ -285,7 +285,7 @@ def test_removed_socket_gets_the_server_replaced_with_its_data(folder, monkeypat
 
 
 def test_foreign_process_in_the_pid_file_is_never_killed(folder, monkeypatch):
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     monkeypatch.setattr(embedded, "ANSWER_S", 0.1)
     (folder / "server.pid").write_text(str(os.getpid()))
     with FileLock(folder / "server.lock") as lock:
@@ -326,7 +326,7 @@ def test_torn_tail_of_the_append_only_file_starts(folder):
 
 
 def test_loading_is_waited_for_longer_than_silence(folder, monkeypatch):
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     monkeypatch.setattr(embedded, "ANSWER_S", 0.5)
     write_marker(folder, Marker("redis", "7.0.0", socket_path_for(folder)))
     lock = FileLock(folder / "server.lock")

@@ -61,7 +61,8 @@ def test_full_disk_is_told(folder, only_on_path):
 
 def test_old_server_is_refused_on_data_it_cannot_see(folder, only_on_path):
     only_on_path(version_of("6.2.14") + "exit 1")
-    (folder / "appendonlydir").mkdir(parents=True)
+    folder.mkdir(mode=0o700)
+    (folder / "appendonlydir").mkdir()
     with pytest.raises(ConfigError, match=r"redis 6\.2\.14 .* would start empty"):
         EmbeddedServer.join(folder)
     assert find_server().version == (6, 2, 14)  # good enough for a fresh folder
