@@ -10,7 +10,7 @@ from qcore.broker import scripts
 from qcore.broker.scripts import Script
 from tests.support.checker import Findings, assert_sound
 from tests.support.fleet import BENCHMARK, LEASE_S, Command, Fleet
-from tests.support.load import load_on
+from tests.support.load import backlog_on, load_on
 from tests.support.nemesis import Nemesis
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -71,20 +71,13 @@ async def test_replies_lost_at_full_speed_cost_no_run(
 ):
     """A write that is not answered settles a hundred jobs and claims a hundred."""
     nemesis = Nemesis(fleet, durable_server, dice)
-    async with fleet.producer() as producer:
-        await producer.send_many("work", 10_000)
     command = fleet.start(processes=2, **BENCHMARK, url=proxy.url)
-    await command.ready(2)
-    async with load_on(
-        fleet,
-        dice,
-        streams=50,
-        tasks=("work",),
-        seconds=(0.0,),
-        pause_s=0.0,
-        most_open=20_000,
-        url=proxy.url,
+    async with (
+        fleet.producer() as producer,
+        backlog_on(fleet, producer),  # a claim finds as many as it asks for
+        load_on(fleet, dice, tasks=("work",), seconds=(0.0,), most_open=20_000, url=proxy.url),
     ):
+        await command.ready(2)
         for script in (scripts.CLAIM, scripts.ENQUEUE) * 8:
             assert await nemesis.lose_replies(proxy, script) == 1
     assert_each_ran_once(command, await stopped(fleet, command))

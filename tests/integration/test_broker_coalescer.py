@@ -252,7 +252,7 @@ async def test_outage_longer_than_the_deadline_says_that_nothing_was_enqueued():
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable, match=f"queue {QUEUE}: a not enqueued: ") as e:
         await broker.enqueue([Job("a", QUEUE, b"")])
-    assert 0.35 < time.monotonic() - began < 1.5
+    assert 0.35 < time.monotonic() - began < 4.0  # far from the default
     assert e.value.sent is False
     await broker.close()
 
@@ -270,13 +270,13 @@ async def test_enqueue_without_an_answer_may_be_enqueued_and_says_so(proxy, dire
 
 async def test_enqueue_ends_at_its_deadline_when_the_server_hangs(proxy):
     """The first use of a queue is no exception: the whole call has one deadline."""
-    config = BrokerConfig(url=proxy.url, call_timeout_s=1.5, enqueue_timeout_s=0.5)
+    config = BrokerConfig(url=proxy.url, call_timeout_s=60, enqueue_timeout_s=0.5)
     broker = Broker(config)
     proxy.open.clear()
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable):
         await broker.enqueue([Job("a", QUEUE, b"")])
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 30
     proxy.open.set()
     await broker.close()
 

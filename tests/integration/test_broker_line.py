@@ -180,7 +180,7 @@ async def test_line_to_a_silent_server_ends_in_time_and_sent_nothing(new_line, s
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable, match=r"did not answer within \d+\.\d s") as e:
         await run(line, (b"PING",))
-    assert time.monotonic() - began < TIMEOUT_S + 0.5
+    assert TIMEOUT_S <= time.monotonic() - began < 20 * TIMEOUT_S
     assert e.value.sent is False
 
 
@@ -350,13 +350,13 @@ async def test_server_that_wants_a_password_refuses_clearly(own_server, new_line
 async def test_user_without_rights_is_refused(own_server):
     own_server.ask("ACL", "SETUSER", "poor", "on", ">pw", "~*", "+@all", "-@scripting", "-eval")
     url = own_server.url.replace("://", "://poor:pw@")
-    broker = Broker(BrokerConfig(url=url, enqueue_timeout_s=2))
+    broker = Broker(BrokerConfig(url=url, enqueue_timeout_s=60))
     began = time.monotonic()
     with pytest.raises(BrokerRefused):
         await broker.enqueue([Job("a", QUEUE, b"")])
     with pytest.raises(BrokerRefused):
         await broker.promote(QUEUE)
-    assert time.monotonic() - began < 1  # nothing was tried again
+    assert time.monotonic() - began < 30  # nothing was tried again
     await broker.close()
 
 
@@ -393,9 +393,9 @@ async def test_deadline_of_a_line_covers_the_wait_for_it(own_server, own_broker)
     try:
         began = time.monotonic()
         line = own_broker._upkeep
-        calls = (line.send([(b"PING",)], timeout_s=0.5) for _ in range(8))
+        calls = (line.send([(b"PING",)], timeout_s=0.5) for _ in range(80))
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(end, BrokerUnavailable) for end in ends)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20  # and not 80 times half a second
     finally:
         own_server.signal(signal.SIGCONT)

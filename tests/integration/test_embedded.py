@@ -204,11 +204,9 @@ def test_server_killed_keeps_acknowledged_writes_and_one_user_restarts_it(folder
     except OSError:
         pass
     killer.join()
-    began = time.monotonic()
     for user in users:
         user.say("ensure_running")
     assert sum(int(user.read()) for user in users) == 1
-    assert time.monotonic() - began < 3
     assert acknowledged > 0
     assert acknowledged <= int(ask(path, "GET writes")) <= acknowledged + 1
     assert server_pid(folder) != pid

@@ -115,7 +115,7 @@ async def test_process_that_runs_too_long_is_killed(app: App, tmp_path: Path):
         record = await dead(app, await tasks.hang.enqueue(str(tmp_path / "pid")))
         assert record.errors[0].kind == "JobTimedOut"
         took_ms = record.errors[0].ended_ms - record.errors[0].started_ms
-        assert 500 <= took_ms < 1500
+        assert 500 <= took_ms < 30_000
         assert not is_alive(int((tmp_path / "pid").read_text()))
         assert await (await tasks.pid.enqueue()).result(timeout=20)
 

@@ -78,6 +78,14 @@ async def carry(ctx: Context, n: int, seconds: float, ballast: str) -> None:
         await asyncio.sleep(seconds)
 
 
+@app.task(retry=ONCE)
+async def hold(ctx: Context, n: int, gate: str) -> None:
+    """Run until a file of this name is there: its worker has something in hand till then."""
+    with written_down(ctx, n):
+        while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240, PTH110 - another process opens it
+            await asyncio.sleep(0.01)
+
+
 @app.task(retry=Retry(max_attempts=2, backoff=0.2))
 async def fail_once(ctx: Context, n: int, text: str) -> None:
     if ctx.attempt == 1:

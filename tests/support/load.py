@@ -77,3 +77,26 @@ async def load_on(
             yield
         finally:
             enough.set()
+
+
+@asynccontextmanager
+async def backlog_on(
+    fleet: Fleet, producer: Producer, *, task: str = "work", jobs: int = 8_000
+) -> AsyncIterator[None]:
+    """Keep so many jobs waiting until the end of the block, however fast they are done."""
+    enough = asyncio.Event()
+
+    async def fill_up() -> None:
+        while not enough.is_set():
+            if len(fleet.history.outcomes) - fleet.journal.done_count() < jobs:
+                await producer.send_many(task, jobs // 2)
+            else:
+                await asyncio.sleep(0.005)
+
+    await producer.send_many(task, jobs)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fill_up())
+        try:
+            yield
+        finally:
+            enough.set()
