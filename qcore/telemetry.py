@@ -38,6 +38,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "broker.lost": ("url", "error"),
     "marker.lost": ("error",),
     "broker.regained": ("url", "away_s"),
+    "queue.unreadable": ("queue", "error"),
     "queue.lost": ("queue", "error"),
     "queue.regained": ("queue", "away_s"),
     "embedded.started": ("folder", "server", "pid"),

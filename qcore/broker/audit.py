@@ -18,6 +18,7 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, fault, ok, span, warning
 from qcore.broker.keys import QueueKeys
+from qcore.broker.reading import losses_of, moment_ms, natural
 from qcore.broker.wire import earliest_ms
 from qcore.config import WorkerConfig
 
@@ -102,10 +103,10 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
                 active=active,
                 dead=dead,
                 enqueued_ms=earliest_ms(stamps),
-                due_ms=int(float(due[1])) if due else None,
-                lease_ends_ms=int(float(lease[1])) if lease else None,
-                last_sweep_ms=int(meta[0]) if meta[0] else None,
-                guard_until_ms=int(meta[1]) if meta[1] else None,
+                due_ms=moment_ms(due[1]) if due else None,
+                lease_ends_ms=moment_ms(lease[1]) if lease else None,
+                last_sweep_ms=natural(meta[0]),
+                guard_until_ms=natural(meta[1]),
             )
         )
     return readings
@@ -115,8 +116,8 @@ async def _idle_since(broker: Broker, keys: QueueKeys) -> int | None:
     """Return when a suspect last lost a lease, unix ms; None while one runs."""
     last: int | None = None
     async for page in _scan(broker, b"HSCAN", keys.names["crashes"], _PAGE):
-        losses = {id: lost.split() for id, lost in zip(page[::2], page[1::2], strict=True)}
-        suspects = {id: int(at) for id, (count, at) in losses.items() if int(count) >= _SUSPECT}
+        losses = {id: losses_of(raw) for id, raw in zip(page[::2], page[1::2], strict=True)}
+        suspects = {id: at for id, (count, at) in losses.items() if count >= _SUSPECT}
         if suspects:
             (tokens,) = await broker.ask([(b"HMGET", keys.names["running"], *suspects)])
             if any(tokens):

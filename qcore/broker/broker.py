@@ -290,7 +290,7 @@ class Broker:
         """
         asked = by_queue(leases)
         commands = [
-            (b"HMGET", self.keys(queue).names["cancels"], *(lease.id for lease in held))
+            (b"HMGET", self.keys(queue).names["cancels"], *(id_of(lease.token) for lease in held))
             for queue, held in asked
         ]
         replies = await self.ask(commands)

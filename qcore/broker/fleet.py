@@ -8,6 +8,7 @@ import msgspec
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.keys import namespace_keys
+from qcore.broker.reading import natural, text_of
 from qcore.model.fleet import SupervisorView
 
 #: A record that was not renewed for so long is dropped, and an order of so long ago.
@@ -111,9 +112,9 @@ class Fleet:
 
 def _orders(control: list[bytes]) -> Iterator[Order]:
     for field, value in zip(control[::2], control[1::2], strict=True):
-        match field.decode().split(":"), value.split():
-            case ["restart", host, queue], [generation, exit]:
-                yield Order(host, queue, int(generation), exit == b"1")
+        match text_of(field).split(":"), value.split():
+            case ["restart", host, queue], [raw, exit] if generation := natural(raw):
+                yield Order(host, queue, generation, exit == b"1")
             case _:
                 pass  # of another version
 
@@ -125,4 +126,4 @@ def _member(id: bytes, raw: bytes, now_ms: int) -> Member | None:
     except msgspec.MsgspecError:
         return None
     silent_s = max(0, now_ms - heard_ms) / 1000
-    return Member(id.decode(), silent_s, heard_ms - round(view.age_s * 1000), view)
+    return Member(text_of(id), silent_s, heard_ms - round(view.age_s * 1000), view)

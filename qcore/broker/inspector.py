@@ -9,8 +9,9 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.keys import queues_key
+from qcore.broker.reading import losses_of, moment_ms, natural, stamp_ms, text_of
 from qcore.broker.wire import earliest_ms
-from qcore.config import KEEP_S, Seconds, seconds
+from qcore.config import KEEP_S, NAME, Seconds, seconds
 from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
@@ -87,7 +88,7 @@ class Inspector:
         (names,) = await self._broker.ask(
             [(b"SMEMBERS", queues_key(self._broker.config.namespace))]
         )
-        return sorted(name.decode() for name in names)
+        return sorted(name for raw in names if NAME.fullmatch(name := text_of(raw)))
 
     async def queues(self, names: Sequence[str] | None = None) -> list[QueueStats]:
         """Return the depths of the named queues, by default of all.
@@ -138,7 +139,7 @@ class Inspector:
         )
         rows = zip(ids, *columns, found[1::2], strict=True)
         records = (
-            _record(queue, id.decode(), [b"dead", payload, state, crashes, at, None])
+            _record(queue, text_of(id), [b"dead", payload, state, crashes, at, None])
             for id, payload, state, crashes, at in rows
         )
         return [record for record in records if record is not None]
@@ -178,7 +179,7 @@ class Inspector:
                 fresh = JobState(errors=decode_state(raw).errors, revived=True)
                 items += (id, encode(fresh))
             (reply,) = await self._broker.ask([scripts.REVIVE.call(keys, *items)])
-            revived += [id.decode() for id in reply]
+            revived += [text_of(id) for id in reply]
         return revived
 
     async def revive_all(self, queue: str) -> list[str]:
@@ -188,7 +189,7 @@ class Inspector:
         """
         key, revived = self._broker.keys(queue).names["dead"], list[str]()
         (all_ids,) = await self._broker.ask([(b"ZRANGE", key, 0, -1)])
-        ids = [id.decode() for id in all_ids]
+        ids = [text_of(id) for id in all_ids]
         for i in range(0, len(ids), CALL_JOBS):
             revived += await self.revive(queue, ids[i : i + CALL_JOBS])
         return revived
@@ -290,7 +291,9 @@ def _pause_ms(queue: str, for_: Seconds) -> int:
 
 def _pause(raw: bytes) -> Pause:
     until, since, reason = raw.split(b" ", 2)
-    return Pause(since_ms=int(since), until_ms=int(until) or None, reason=reason.decode())
+    return Pause(
+        since_ms=natural(since) or 0, until_ms=natural(until) or None, reason=text_of(reason)
+    )
 
 
 def _stats(name: str, reply: list[Any]) -> QueueStats:
@@ -328,10 +331,10 @@ def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
     if where == b"":
         return None
     state = decode_state(raw_state)
-    crashes, crashed_ms = (0, 0) if raw_crashes is None else map(int, raw_crashes.split())
+    crashes, crashed_ms = losses_of(raw_crashes)
     task, arguments = _arguments(payload)
     status = JobStatus(where.decode())
-    at_ms = None if at is None else int(float(at))
+    at_ms = moment_ms(at)
     reason = None
     if status is JobStatus.DEAD:
         # the script that buries a job for its crashes writes both times in one moment
@@ -341,14 +344,14 @@ def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
         queue=queue,
         status=status,
         task=task,
-        enqueued_ms=int.from_bytes(payload[:8]) if payload else None,
+        enqueued_ms=stamp_ms(payload),
         at_ms=at_ms,
         attempts=state.failures,
         crashes=crashes,
         reason=reason,
         deaths=state.deaths,
         errors=state.errors,
-        token=None if token is None else token.decode(),
+        token=None if token is None else text_of(token),
         payload=arguments,
     )
 

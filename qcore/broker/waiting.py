@@ -19,6 +19,7 @@ from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.identity import new_owner
 from qcore.broker.keys import QueueKeys
 from qcore.broker.line import Line
+from qcore.broker.reading import text_of
 from qcore.broker.subscription import Subscription, subscribed
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable, ConfigError
@@ -184,7 +185,7 @@ class Waiting:
             message = await channel.next(max(0.001, tick - loop.time()))
             heard = heard or message is not None
             if message:
-                id = message.partition(b" ")[0].decode()
+                id = text_of(message.partition(b" ")[0])
                 self._look_soon(self._waits.get(id, ()))
             now = loop.time()
             if now < tick:

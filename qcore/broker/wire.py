@@ -9,6 +9,7 @@ from typing import Any
 from qcore.broker import scripts
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.keys import QueueKeys
+from qcore.broker.reading import losses_of, stamp_ms, text_of
 from qcore.broker.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
@@ -39,6 +40,8 @@ class Turn:
     #: Queues of which a settle or the claim failed. With `sent` it may have taken effect.
     unsettled: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
     unclaimed: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
+    #: Queues that cannot be claimed from, and why: one of their keys is of another type.
+    unreadable: dict[str, str] = field(default_factory=dict[str, str])
     #: Queues of which some call took effect.
     answered: set[str] = field(default_factory=set[str])
 
@@ -98,7 +101,7 @@ class Reclaimed:
     @property
     def id(self) -> str:
         """Return the id of the job."""
-        return id_of(self.token).decode()
+        return text_of(id_of(self.token))
 
 
 def _worst(*errors: BrokerError | None) -> BrokerError:
@@ -215,8 +218,12 @@ def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
         turn.again_ms = again_ms if turn.again_ms is None else min(turn.again_ms, again_ms)
     turn.suspects += int(reply[2])
     prefix = claim.prefix.encode()
-    for number, fence, ids, *columns in reply[3:]:
+    for number, *row in reply[3:]:
         queue = claim.queues[int(number) - 1]
+        if len(row) == 1:
+            turn.unreadable[queue] = text_of(row[0])
+            continue
+        fence, ids, *columns = row
         turn.leases += read_leases(queue, now, fence, [prefix + id for id in ids], ids, *columns)
 
 
@@ -236,11 +243,11 @@ def read_leases(
         Lease(
             token,
             queue,
-            id.decode(),
+            text_of(id),
             None if payload is None else payload[8:],
             state,
             0 if lost is None else _crashes(lost, now),
-            now if payload is None else int.from_bytes(payload[:8]),
+            stamp_ms(payload) or now,
             now,
             rise,
             wish is not None,
@@ -253,12 +260,12 @@ def read_leases(
 
 def id_of(token: bytes) -> bytes:
     """Return the id in a token `owner:seq:id`."""
-    return token.split(b":", 2)[2]
+    return token.split(b":", 2)[-1]
 
 
 def _crashes(count: bytes, now: int) -> int:
     """Return the lost leases in `count ms`; after 72 h without another they are forgotten."""
-    crashes, at = map(int, count.split())
+    crashes, at = losses_of(count)
     return crashes if now - at < FORGOTTEN_MS else 0
 
 
@@ -270,4 +277,4 @@ def read_reclaimed(flat: list[bytes]) -> list[Reclaimed]:
 
 def earliest_ms(stamps: Sequence[bytes | None]) -> int | None:
     """Return the earliest of the times in front of payloads, unix ms."""
-    return min((int.from_bytes(stamp) for stamp in stamps if stamp), default=None)
+    return min((at for stamp in stamps if (at := stamp_ms(stamp)) is not None), default=None)

@@ -8,7 +8,7 @@ import msgspec
 
 from qcore.errors import ArgumentError, CodecError, ConfigError, NewerVersion
 from qcore.model.callee import returns_unfinished, source_of
-from qcore.model.job import Envelope, JobOutcome, JobState
+from qcore.model.job import Envelope, JobOutcome, JobState, JobStatus
 
 #: The layout of Envelope that this code writes, and the newest that it reads.
 ENVELOPE_VERSION = 1
@@ -101,9 +101,11 @@ def decode_outcome(raw: bytes) -> JobOutcome:
         CodecError: the bytes are no outcome.
     """
     try:
-        return _outcome.decode(raw)
+        outcome = _outcome.decode(raw)
+        JobStatus(outcome.status)
     except _UNREADABLE as e:
         raise CodecError(f"the kept outcome cannot be read: {e}") from e
+    return outcome
 
 
 def decode_trace(raw: bytes) -> JobOutcome:

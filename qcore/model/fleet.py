@@ -1,8 +1,13 @@
 """What supervisors say of themselves and of their workers."""
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+
+#: What records may hold: anybody can write them, and each reader reckons with them.
+_Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+_Pid = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 class WorkerState(StrEnum):
@@ -21,7 +26,7 @@ class RunningJob(msgspec.Struct, frozen=True):
     id: str
     #: Empty while its payload has not been read.
     task: str
-    age_s: float
+    age_s: _Amount
     #: Empty in records of older versions.
     queue: str = ""
 
@@ -35,7 +40,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """One worker process, as its last beat said."""
 
     name: str
-    pid: int
+    pid: _Pid
     state: WorkerState
     #: What its leases begin with; empty in records of older versions.
     owner: str = ""
@@ -45,18 +50,18 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     done: int = 0
     rss_bytes: int = 0
     #: How much of its slots is taken, or of its threads, or pool processes: the largest share.
-    taken: float = 0.0
+    taken: _Amount = 0.0
     #: The share of one core that it took between its last beats, without its pool processes.
-    cpu: float = 0.0
-    loop_lag_ms: float = 0.0
+    cpu: _Amount = 0.0
+    loop_lag_ms: _Amount = 0.0
     #: Seconds since its process was started.
-    age_s: float = 0.0
+    age_s: _Amount = 0.0
     #: A digest of the modules of the app that it has loaded.
     code: str = ""
     #: Why another worker takes its place; empty while none does.
     leaves_for: str = ""
     #: Seconds since Redis answered a claim of it, or it had no room for jobs; None before.
-    claim_age_s: float | None = None
+    claim_age_s: _Amount | None = None
 
 
 class RollState(StrEnum):
@@ -103,11 +108,11 @@ class SupervisorView(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     name: str
-    pid: int
+    pid: _Pid
     state: SupervisorState
     queues: tuple[str, ...]
     #: Seconds since it was started.
-    age_s: float
+    age_s: _Amount
     #: Names the space of its pid: the same one for two supervisors that see each other's processes.
     machine: str = ""
     roll: Roll = Roll()

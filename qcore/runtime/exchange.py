@@ -70,6 +70,8 @@ class Exchange:
         #: Loop time at which they were first asked for; they may be handed out much later.
         self._found_at = 0.0
         self._away: dict[str, _Away] = {}
+        #: Queues with a key of another type, and said to have.
+        self._unreadable: set[str] = set()
         #: Outcomes that Redis has accepted.
         self.settled = 0
 
@@ -167,6 +169,8 @@ class Exchange:
                     self._lose(claim.prefix, [queue])
         self._confirm(turn)
         self._note_absence(turn)
+        if claim is not None:
+            self._note_unreadable(claim, turn)
         return turn
 
     def _lose(self, prefix: str, queues: Sequence[str]) -> None:
@@ -210,6 +214,14 @@ class Exchange:
             log.warning("queue.regained", queue=queue, away_s=round(away_s, 3))
         for queue, error in failed.items():
             self._rest(queue, error)
+
+    def _note_unreadable(self, claim: ClaimRequest, turn: Turn) -> None:
+        """Say once of each queue that it cannot be claimed from; the others are."""
+        for queue, why in turn.unreadable.items():
+            if queue not in self._unreadable:
+                log.error("queue.unreadable", queue=queue, error=why)
+        if self._unreadable or turn.unreadable:
+            self._unreadable = self._unreadable.difference(claim.queues) | turn.unreadable.keys()
 
     def _rest(self, queue: str, error: BrokerError) -> None:
         loop = asyncio.get_running_loop()

@@ -127,6 +127,8 @@ class Executor:
     def _read(self, lease: Lease) -> Envelope:
         if lease.envelope is None:
             raise CodecError("payload missing")
+        if "\\x" in lease.id and not lease.token.endswith(lease.id.encode()):
+            raise CodecError(f"its id is no text ({lease.id}): qcore has not made this job")
         return decode_envelope(lease.envelope)
 
     def _check_expiry(self, envelope: Envelope, running: Running) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 import anyio
 
 from qcore.broker.broker import Broker
+from qcore.broker.reading import text_of
 from qcore.broker.wire import CHORE_LIMIT, Reclaimed
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
@@ -85,5 +86,5 @@ class Maintenance:
 def log_reclaimed(queue: str, reclaimed: list[Reclaimed]) -> None:
     """Log each job that was taken from its owner."""
     for item in reclaimed:
-        owner = item.token.partition(b":")[0].decode()
+        owner = text_of(item.token.partition(b":")[0])
         log.warning("job.reclaimed", job=item.id, queue=queue, owner=owner, to=item.to)

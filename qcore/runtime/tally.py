@@ -60,7 +60,8 @@ class Tally:
     def add(self, cells: Iterable[Cell]) -> None:
         """Count what was counted elsewhere, or could not be told."""
         for cell in cells:
-            sums = self._cells.setdefault((cell.queue, cell.task, cell.outcome, cell.bound), [0, 0])
+            bound = min(max(cell.bound, 0), len(BOUNDS_S))  # another version may have more
+            sums = self._cells.setdefault((cell.queue, cell.task, cell.outcome, bound), [0, 0])
             sums[0] += cell.runs
             sums[1] += cell.seconds
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from qcore.broker.reading import text_of
 from qcore.runtime.beat import Alarm
 from qcore.runtime.dump import dump, stack_of_thread
 from qcore.runtime.lineage import awaiting
@@ -123,7 +124,7 @@ class Watchdog:
             return
         job = self._job_of(holder)
         # many that hold it for a moment each, one after the other: none of them is the one
-        token = job.lease.token.decode() if job and self._held_s >= self._limit_s else ""
+        token = text_of(job.lease.token) if job and self._held_s >= self._limit_s else ""
         if token != self._accused and self._tell(Alarm(token)):
             self._accused = token
         if self._still_s >= self._log_at_s:
@@ -182,7 +183,7 @@ class Watchdog:
                 queue=lease.queue,
                 kill_timeout_s=limit_s,
             )
-            if self._tell(Alarm(lease.token.decode(), limit_s)):
+            if self._tell(Alarm(text_of(lease.token), limit_s)):
                 self._told.add(lease.token)
 
     def _look_at_threads(self) -> None:

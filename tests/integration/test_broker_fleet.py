@@ -1,5 +1,7 @@
 """The registry of supervisors: records, their end, and orders with a generation."""
 
+import math
+
 import msgspec
 import pytest
 
@@ -43,6 +45,12 @@ async def beat_at(broker: Broker, id: str, now_ms: int, cursor: int = 0) -> int:
     return int(cursor)
 
 
+async def heard(broker: Broker, id: str, at_ms: int) -> None:
+    """Write a record of another time, which drops none."""
+    key = namespace_keys(broker.config.namespace).names["fleet"]
+    await broker.ask([(b"HSET", key, id, at_ms.to_bytes(8) + b"record" * 20)])
+
+
 async def restart_at(broker: Broker, field: str, now_ms: int) -> int:
     keys = namespace_keys(broker.config.namespace)
     call = scripts.RESTART.call(keys, now_ms, field, 0, OLD_ORDER_MS)
@@ -69,7 +77,7 @@ async def test_members_come_by_host_and_name_and_one_that_left_is_gone(fleet: Fl
 
 async def test_record_that_cannot_be_read_is_left_out(fleet: Fleet, broker: Broker):
     await fleet.beat("a", VIEW)
-    await beat_at(broker, "b", 5)
+    await heard(broker, "b", 5)
     await broker.ask([(b"HSET", namespace_keys(broker.config.namespace).names["fleet"], b"c", b"")])
     assert [member.id for member in await fleet.members()] == ["a"]
     for _ in range(10):  # each looks at two or so, and has to get past them
@@ -104,8 +112,8 @@ async def test_heartbeats_of_one_supervisor_see_all_records_one_after_the_other(
 ):
     now = (await fleet.beat("me", VIEW)).now_ms
     for n in range(30):
-        await beat_at(broker, f"young{n}", now)
-        await beat_at(broker, f"old{n}", 1)
+        await heard(broker, f"young{n}", now)
+        await heard(broker, f"old{n}", 1)
     beats = 0
     while any(id.startswith(b"old") for id in await fields(broker, "fleet")):
         await fleet.beat("me", VIEW)
@@ -113,6 +121,36 @@ async def test_heartbeats_of_one_supervisor_see_all_records_one_after_the_other(
         assert beats < 200
     assert len(await fields(broker, "fleet")) == 31
     assert beats > 5, "no beat has to look at many"
+
+
+async def test_record_of_a_far_future_is_dropped(fleet: Fleet, broker: Broker):
+    """It would be shown as one that lives, for as long."""
+    now = (await fleet.beat("a", VIEW)).now_ms
+    await heard(broker, "b", now + FORGET_MS + 60_000)
+    for _ in range(10):
+        await fleet.beat("a", VIEW)
+    assert set(await fields(broker, "fleet")) == {b"a"}
+
+
+@pytest.mark.parametrize(
+    "odd", [{"age_s": math.inf}, {"age_s": math.nan}, {"age_s": -1.0}, {"pid": 2**40}, {"pid": 0}]
+)
+async def test_record_with_an_odd_number_is_left_out(fleet: Fleet, broker: Broker, odd):
+    await fleet.beat("a", VIEW)
+    await fleet.beat("b", msgspec.structs.replace(VIEW, **odd))
+    assert [member.id for member in await fleet.members()] == ["a"]
+
+
+async def test_orders_that_cannot_be_read_are_passed_over(fleet: Fleet, broker: Broker):
+    key = namespace_keys(broker.config.namespace).names["control"]
+    odd = [(b"\xff\xfe", b"1 0"), (b"restart:\xff:", b"x 0"), (b"restart::", b"9" * 400 + b" 1")]
+    odd += [(b"restart:a:b:c", b"5 0"), (b"restart:a:", b"5"), (b"restart:b:", b"inf 1")]
+    await broker.ask([(b"HSET", key, *(word for pair in odd for word in pair))])
+    assert (await fleet.beat("a", VIEW)).orders == ()
+    generation = await fleet.restart(host="web1")
+    (order,) = (await fleet.beat("a", VIEW)).orders
+    assert (order.host, order.generation) == ("web1", generation)
+    assert generation < 10**13
 
 
 async def test_supervisor_that_was_silent_for_long_does_not_drop_its_own_record(broker: Broker):

@@ -16,6 +16,7 @@ READS = {
     "HEXISTS",
     "HGET",
     "HGETALL",
+    "HLEN",
     "HMGET",
     "HSCAN",
     "HSTRLEN",

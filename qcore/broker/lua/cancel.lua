@@ -15,7 +15,7 @@
 --       outcome    bytes what a handle finds
 --       ids...     text
 -- reply for each id where it was: 'scheduled', 'ready', 'active', 'ended', or '' for no trace
--- @include clock forget ending
+-- @include clock kinds forget ending
 local k = {}
 k.active, k.scheduled, k.running, k.jobs, k.state, k.crashes, k.dead = unpack(KEYS, 1, 7)
 k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
@@ -23,6 +23,8 @@ local now_ms, keep_ms, outcome, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local now = clock(now_ms)
 local wish = whole(integer(keep_ms)) .. ' ' .. outcome
+check('ZCARD', k.scheduled, k.dead, k.expiry)
+check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
 redis.call('ZREM', k.active, '')
 
 local function cancel(id)

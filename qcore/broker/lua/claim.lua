@@ -21,30 +21,32 @@
 --       suspects   text  '1': claims suspects and nothing else; '0': none
 --       limits...  int   at most so many jobs of each queue
 -- reply { now_ms, when to claim again (unix ms, '' for never), suspects that wait, then per queue
---       with jobs { number of the queue from 1, fence, ids, payloads, states, crashes, wishes } }
--- @include clock lines lease leased pausing
+--       with jobs { number of the queue from 1, fence, ids, payloads, states, crashes, wishes },
+--       per queue that cannot be read { number, why } }
+-- @include clock kinds lines pausing lease leased
 local per_queue = 11
 local now_ms, limit, lease_ms, prefix, most_bytes, promote, suspects, limits = ARGV[1], ARGV[2],
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
 
 local now, queues = clock(now_ms), {}
+local reply, again, taken = { whole(now), '', 0 }, math.huge, 0
 if not string.find(prefix, '^[^:]*:[^:]*:$') then error('not a prefix: ' .. prefix) end
 for q = 1, #KEYS / per_queue do
-  local k, at = {}, (q - 1) * per_queue
+  local k, at = { number = q }, (q - 1) * per_queue
   k.ready, k.suspects, k.scheduled, k.active, k.running = unpack(KEYS, at + 1, at + 5)
   k.jobs, k.state, k.crashes, k.cancels, k.meta, k.wake = unpack(KEYS, at + 6, at + 11)
   k.line = suspects == '1' and k.suspects or k.ready
   k.most = bounded(ARGV[limits + q - 1])
-  local meta = redis.call('HMGET', k.meta, 'paused', 'fence')
-  k.pause, k.fence = pause_end(meta[1], now), meta[2]
-  queues[q] = k
+  local is_sound, found = pcall(look, k, now)
+  if not is_sound then reply[#reply + 1] = { q, type(found) == 'table' and found.err or found } end
+  if is_sound and found then queues[#queues + 1] = k end
 end
+if #queues == 0 then return reply end
 local left, room, deadline = bounded(limit), integer(most_bytes), whole(now + integer(lease_ms))
 promote = bounded(promote)
 
 redis.call('ZREM', queues[1].active, '')
-local reply = { whole(now), '', 0 }
-for q, k in ipairs(queues) do
+for _, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
   local promoted = promote_due(k, now, promote)
   -- who claims suspects wakes somebody for what else became ready
@@ -55,12 +57,11 @@ for q, k in ipairs(queues) do
     local payloads = redis.call('HMGET', k.jobs, unpack(ids))
     room = fitting(k.line, ids, payloads, room)
     lease(k.active, k.running, ids, prefix, deadline)
-    left = left - #ids
-    reply[#reply + 1] = { q, rise(k.meta, k.fence, now), ids, payloads, columns(k, ids) }
+    left, taken = left - #ids, taken + #ids
+    reply[#reply + 1] = { k.number, rise(k.meta, k.fence, now), ids, payloads, columns(k, ids) }
   end
 end
 
-local again = math.huge
 for _, k in ipairs(queues) do
   if not k.pause then reply[3] = reply[3] + redis.call('LLEN', k.suspects) end
   if k.pause then
@@ -69,10 +70,10 @@ for _, k in ipairs(queues) do
     again = now
     -- A claim that took nothing must not wake anybody, or two idle workers would spin; and nobody
     -- waits for markers of suspects.
-    if #reply > 3 and suspects == '0' then redis.call('ZADD', k.wake, 0, '1') end
+    if taken > 0 and suspects == '0' then redis.call('ZADD', k.wake, 0, '1') end
   else
     local first = redis.call('ZRANGE', k.scheduled, 0, 0, 'WITHSCORES')
-    if first[2] then again = math.min(again, tonumber(first[2])) end
+    if first[2] then again = math.min(again, math.max(now, tonumber(first[2]))) end
   end
 end
 if again < math.huge then reply[2] = whole(again) end

@@ -15,7 +15,7 @@
 --       outcome    bytes what a handle finds
 --       keep_ms    ms    for so long
 -- reply how many were cleared; 0 when nothing is left
--- @include clock forget ending
+-- @include clock kinds forget ending
 local k = {}
 k.active, k.ready, k.suspects, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
 k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
@@ -24,6 +24,9 @@ local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 local gone = whole(clock(now_ms) + integer(keep_ms))
 local kept = whole(integer(keep_ms)) .. ' ' .. outcome
 limit = bounded(limit)
+check('LLEN', k.ready, k.suspects)
+check('ZCARD', k.scheduled, k.expiry)
+check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
 redis.call('ZREM', k.active, '')
 local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.suspects, limit) or {}
 if #ids == 0 then

@@ -9,4 +9,6 @@ local now_ms = ARGV[1]
 
 local now = clock(now_ms)
 redis.call('ZREM', active, '')
-return redis.call('HSETNX', meta, 'closed', whole(now))
+if natural(redis.call('HGET', meta, 'closed')) then return 0 end
+redis.call('HSET', meta, 'closed', whole(now))
+return 1

@@ -22,5 +22,6 @@ local now, held = clock(now_ms), redis.call('HMGET', meta, 'paused', 'closed')
 return {
   whole(now), redis.call('LLEN', ready), redis.call('LLEN', suspects),
   redis.call('ZCARD', scheduled), redis.call('ZCARD', active), redis.call('ZCARD', dead),
-  stamp(ready), stamp(suspects), pause_end(held[1], now) and held[1], held[2],
+  stamp(ready), stamp(suspects), pause_end(held[1], now) and held[1],
+  natural(held[2]) and held[2],
 }

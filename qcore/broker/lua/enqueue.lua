@@ -10,7 +10,7 @@
 --       call       int   grows with each call of this producer
 --       items...   id, when ('' now, '+ms' from now, '@ms' at), envelope
 -- reply the ids that were there already; the error QCLOSED when the queue is closed
--- @include clock
+-- @include clock kinds
 local jobs, ready, scheduled, producers, wake, meta = unpack(KEYS, 1, 6)
 local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
 
@@ -25,8 +25,11 @@ end
 local now, due = clock(now_ms), {}
 if #ARGV % 3 ~= 0 or #ARGV > 6000 then error('not three words for each of 2,000 jobs') end
 for i = items, #ARGV, 3 do due[i] = due_of(ARGV[i + 1], now) end
-local seen = string.match(redis.call('HGET', producers, nonce) or '', '^(%d+)')
-if seen and tonumber(seen) >= integer(call) then
+check('LLEN', ready)
+check('ZCARD', scheduled, wake)
+check('HLEN', jobs)
+local seen = string.match(redis.call('HGET', producers, nonce) or '', '^(%d+) ')
+if (natural(seen) or 0) >= integer(call) then
   -- The repeat of a call whose reply was lost. It writes, for a WAIT behind it speaks of what its
   -- own connection wrote; at first a removal of nothing, which a full Redis does not refuse.
   redis.call('ZREM', scheduled, '')
@@ -34,7 +37,7 @@ if seen and tonumber(seen) >= integer(call) then
   return {}
 end
 local closed = redis.call('HGET', meta, 'closed')
-if closed then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
+if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
 -- The first write may allocate, so a full Redis refuses the whole call here.
 redis.call('HSET', producers, nonce, whole(integer(call)) .. ' ' .. whole(now))
 

@@ -13,12 +13,14 @@
 --       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or the wish holds,
 --       or payload (none with a channel), record, crashes, when (time of death, deadline or due time, unix ms), token }
+-- @include kinds
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
 local cancels, waiters = unpack(KEYS, 9, 10)
 local id, channel = ARGV[1], ARGV[2]
 -- So many channels of one job hear of its end; who comes later looks again by himself.
 local MOST_BYTES = 1000
 
+check('HLEN', state, crashes, waiters)
 redis.call('ZREM', active, '')
 local outcome = redis.call('HGET', done, id)
 if outcome then return { 'done', outcome, false, false, false, false } end

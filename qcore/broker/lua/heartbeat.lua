@@ -20,7 +20,7 @@ redis.call('HDEL', fleet, '')
 redis.call('HSET', fleet, supervisor, stamp .. record)
 for i = 1, #page[2], 2 do
   local id, found = page[2][i], page[2][i + 1]
-  local is_old = #found < 8 or now - struct.unpack('>I8', found) > silent_ms
+  local is_old = #found < 8 or math.abs(now - struct.unpack('>I8', found)) > silent_ms
   if is_old and id ~= supervisor then redis.call('HDEL', fleet, id) end
 end
 return { whole(now), page[1], orders }

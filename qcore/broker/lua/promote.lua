@@ -9,13 +9,16 @@
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
 -- reply { how many were promoted, suspects that wait; none while the queue is paused }
--- @include clock lines pausing
+-- @include clock kinds lines pausing
 local k = {}
 k.active, k.scheduled, k.ready, k.suspects, k.crashes, k.meta, k.wake = unpack(KEYS, 1, 7)
 local now_ms, limit = ARGV[1], ARGV[2]
 
 local now = clock(now_ms)
 limit = bounded(limit)
+check('LLEN', k.ready, k.suspects)
+check('ZCARD', k.scheduled, k.wake)
+check('HLEN', k.crashes, k.meta)
 redis.call('ZREM', k.active, '')
 local promoted = promote_due(k, now, limit)
 if promoted > 0 then redis.call('ZADD', k.wake, 0, '1') end

@@ -11,13 +11,15 @@
 --       silent_ms  ms    a producer is forgotten after so long
 --       cursor     int   where to go on among the producers
 -- reply { outcomes whose time was over, cursor }
--- @include clock
+-- @include clock kinds
 local active, done, expiry, producers = unpack(KEYS, 1, 4)
 local now_ms, limit, trace_ms, bytes, silent_ms, cursor = unpack(ARGV, 1, 6)
 
 local now = clock(now_ms)
 limit, trace_ms, bytes = bounded(limit), integer(trace_ms), integer(bytes)
 silent_ms = integer(silent_ms)
+check('ZCARD', expiry)
+check('HLEN', done)
 local page = redis.call('HSCAN', producers, cursor, 'COUNT', 1000)
 redis.call('ZREM', active, '')
 local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', whole(now), 'LIMIT', 0, limit)
@@ -25,6 +27,7 @@ for _, id in ipairs(over) do
   -- a trace has no time in front
   local kept = redis.call('HGET', done, id) or ''
   local keep_ms, at = string.match(kept, '^(%d+) ()')
+  keep_ms = natural(keep_ms)
   if keep_ms then
     redis.call('HSET', done, id, string.sub(kept, at, at + bytes - 1))
     redis.call('ZADD', expiry, whole(now + math.min(trace_ms, keep_ms)), id)
@@ -34,7 +37,7 @@ for _, id in ipairs(over) do
   end
 end
 for i = 1, #page[2], 2 do
-  local at = string.match(page[2][i + 1], ' (%d+)$')
+  local at = natural(string.match(page[2][i + 1], ' (%d+)$'))
   if not at or now - at > silent_ms then redis.call('HDEL', producers, page[2][i]) end
 end
 return { #over, page[1] }

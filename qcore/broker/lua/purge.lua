@@ -10,13 +10,15 @@
 --       limit      int   at most so many
 --       ids...     text
 -- reply how many were purged
--- @include clock forget
+-- @include clock kinds forget
 local k = {}
 k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels = unpack(KEYS, 1, 6)
 local now_ms, age_ms, limit, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local before = age_ms ~= '' and whole(clock(now_ms) - integer(age_ms))
 limit = bounded(limit)
+check('ZCARD', k.dead)
+check('HLEN', k.jobs, k.state, k.crashes, k.cancels)
 redis.call('ZREM', k.active, '')
 local found, gone = { unpack(ARGV, ids) }, {}
 if before then found = redis.call('ZRANGEBYSCORE', k.dead, '-inf', before, 'LIMIT', 0, limit) end

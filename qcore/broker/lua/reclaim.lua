@@ -20,38 +20,41 @@
 --       guard_ms   ms    time that live owners then get to renew
 --       crash_limit int  the loss that makes a job dead
 --       limit      int   at most so many
--- reply token, where its job went ('ready', 'scheduled', 'dead', 'cancelled'), token, ...
--- @include clock tokens lines forget ending give_back
+-- reply token, where its job went ('ready', 'scheduled', 'dead', 'cancelled';
+--       'dropped': it was no lease of a job), token, ...
+-- @include clock kinds tokens lines forget ending give_back
 local k = {}
 k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wake = unpack(KEYS, 8, 15)
 local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit = unpack(ARGV, 1, 6)
+local LONGEST_MS = 24 * 3600 * 1000
 
 local now = clock(now_ms)
 lease_ms, stale_ms, guard_ms = integer(lease_ms), integer(stale_ms), integer(guard_ms)
 crash_limit, limit = integer(crash_limit), bounded(limit)
+check('LLEN', k.ready, k.suspects)
+check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
+check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done, k.meta)
 redis.call('ZREM', k.active, '')
 local meta = redis.call('HMGET', k.meta, 'last_sweep', 'guard_until')
-local last, guard = tonumber(meta[1] or 0), tonumber(meta[2] or 0)
+local last, guard = natural(meta[1]) or 0, natural(meta[2]) or 0
 redis.call('HSET', k.meta, 'last_sweep', whole(now))
 if now - last > stale_ms or last > now then
   guard = now + guard_ms
   redis.call('HSET', k.meta, 'guard_until', whole(guard))
 end
 
--- The Redis clock went back: a deadline that far ahead would hold its job for too long.
-if last > now or redis.call('HEXISTS', k.meta, 'clock_back') == 1 then
-  local from = whole(now + 2 * lease_ms)
-  local far = redis.call('ZRANGEBYSCORE', k.active, from, '+inf', 'LIMIT', 0, limit)
-  for _, token in ipairs(far) do
-    redis.call('ZADD', k.active, whole(now + lease_ms), token)
-  end
-  -- more of them may be left for the next sweep
-  if #far == limit then
-    redis.call('HSET', k.meta, 'clock_back', 1)
-  else
-    redis.call('HDEL', k.meta, 'clock_back')
-  end
+-- The Redis clock went back: a deadline that far ahead would hold its job for too long. And none can
+-- be further ahead than two of the longest lease there is.
+local went_back = last > now or redis.call('HEXISTS', k.meta, 'clock_back') == 1
+local from = whole(now + 2 * (went_back and lease_ms or LONGEST_MS))
+local far = redis.call('ZRANGEBYSCORE', k.active, from, '+inf', 'LIMIT', 0, limit)
+for _, token in ipairs(far) do redis.call('ZADD', k.active, whole(now + lease_ms), token) end
+-- more of them may be left for the next sweep
+if went_back and #far == limit then
+  redis.call('HSET', k.meta, 'clock_back', 1)
+elseif went_back then
+  redis.call('HDEL', k.meta, 'clock_back')
 end
 
 local reply = {}

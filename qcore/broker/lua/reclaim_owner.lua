@@ -20,7 +20,7 @@
 --       cursor     int   0 at first, then the cursor of the last reply
 --       tokens...  text  the culprits: with some, only these losses are charged
 -- reply { cursor ('0' at the end), token, where its job went, token, ... }
--- @include clock tokens lines forget ending give_back
+-- @include clock kinds tokens lines forget ending give_back
 local k = {}
 k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.wake = unpack(KEYS, 8, 14)
@@ -30,12 +30,15 @@ local now_ms, owner, charge, crash_limit, cursor, tokens = ARGV[1], ARGV[2], ARG
 local now, is_culprit = clock(now_ms), {}
 crash_limit = integer(crash_limit)
 for i = tokens, #ARGV do is_culprit[ARGV[i]] = true end
+check('LLEN', k.ready, k.suspects)
+check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
+check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
 redis.call('ZREM', k.active, '')
 local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', owner .. ':*', 'COUNT', 1000)
 local held, reply = {}, { page[1] }
 for i = 1, #page[2], 2 do held[#held + 1] = page[2][i] end
 -- ids grow with time: from the youngest to the oldest, so that the oldest is the first at the head
-table.sort(held, function(a, b) return id_of(a) > id_of(b) end)
+table.sort(held, function(a, b) return (id_of(a) or '') > (id_of(b) or '') end)
 for _, token in ipairs(held) do
   local is_charged = charge == '1' and (#ARGV < tokens or is_culprit[token] == true)
   reply[#reply + 1] = token

@@ -11,20 +11,23 @@
 --       prefix     text  `owner:seq:` of the lost claim, or `owner:`
 --       cursor     int   0 at first, then the cursor of the last reply
 -- reply { now_ms, cursor ('0' at the end), fence, tokens, payloads, states, crashes, wishes }
--- @include clock tokens leased
+-- @include clock kinds tokens leased
 local k = {}
 k.active, k.jobs, k.state, k.crashes, k.cancels, k.meta = unpack(KEYS, 1, 6)
 local now_ms, lease_ms, prefix, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local now = clock(now_ms)
 local deadline = whole(now + integer(lease_ms))
+check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.meta)
 redis.call('ZREM', k.active, '')
 local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', prefix .. '*', 'COUNT', 1000)
 local found, ids = {}, {}
 for i = 1, #page[2], 2 do
-  local token = page[2][i]
-  found[#found + 1], ids[#ids + 1] = token, id_of(token)
-  redis.call('ZADD', k.active, 'XX', deadline, token)
+  local token, id = page[2][i], id_of(page[2][i])
+  if id then
+    found[#found + 1], ids[#ids + 1] = token, id
+    redis.call('ZADD', k.active, 'XX', deadline, token)
+  end
 end
 if #ids == 0 then return { whole(now), page[1], '0', {}, {}, {}, {}, {} } end
 local payloads = redis.call('HMGET', k.jobs, unpack(ids))

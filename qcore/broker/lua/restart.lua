@@ -15,6 +15,7 @@ local generation, old = now, {}
 local orders = redis.call('HGETALL', control)
 for i = 1, #orders, 2 do
   local given = string.match(orders[i], '^restart:') and string.match(orders[i + 1], '^(%d+) ')
+  given = natural(given)
   if given then
     generation = math.max(generation, given + 1)
     if now - given > old_ms then old[#old + 1] = orders[i] end

@@ -7,11 +7,13 @@
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 -- reply { 1 if it was paused, 1 if it was closed }
--- @include clock pausing
+-- @include clock kinds pausing
 local active, ready, suspects, scheduled, meta, wake = unpack(KEYS, 1, 6)
 local now_ms = ARGV[1]
 
 local now = clock(now_ms)
+check('ZCARD', wake)
+check('HLEN', meta)
 redis.call('ZREM', active, '')
 local paused = pause_end(redis.call('HGET', meta, 'paused'), now)
 redis.call('HDEL', meta, 'paused')

@@ -8,10 +8,14 @@
 --       wake       zset  the marker "come and claim"
 -- ARGV  items...   id, its new record
 -- reply the ids that were revived: those dead, with a payload
+-- @include kinds
 local active, dead, jobs, state, crashes, ready, wake = unpack(KEYS, 1, 7)
 local items = 1
 
 if #ARGV % 2 == 1 then error('an id without a record') end
+check('LLEN', ready)
+check('ZCARD', dead, wake)
+check('HLEN', jobs, state, crashes)
 redis.call('ZREM', active, '')
 local revived = {}
 for i = items, #ARGV, 2 do

@@ -23,7 +23,7 @@
 --       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: record,
 --                  delay_ms; per bury: record
 -- reply the tokens that were lost: nothing was written for them
--- @include clock tokens lines forget ending settling
+-- @include clock kinds tokens lines forget ending settling
 local k = {}
 k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.suspects = unpack(KEYS, 1, 7)
 k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wake = unpack(KEYS, 8, 14)
@@ -34,12 +34,18 @@ local now = clock(now_ms)
 local counts = { integer(acks), integer(keeps), integer(retries), integer(buries),
   integer(releases) }
 local tokens, plan = read_items(now, counts, items)
+check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters)
+if #plan.keep + #plan.bury + #plan.back > 0 then
+  check('LLEN', k.ready, k.suspects)
+  check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
+  check('HLEN', k.done)
+end
 redis.call('ZREM', k.active, '')
 local held, lost = split(k.active, tokens)
 if #held == 0 then return lost end
 local is_held, ids, over = {}, {}, {}
 for i, token in ipairs(held) do
-  ids[i] = id_of(token)
+  ids[i] = id_of(token) or error('not a token: ' .. token)
   is_held[token] = ids[i]
 end
 for i = 1, counts[1] + counts[2] do over[#over + 1] = is_held[tokens[i]] end

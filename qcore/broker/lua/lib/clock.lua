@@ -5,6 +5,13 @@ local function integer(text)
   return n and math.abs(n) < math.huge and n or error('not an integer: ' .. text)
 end
 
+-- natural: a number that stands in a key; false for none, and for more than Lua counts exactly. Anybody
+-- can write anything into Redis: what cannot be read counts as not there.
+local function natural(text)
+  local n = text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text)
+  return n and n <= 2 ^ 53 and n or false
+end
+
 -- bounded: how many at most; Lua hands a few thousand words to one command, and no more.
 local function bounded(text) return math.max(0, math.min(integer(text), 1000)) end
 

@@ -20,7 +20,8 @@ end
 -- call_off: -> cancelled, with the outcome that came with the wish: `keep_ms outcome`.
 local function call_off(k, id, wish, now)
   redis.call('HSET', k.done, id, wish)
-  redis.call('ZADD', k.expiry, whole(now + string.match(wish, '^%S+')), id)
+  local keep_ms = natural(string.match(wish, '^(%d+) ')) or 0
+  redis.call('ZADD', k.expiry, whole(now + keep_ms), id)
   forget({ id }, k)
   announce(k.waiters, { id }, 'cancelled')
 end

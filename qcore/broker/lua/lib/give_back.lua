@@ -3,6 +3,11 @@
 local function give_back(k, token, charge, now, crash_limit)
   local id = id_of(token)
   redis.call('ZREM', k.active, token)
+  -- what a hand wrote: no token, or a second lease of a job that somebody else runs
+  local held = id and redis.call('HGET', k.running, id)
+  if not id or held and held ~= token and redis.call('ZSCORE', k.active, held) then
+    return 'dropped'
+  end
   redis.call('HDEL', k.running, id)
   local wish = wishes_of(k.cancels, { id })[1]
   if wish then

@@ -1,3 +1,15 @@
+-- look: says whether anything waits in a queue; then all its keys are checked, for a claim that fails
+-- after it took jobs would lose them for a lease.
+local function look(k, now)
+  if redis.call('EXISTS', k.ready, k.suspects, k.scheduled) == 0 then return false end
+  local meta = redis.call('HMGET', k.meta, 'paused', 'fence')
+  k.pause, k.fence = pause_end(meta[1], now), meta[2]
+  check('LLEN', k.ready, k.suspects)
+  check('ZCARD', k.scheduled, k.active, k.wake)
+  check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels)
+  return true
+end
+
 -- likely: how many jobs to look at when `room` bytes fit, if all are as large as the oldest one;
 -- payloads that do not fit would be read for nothing, and by each claim again.
 local function likely(line, jobs, most, room)

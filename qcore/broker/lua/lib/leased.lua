@@ -1,7 +1,7 @@
 -- rise: the next fencing token of the queue. It grows with time, so also when a failover takes the
 -- stored one, `last`, back.
 local function rise(meta, last, now)
-  local fence = whole(math.max(tonumber(last or 0) + 1, now * 1000))
+  local fence = whole(math.max((natural(last) or 0) + 1, now * 1000))
   redis.call('HSET', meta, 'fence', fence)
   return fence
 end

@@ -1,7 +1,8 @@
 -- pause_end: until when a queue is paused by `until_ms since_ms reason`: math.huge for until it is
 -- resumed; false when it is not paused, or no longer.
 local function pause_end(pause, now)
-  local till = tonumber(string.match(pause or '', '^%d+'))
+  local till, since = string.match(pause or '', '^(%d+) (%d+) ')
+  till = natural(since) and natural(till)
   if till == 0 then return math.huge end
-  return till ~= nil and till > now and till
+  return till and till > now and till or false
 end
