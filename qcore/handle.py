@@ -61,7 +61,8 @@ class JobHandle(Generic[R]):
         a cancelled one leaves a trace for 48 h.
 
         Raises:
-            JobNotFound: there is no trace of it, and this handle did not enqueue it.
+            JobNotFound: there is no trace of it, and this handle did not enqueue it; or its queue
+                was cleared after that.
 
         Redis: one script, one round trip.
         """
@@ -117,8 +118,8 @@ class JobHandle(Generic[R]):
             ResultExpired: it has completed, and its result was not kept or no longer is.
             JobNotFound: there is no trace of it, and this handle did not enqueue it; or it did,
                 with an explicit `keep` whose time is not over: Redis lost the job, or it was
-                purged or cleared. With the default `keep` such a job looks like one that
-                returned None.
+                purged. With the default `keep` such a job looks like one that returned None. Or
+                its queue was cleared, and nobody had waited for it.
             BrokerUnavailable: Redis could not be asked at first, for as long as an enqueue tries.
             CodecError: the kept result does not fit the task's annotation.
 
@@ -149,7 +150,7 @@ class JobHandle(Generic[R]):
         if self._accepted.keeps_all and time.monotonic() <= self._accepted.until:
             raise JobNotFound(
                 f"there is no job {self.ref}, and its outcome would still be kept: Redis lost it, "
-                "or it was purged or cleared"
+                "or it was purged"
             )
 
     def _result_of(self, record: JobRecord | None) -> Any:

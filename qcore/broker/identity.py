@@ -3,6 +3,7 @@
 import os
 import random
 import time
+import uuid
 
 #: Seeded by the system, a third of the price of asking it each time; not the generator of the
 #: `random` module, which programs seed with numbers of their own.
@@ -17,6 +18,15 @@ def new_id() -> str:
     n = n & ~(0x3 << 62) | 0x2 << 62
     h = n.to_bytes(16).hex()
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def made_ms(id: str) -> int | None:
+    """Return when an id was made, unix ms on the clock of its maker; None when it is no UUIDv7."""
+    try:
+        found = uuid.UUID(id)
+    except ValueError:
+        return None
+    return found.int >> 80 if found.version == 7 else None
 
 
 def new_owner() -> str:

@@ -1,6 +1,9 @@
 """What users and operators do: read depths and records, cancel, clear, revive, purge, pause."""
 
+import asyncio
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -8,17 +11,21 @@ import msgspec
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
+from qcore.broker.identity import made_ms
 from qcore.broker.keys import queues_key
-from qcore.broker.reading import losses_of, moment_ms, natural, stamp_ms, text_of
-from qcore.broker.wire import earliest_ms
+from qcore.broker.reading import FAR_MS, losses_of, moment_ms, natural, stamp_ms, text_of
+from qcore.broker.scripts import Call
+from qcore.broker.wire import CHORE_LIMIT, earliest_ms
 from qcore.config import KEEP_S, NAME, Seconds, seconds
-from qcore.errors import ArgumentError, CodecError
+from qcore.errors import ArgumentError, CodecError, JobNotFound
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
 
 #: A reason is one line for operators; a longer pause is a slip of the finger.
 _REASON_CHARS = 200
 _PAUSE_MOST_S = 10 * 365 * 24 * 3600
+#: Between two of many calls; on a slow link there are pauses enough.
+_MOST_PAUSE_S = 0.1
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,9 +108,13 @@ class Inspector:
         return [_stats(name, reply) for name, reply in zip(names, replies, strict=True)]
 
     async def job(self, queue: str, id: str) -> JobRecord | None:
-        """Return what is known about one job, or None when there is no trace of it."""
+        """Return what is known about one job, or None when there is no trace of it.
+
+        Raises:
+            JobNotFound: there is none, and it may have been among those that were cleared.
+        """
         (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id, b"")])
-        return _record(queue, id, reply)
+        return _found(queue, id, reply)
 
     async def ended(self, queue: str, id: str) -> JobRecord | None:
         """Wait until a job has ended; return the same as `job` does then.
@@ -112,12 +123,13 @@ class Inspector:
 
         Raises:
             BrokerUnavailable: it could not be looked at, for as long as an enqueue is tried.
+            JobNotFound: as `job`.
         """
         ending = await self._broker.ended(queue, id)
-        record = _record(queue, id, ending.reply)
-        if record is None and ending.seen:
+        if ending.reply[0] == b"" and ending.seen:
+            # it was awaited, so that of its cancelling there would be a trace
             return JobRecord(id=id, queue=queue, status=JobStatus.COMPLETED)
-        return record
+        return _found(queue, id, ending.reply)
 
     async def dead(self, queue: str, *, limit: int = 100, skip: int = 0) -> list[JobRecord]:
         """Return dead jobs of one queue, the latest death first.
@@ -219,21 +231,30 @@ class Inspector:
     async def clear(self, queue: str) -> int:
         """Ready, scheduled -> cancelled: all of them; what is running goes on.
 
-        Returns:
-            How many were cleared. Their handles find them cancelled for 24 h.
+        Those that somebody awaits leave word for 24 h that they were cancelled, the others leave
+        nothing, so that memory is freed also where Redis is full. Their handles raise JobNotFound.
 
-        Redis: clear.lua, one call per 500 jobs; jobs enqueued meanwhile may be cleared too.
+        Returns:
+            How many were cleared.
+
+        Redis: clear.lua, one call per 200 jobs, with pauses; jobs enqueued meanwhile may be
+        cleared too.
         """
         cancelled = encode(JobOutcome(JobStatus.CANCELLED, reason="its queue was cleared"))
+        call = scripts.CLEAR.call(
+            self._broker.keys(queue), b"", CHORE_LIMIT, cancelled, round(KEEP_S * 1000)
+        )
         cleared = 0
-        while True:
-            call = scripts.CLEAR.call(
-                self._broker.keys(queue), b"", CALL_JOBS, cancelled, round(KEEP_S * 1000)
-            )
-            count = int((await self._broker.ask([call]))[0])
-            if count == 0:
-                return cleared
+        while count := int(await self._ask_gently(call)):
             cleared += count
+        return cleared
+
+    async def _ask_gently(self, call: Call) -> Any:
+        """Make one of many calls, then leave Redis to others for as long as it took."""
+        began = time.monotonic()
+        (reply,) = await self._broker.ask([call])
+        await asyncio.sleep(min(time.monotonic() - began, _MOST_PAUSE_S))
+        return reply
 
     async def pause(self, queue: str, *, for_: Seconds | None = None, reason: str = "") -> Pause:
         """Let nothing of a queue be claimed: at once, by every worker. What runs goes on.
@@ -311,6 +332,25 @@ def _stats(name: str, reply: list[Any]) -> QueueStats:
         paused=None if paused is None else _pause(paused),
         closed_ms=None if closed is None else int(closed),
     )
+
+
+def _found(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
+    """Return the record of a job; None if there is no trace of it, and it cannot be a cleared one.
+
+    Raises:
+        JobNotFound: it was made before its queue was cleared.
+    """
+    record = _record(queue, id, reply)
+    cleared = natural(reply[4])
+    if record is None and cleared is not None and cleared < FAR_MS:
+        made = made_ms(id)
+        if made is None or made <= cleared:
+            at = datetime.fromtimestamp(cleared / 1000, UTC)
+            raise JobNotFound(
+                f"there is no trace of job {queue}/{id}: its queue was cleared at "
+                f"{at:%Y-%m-%d %H:%M:%SZ}; it was cancelled then, or ended before and kept nothing"
+            )
+    return record
 
 
 def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:

@@ -5,15 +5,11 @@ import asyncio
 from qcore import QueueFull
 from tests.support.checker import assert_sound
 from tests.support.fleet import Fleet, Producer
-from tests.support.servers import Server
+from tests.support.servers import Server, used_bytes
 from tests.support.waiting import eventually
 
 BALLAST = "x" * 10_000
 ROOM_BYTES = 5_000_000
-
-
-def used_bytes(server: Server) -> int:
-    return int(server.ask("INFO", "memory")["used_memory"])
 
 
 def refused(fleet: Fleet) -> int:

@@ -1,5 +1,9 @@
 """clear: ready, scheduled -> cancelled."""
 
+import pytest
+
+from qcore.broker.identity import made_ms, new_id
+from qcore.errors import JobNotFound
 from qcore.model.job import Buried, Retried
 from tests.support.moves import (
     NOW,
@@ -21,17 +25,44 @@ pytestmark = on_standalone_and_cluster
 DAY_MS = 24 * 3600 * 1000
 
 
-async def test_clear_cancels_ready_and_scheduled_and_keeps_the_trace_for_a_day(broker, inspector):
+async def test_clear_cancels_ready_and_scheduled_and_leaves_nothing_of_them(broker, inspector):
     await put(broker, "a", "b")
     await put(broker, "c", when="+1000")
-    seconds = int((await ask(broker, b"TIME"))[0])
+    ms = int((await ask(broker, b"TIME"))[0]) * 1000
     assert await inspector.clear(QUEUE) == 3
     found = await content(broker)
-    assert set(found) == {"done", "expiry", "wake"}
+    assert set(found) == {"wake", "meta"}
+    assert 0 <= int(found["meta"]["cleared"]) - ms < 10_000
+
+
+async def test_clear_keeps_word_for_a_day_for_those_who_wait_or_have_cancelled(broker, inspector):
+    await put(broker, "a", "b", "x")
+    await put(broker, "c", "y", when="+1000")
+    for id in "ac":
+        await ask(broker, b"HSET", broker.keys(QUEUE).names["waiters"], id, "channel")
+    await inspector.cancel(QUEUE, ["b"])
+    ms = int((await ask(broker, b"TIME"))[0]) * 1000
+    assert await inspector.clear(QUEUE) == 5
+    found = await content(broker)
+    assert set(found) == {"done", "expiry", "wake", "meta"}
     assert set(found["done"]) == set("abc")
     for gone in found["expiry"].values():
-        assert 0 <= gone - DAY_MS - seconds * 1000 < 10_000
+        assert 0 <= gone - DAY_MS - ms < 10_000
     assert [await status_of(broker, id) for id in "abc"] == ["cancelled"] * 3
+
+
+async def test_job_without_a_trace_may_have_been_cleared_if_it_is_older_than_that(
+    broker, inspector
+):
+    before = new_id()
+    await put(broker, before)
+    await inspector.clear(QUEUE)
+    with pytest.raises(JobNotFound, match=f"{QUEUE}/{before}: its queue was cleared at 20"):
+        await inspector.job(QUEUE, before)
+    made = made_ms(before)
+    assert made is not None
+    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], b"cleared", made - 1)
+    assert await inspector.job(QUEUE, before) is None
 
 
 async def test_clear_forgets_records_of_what_it_cancels(broker, inspector):

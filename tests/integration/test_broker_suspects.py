@@ -156,7 +156,7 @@ async def test_suspects_count_as_ready(broker, inspector):
     assert stats.oldest_ready_s is not None
     assert (await inspector.job(QUEUE, "x")).status == "ready"
     assert await inspector.clear(QUEUE) == 2
-    assert set(await content(broker)) == {"done", "expiry"}
+    assert set(await content(broker)) == {"meta"}
 
 
 @both

@@ -10,7 +10,6 @@ import pytest
 from qcore import (
     App,
     BrokerUnavailable,
-    JobCancelled,
     JobFailed,
     JobNotFound,
     JobStatus,
@@ -138,12 +137,13 @@ async def test_handle_of_a_dead_job_tells_its_last_error(app, add):
         await job.result()
 
 
-async def test_handle_of_a_cleared_job_is_cancelled(app, add):
+async def test_handle_of_a_cleared_job_that_nobody_awaited_says_that_it_may_be_cancelled(app, add):
     job = await add.enqueue(1)
     await app.inspector.clear("default")
-    assert await job.status() is JobStatus.CANCELLED
-    with pytest.raises(JobCancelled, match=job.ref):
-        await job.result()
+    for ask in (job.status, job.result):
+        with pytest.raises(JobNotFound, match=f"{job.ref}: its queue was cleared at"):
+            await ask()
+    assert await job.cancel() is False
 
 
 async def test_handle_of_an_unknown_job_says_so(app):

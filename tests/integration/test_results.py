@@ -118,9 +118,17 @@ async def test_result_of_a_cleared_job_is_its_cancellation(app: App):
         return 1
 
     job = await one.enqueue()
+    awaiting = asyncio.create_task(job.result(timeout=10))
+    await eventually(lambda: is_awaited(app), 10)
     assert await app.inspector.clear("default") == 1
     with pytest.raises(JobCancelled, match=job.ref):
-        await job.result(timeout=10)
+        await awaiting
+    assert await job.status() is JobStatus.CANCELLED
+
+
+async def is_awaited(app: App) -> bool:
+    (found,) = await app.broker.ask([(b"EXISTS", app.broker.keys("default").names["waiters"])])
+    return bool(found)
 
 
 async def test_result_that_does_not_come_in_time_leaves_the_job_alone(app: App):

@@ -342,8 +342,11 @@ class House(Agreeing):
 
     @rule(queue=queues, limit=few)
     def clear(self, queue: str, limit: int) -> None:
+        model, before = self.models[queue], set(self.models[queue].jobs)
         reply = self.ask(scripts.CLEAR, queue, self.now, limit, "cleared", KEEP_MS)
-        self.agree(reply, self.models[queue].clear(self.now, limit, "cleared", KEEP_MS))
+        expected = model.clear(self.now, limit, "cleared", KEEP_MS)
+        self.ended[queue] |= before - model.jobs.keys()
+        self.agree(reply, expected)
 
     @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, data=st.data())

@@ -326,7 +326,10 @@ class Model:
         del line[:limit]
         for id in ids:
             self.scheduled.pop(id, None)
-            self._cancelled(id, keep_ms, outcome, now)
+            if id in self.waiters or id in self.cancels:
+                self._cancelled(id, keep_ms, outcome, now)
+            self._forget([id])
+            self.meta["cleared"] = now
         return len(ids)
 
     def revive(self, items: Sequence[tuple[str, str]]) -> list[str]:

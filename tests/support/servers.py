@@ -34,6 +34,11 @@ scripts_obey_min_replicas = pytest.mark.skipif(
 )
 
 
+def used_bytes(server: "Server") -> int:
+    """Return how much memory a server uses."""
+    return int(server.ask("INFO", "memory")["used_memory"])
+
+
 class Server:
     """One server process of this test, that can be killed and started again at its address."""
 

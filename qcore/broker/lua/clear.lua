@@ -1,4 +1,6 @@
 -- clear: ready, scheduled -> cancelled, at most `limit` a call.
+-- It frees memory: an outcome is left of those that somebody awaits or has cancelled, and of all
+-- others together when that was.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first
@@ -10,6 +12,7 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
+--       meta       hash  fence, paused, closed, cleared; last_sweep, guard_until, clock_back
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
 --       outcome    bytes what a handle finds
@@ -18,25 +21,30 @@
 -- @include clock kinds forget ending
 local k = {}
 k.active, k.ready, k.suspects, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
-k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
+k.cancels, k.waiters, k.done, k.expiry, k.meta = unpack(KEYS, 8, 12)
 local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 
-local gone = whole(clock(now_ms) + integer(keep_ms))
+local now = clock(now_ms)
+local gone = whole(now + integer(keep_ms))
 local kept = whole(integer(keep_ms)) .. ' ' .. outcome
 limit = bounded(limit)
 check('LLEN', k.ready, k.suspects)
 check('ZCARD', k.scheduled, k.expiry)
-check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
+check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done, k.meta)
 redis.call('ZREM', k.active, '')
 local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.suspects, limit) or {}
 if #ids == 0 then
   ids = redis.call('ZRANGE', k.scheduled, 0, limit - 1)
   if #ids > 0 then redis.call('ZREM', k.scheduled, unpack(ids)) end
 end
-for _, id in ipairs(ids) do
-  redis.call('HSET', k.done, id, kept)
-  redis.call('ZADD', k.expiry, gone, id)
+local channels, wishes = awaited(k.waiters, ids), wishes_of(k.cancels, ids)
+for i, id in ipairs(ids) do
+  if channels[i] or wishes[i] then
+    redis.call('HSET', k.done, id, kept)
+    redis.call('ZADD', k.expiry, gone, id)
+  end
 end
+if #ids > 0 then redis.call('HSET', k.meta, 'cleared', whole(now)) end
 forget(ids, k)
 announce(k.waiters, ids, 'cancelled')
 return #ids

@@ -9,18 +9,20 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 --       waiters    hash  job id -> channels that hear of its end
+--       meta       hash  fence, paused, closed, cleared; last_sweep, guard_until, clock_back
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or the wish holds,
---       or payload (none with a channel), record, crashes, when (time of death, deadline or due time, unix ms), token }
+--       or payload (none with a channel), record, crashes, when (time of death, deadline or due time,
+--       unix ms; where there is no trace: when the queue was last cleared), token }
 -- @include kinds
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
-local cancels, waiters = unpack(KEYS, 9, 10)
+local cancels, waiters, meta = unpack(KEYS, 9, 11)
 local id, channel = ARGV[1], ARGV[2]
 -- So many channels of one job hear of its end; who comes later looks again by himself.
 local MOST_BYTES = 1000
 
-check('HLEN', state, crashes, waiters)
+check('HLEN', state, crashes, waiters, meta)
 redis.call('ZREM', active, '')
 local outcome = redis.call('HGET', done, id)
 if outcome then return { 'done', outcome, false, false, false, false } end
@@ -35,6 +37,7 @@ end
 -- who only waits for the end needs no payload
 local payload = channel == '' and redis.call('HGET', jobs, id)
 if not at then where = redis.call('HEXISTS', jobs, id) == 1 and 'ready' or '' end
+if where == '' then at = redis.call('HGET', meta, 'cleared') end
 
 -- A ready job with a wish to cancel it will not run, though its id is still in line.
 local wish = where == 'ready' and redis.call('HGET', cancels, id)

@@ -1,8 +1,14 @@
--- announce: tells whoever waits for the end of these jobs to look now, over the channels that they
--- left. The marker of an idle feature: one EXISTS when nobody waits.
+-- awaited: the channels that those who wait for the end of `ids` left, false where nobody waits; {}
+-- when nobody waits for any job of the queue.
+local function awaited(waiters, ids)
+  if #ids == 0 or redis.call('EXISTS', waiters) == 0 then return {} end
+  return redis.call('HMGET', waiters, unpack(ids))
+end
+
+-- announce: tells whoever waits for the end of these jobs to look now.
 local function announce(waiters, ids, status)
-  if #ids == 0 or redis.call('EXISTS', waiters) == 0 then return end
-  local channels = redis.call('HMGET', waiters, unpack(ids))
+  local channels = awaited(waiters, ids)
+  if #channels == 0 then return end
   for i, id in ipairs(ids) do
     for channel in string.gmatch(channels[i] or '', '%S+') do
       redis.pcall('PUBLISH', channel, id .. ' ' .. status)
