@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import typer
-
 from qcore import QcoreError
 from qcore.broker.broker import Broker
 from qcore.broker.examination import check_version
@@ -32,6 +30,7 @@ from qcore_cli.bench_verdict import Load, judge
 from qcore_cli.bench_view import Screen
 from qcore_cli.child import run_loop, worker_command
 from qcore_cli.logs import LogFormat, last_words, logs_to
+from qcore_cli.terminal import echo
 
 INTERRUPTED = 130
 _LOOK_EVERY_S = 0.05
@@ -82,7 +81,7 @@ def run(wish: Wish, view: Screen) -> int:
             with logs_to(log):
                 report = run_loop(_measure(wish, view, log))
         except asyncio.CancelledError:
-            typer.echo("qcore: interrupted; nothing is left in Redis", err=True)
+            echo("qcore: interrupted; nothing is left in Redis", err=True)
             return INTERRUPTED
     view.end(report)
     return 0

@@ -5,11 +5,11 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import msgspec
-import typer
 
 from qcore_cli.bench_report import Alone, Drain, Millis, Report, Settings
 from qcore_cli.bench_verdict import Bottleneck, Load
 from qcore_cli.options import print_json
+from qcore_cli.terminal import echo
 
 T = TypeVar("T")
 _LABEL, _WIDTH = 25, 79
@@ -40,34 +40,34 @@ class Screen:
             else (f"concurrency {settings.concurrency}")
         )
         workers = f"{_counted(settings.processes, 'process', 'es')}, {each}"
-        typer.echo(f"server     {server} at {url}")
-        typer.echo(f"namespace  {namespace}, removed at the end")
-        typer.echo(f"workers    {workers}; {_counted(settings.cores, 'core')} here")
-        typer.echo(f"jobs       {jobs}\n")
+        echo(f"server     {server} at {url}")
+        echo(f"namespace  {namespace}, removed at the end")
+        echo(f"workers    {workers}; {_counted(settings.cores, 'core')} here")
+        echo(f"jobs       {jobs}\n")
 
     async def step(self, label: str, measuring: Awaitable[T]) -> T:
         """Print the label, and behind it what was measured, once that is known."""
-        typer.echo(f"{label:<{_LABEL}}", nl=False)
+        echo(f"{label:<{_LABEL}}", end="")
         try:
             found = await measuring
         except BaseException:
-            typer.echo()
+            echo()
             raise
-        typer.echo(_shown(found))
+        echo(_shown(found))
         return found
 
     def end(self, report: Report) -> None:
         """Say where the time went, what limits, and what to try."""
-        typer.echo("\nwhile draining")
+        echo("\nwhile draining")
         for line in _usage(report.drain, report.settings):
-            typer.echo(f"  {line}")
-        typer.echo(f"\nBottleneck: {_NAMES[report.bottleneck]}.")
+            echo(f"  {line}")
+        echo(f"\nBottleneck: {_NAMES[report.bottleneck]}.")
         _wrap(report.because, "")
         for advice in report.advice:
             setting = f"qcore worker APP {advice.setting}: " if advice.setting else ""
             _wrap(f"{setting}{advice.why}", "-> ")
         if not report.settings.task_ms:
-            typer.echo()
+            echo()
             _wrap("These jobs do nothing; for jobs that wait: qcore bench --task-ms 50", "")
 
 
@@ -121,7 +121,7 @@ def _us(us: float | None) -> str:
 
 
 def _wrap(text: str, mark: str) -> None:
-    typer.echo(textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark)))
+    echo(textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark)))
 
 
 def _counted(count: int, noun: str, many: str = "s") -> str:

@@ -28,6 +28,7 @@ from qcore.runtime.child import (
 from qcore.telemetry import log
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.terminal import echo
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ def main(words: list[str]) -> None:
             case _:
                 raise ConfigError(f"{words} is for the supervisor to start: use `qcore worker`")
     except ConfigError as e:
-        print(f"qcore: {e}", file=sys.stderr)
+        echo(f"qcore: {e}", err=True)
         _end(EXIT_CONFIG)
 
 

@@ -28,6 +28,7 @@ from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
 from qcore.errors import BrokerError, BrokerRefused
 from qcore_cli.child import Description
 from qcore_cli.options import AsJson, Namespace, Url, print_json, with_broker
+from qcore_cli.terminal import echo, printable
 from qcore_cli.worker import Lease, ShutdownTimeout, Stall, describe, stall_limit, worker_config
 
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
@@ -113,9 +114,9 @@ def _print(findings: Sequence[Finding]) -> None:
     for finding in findings:
         _print_finding(finding, max(widths, default=0))
     faults, warnings = _count(findings, Level.FAULT), _count(findings, Level.WARNING)
-    typer.echo(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}.")
+    echo(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}.")
     if any(finding.commands for finding in findings):
-        typer.echo("Commands need the address: redis-cli -u URL or -s SOCKET, qcore --url URL.")
+        echo("Commands need the address: redis-cli -u URL or -s SOCKET, qcore --url URL.")
 
 
 def _print_finding(finding: Finding, column: int) -> None:
@@ -124,16 +125,15 @@ def _print_finding(finding: Finding, column: int) -> None:
     level = f"{finding.level:<{_LEVEL}}"
     if wants_color(sys.stdout):
         level = typer.style(level, fg=_COLORS[finding.level])
-    lines = textwrap.wrap(finding.said, width - len(indent))
-    if len(finding.check) < column:
-        typer.echo(f"{level}{finding.check:<{column}}{lines.pop(0)}")
-    else:
-        typer.echo(f"{level}{finding.check}")
-    remedy = textwrap.wrap(finding.remedy, width - len(indent) - 3)
+    lines = textwrap.wrap(printable(finding.said), width - len(indent))
+    sys.stdout.write(level)
+    check = printable(finding.check)
+    echo(f"{check:<{column}}{lines.pop(0)}" if len(check) < column else check)
+    remedy = textwrap.wrap(printable(finding.remedy), width - len(indent) - 3)
     for line in (*lines, *(f"{'   ' if i else '-> '}{line}" for i, line in enumerate(remedy))):
-        typer.echo(indent + line)
+        echo(indent + line)
     for command in finding.commands:  # in one piece, to be copied
-        typer.echo(f"{' ' * _LEVEL}$ {command}")
+        echo(f"{' ' * _LEVEL}$ {printable(command)}")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -20,6 +20,7 @@ from qcore_cli.options import (
     with_broker,
 )
 from qcore_cli.rollout import Entry, Outcome, Rollout, Target, shown_rollout
+from qcore_cli.terminal import echo, printable
 
 #: Exit code: nobody works, or nobody is concerned.
 NONE = 4
@@ -46,7 +47,7 @@ def status(as_json: AsJson = False, url: Url = None, namespace: Namespace = None
         print_json({"state": state, "supervisors": shown, "held": msgspec.to_builtins(held)})
     else:
         for line in status_lines(state, members, held):
-            typer.echo(line)
+            echo(printable(line))
     raise typer.Exit(_CODES.get(state, NONE))
 
 
@@ -93,9 +94,9 @@ def restart(
         print_json({"supervisors": [msgspec.to_builtins(entry) for entry in entries]})
     elif not wait:
         for entry in entries:
-            typer.echo(f"ordered: {entry.who}")
+            echo(printable(f"ordered: {entry.who}"))
     if not entries:
-        typer.echo(
+        echo(
             f"qcore: no supervisor {target.words} is there to restart; `qcore status` names all",
             err=True,
         )
@@ -103,7 +104,7 @@ def restart(
     late = [entry for entry in entries if entry.outcome not in target.good]
     if wait and late:
         said = "; ".join(f"{entry.who}: {_why_not(entry)}" for entry in late)
-        typer.echo(f"qcore: not restarted: {said}", err=True)
+        echo(printable(f"qcore: not restarted: {said}"), err=True)
         raise typer.Exit(1)
 
 

@@ -23,6 +23,7 @@ from qcore_cli.options import (
     state_of,
     with_inspector,
 )
+from qcore_cli.terminal import echo, printable
 
 jobs = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
 #: Of a reason in a table.
@@ -51,7 +52,7 @@ def queues(
     if as_json:
         print_json(msgspec.to_builtins(found))
     elif not found:
-        typer.echo("No queue has been used yet in this namespace.")
+        echo("No queue has been used yet in this namespace.")
     else:
         print_table(
             ("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY", "STATE"),
@@ -97,11 +98,11 @@ def jobs_cancel(
     if as_json:
         print_json({"cancelled": cancelled, "asked": asked, "ended": ended, "unknown": unknown})
     else:
-        typer.echo(f"Cancelled {len(cancelled)}.")
+        echo(f"Cancelled {len(cancelled)}.")
         if asked:
-            typer.echo(f"Asked {len(asked)} that run to end: {', '.join(asked)}")
+            echo(f"Asked {len(asked)} that run to end: {', '.join(asked)}")
         if ended:
-            typer.echo(f"Ended before: {', '.join(ended)}")
+            echo(f"Ended before: {', '.join(ended)}")
     if unknown:
         raise ConfigError(f"there is no trace of {', '.join(unknown)}")
 
@@ -125,7 +126,7 @@ def dead_list(
     if as_json:
         print_json([_plain(record) for record in records])
     elif not records:
-        typer.echo(f"No dead jobs in {queue}.")
+        echo(f"No dead jobs in {queue}.")
     else:
         print_table(
             ("JOB", "TASK", "DIED", "ATTEMPTS", "REASON"),
@@ -152,7 +153,7 @@ def dead_show(
         raise ConfigError(f"job {ref} is not dead, it is {record.status}: use `qcore jobs show`")
     _show(record, as_json)
     if not as_json:
-        typer.echo(f"\nRun it again: qcore dead revive {ref}\nForget it:    qcore dead purge {ref}")
+        echo(f"\nRun it again: qcore dead revive {ref}\nForget it:    qcore dead purge {ref}")
 
 
 @dead.command("revive")
@@ -183,7 +184,7 @@ def dead_revive(
     if as_json:
         print_json({"revived": revived, "not_dead": missed})
     else:
-        typer.echo(f"Revived {len(revived)}.")
+        echo(f"Revived {len(revived)}.")
     if missed:
         raise ConfigError(f"not dead, or without payload: {', '.join(missed)}")
 
@@ -222,7 +223,7 @@ def dead_purge(
     if as_json:
         print_json({"purged": purged})
     else:
-        typer.echo(f"Purged {purged}.")
+        echo(f"Purged {purged}.")
 
 
 def clear(
@@ -243,7 +244,7 @@ def clear(
     if as_json:
         print_json({"cleared": cleared})
     else:
-        typer.echo(f"Cleared {cleared}.")
+        echo(f"Cleared {cleared}.")
 
 
 # -- how a job is shown ------------------------------------------------------------------------
@@ -283,13 +284,15 @@ def _show(record: JobRecord, as_json: bool) -> None:
     ]
     for name, value in rows:
         if value not in (None, "-"):
-            typer.echo(f"{name:<12} {value}")
+            echo(f"{name:<12} {printable(value)}")
     for death in record.deaths:
-        typer.echo(f"{'crash':<12} {_crash(death)}")
+        echo(f"{'crash':<12} {printable(_crash(death))}")
     for error in record.errors:
         when = f"{_time(error.started_ms)}, {error.ended_ms - error.started_ms} ms"
-        typer.echo(f"\nattempt {error.attempt}  {error.kind}  {when}, {error.host} pid {error.pid}")
-        typer.echo("  " + error.text.rstrip().replace("\n", "\n  "))
+        where = f"{when}, {error.host} pid {error.pid}"
+        echo()
+        echo(printable(f"attempt {error.attempt}  {error.kind}  {where}"))
+        echo("  " + error.text.rstrip().replace("\n", "\n  "))
 
 
 def _crash(death: Death) -> str:

@@ -4,6 +4,7 @@ import errno
 import os
 import platform
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from qcore_cli.bench import bench
 from qcore_cli.demo import demo
 from qcore_cli.doctor import doctor
 from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.terminal import echo
 from qcore_cli.top import top
 
 app = typer.Typer(
@@ -27,7 +29,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"qcore {__version__}, Python {platform.python_version()}")
+        echo(f"qcore {__version__}, Python {platform.python_version()}")
         raise typer.Exit
 
 
@@ -78,19 +80,25 @@ def run() -> None:
     try:
         app()
     except QcoreError as e:
-        typer.echo(f"qcore: {e}", err=True)
+        echo(f"qcore: {e}", err=True)
         sys.exit(1)
     except OSError as e:
         if e.errno not in _UNWRITABLE:
             raise
-        typer.echo(f"qcore: the output cannot be written: {e.strerror}", err=True)
+        echo(f"qcore: the output cannot be written: {e.strerror}", err=True)
         # what is left in its buffer would be tried once more, and said in a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def _open_streams() -> None:
-    """Let standard streams that were closed lead nowhere: as None they are a trap for all."""
+    """Let standard streams that were closed lead nowhere: as None they are a trap for all.
+
+    What the encoding of a terminal does not have is shown by its escape.
+    """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115 - kept
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

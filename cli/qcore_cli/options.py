@@ -16,6 +16,7 @@ from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector, Pause, QueueStats
 from qcore.config import BrokerConfig, broker_config
 from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.terminal import echo, printable
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} Give --yes to do it without being asked")
-    typer.confirm(question, abort=True)
+    typer.confirm(printable(question), abort=True)
 
 
 def seconds_of(text: str | float) -> float:
@@ -132,12 +133,13 @@ def short_age(seconds: float) -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    typer.echo(json.dumps(value))
+    echo(json.dumps(value))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print columns, numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    head = [printable(name) for name in head]
+    cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
     right = [
         bool(rows) and all(isinstance(row[i], int | float) for row in rows)
@@ -148,4 +150,4 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
             cell.rjust(width) if to_right else cell.ljust(width)
             for cell, width, to_right in zip(row, widths, right, strict=True)
         )
-        typer.echo("  ".join(line).rstrip())
+        echo("  ".join(line).rstrip())

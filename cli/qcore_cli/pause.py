@@ -24,6 +24,7 @@ from qcore_cli.options import (
     span_of,
     with_inspector,
 )
+from qcore_cli.terminal import echo, printable
 
 #: Between two looks at a queue, and between two lines of a log that say how far it is.
 _LOOK_EVERY_S, _LINE_EVERY_S = 0.5, 5.0
@@ -57,11 +58,11 @@ def pause(
         return
     for name, (before, held) in paused.items():
         until = f"`qcore resume {name}`" if held.until_ms is None else shown_time(held.until_ms)
-        typer.echo(f"Paused {name} until {until}; what runs goes on.")
+        echo(f"Paused {name} until {until}; what runs goes on.")
         if before is not None:  # maybe of somebody else, who counts on it
-            typer.echo(f"This replaces a pause {span_of(before)}.")
+            echo(printable(f"This replaces a pause {span_of(before)}."))
     if all_queues:
-        typer.echo(f"{len(paused)} queues.")
+        echo(f"{len(paused)} queues.")
 
 
 def resume(
@@ -83,11 +84,11 @@ def resume(
         print_json({"resumed": resumed, "not_held": others})
         return
     for name in resumed:
-        typer.echo(f"Resumed {name}.")
+        echo(f"Resumed {name}.")
     if all_queues:
-        typer.echo(f"{len(resumed)} of {len(found)} queues.")
+        echo(f"{len(resumed)} of {len(found)} queues.")
     elif others:
-        typer.echo(f"{others[0]} was neither paused nor closed.")
+        echo(f"{others[0]} was neither paused nor closed.")
 
 
 def _each(
@@ -150,7 +151,7 @@ async def _wait_closed(inspector: Inspector, queue: str, timeout_s: float | None
         if is_ours and not is_empty:
             await _open(inspector, queue)
     if is_empty:
-        typer.echo(f"It takes no new jobs until `qcore resume {queue}`.")
+        echo(f"It takes no new jobs until `qcore resume {queue}`.")
     return is_empty
 
 
@@ -159,9 +160,9 @@ async def _open(inspector: Inspector, queue: str) -> None:
         await inspector.open_queue(queue)
     except BrokerError as e:
         remedy = f"it may take no new jobs until `qcore resume {queue}`"
-        typer.echo(f"qcore: queue {queue} could not be opened: {e}; {remedy}", err=True)
+        echo(f"qcore: queue {queue} could not be opened: {e}; {remedy}", err=True)
     else:
-        typer.echo(f"qcore: queue {queue} takes new jobs again", err=True)
+        echo(f"qcore: queue {queue} takes new jobs again", err=True)
 
 
 async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bool:
@@ -174,7 +175,7 @@ async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bo
     while True:
         if not stats.ready + stats.scheduled + stats.active:
             progress.end()
-            typer.echo(f"{queue} is empty.")
+            echo(f"{queue} is empty.")
             return True
         if stats.paused is not None and stats.ready + stats.scheduled:
             progress.end()
@@ -186,7 +187,7 @@ async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bo
         if timeout_s is not None and waited_s >= timeout_s:
             progress.end()
             said = f"queue {queue} is not empty after {timeout_s:g} s: {_counts(stats)}"
-            typer.echo(f"qcore: {said}", err=True)
+            echo(f"qcore: {said}", err=True)
             return False
         progress.show(f"{queue}: {_counts(stats)}")
         await asyncio.sleep(_LOOK_EVERY_S)
@@ -207,11 +208,13 @@ class _Progress:
 
     def show(self, line: str) -> None:
         if self._is_live:
-            typer.echo(f"\r{line}\x1b[K", nl=False)
+            sys.stdout.write(f"\r{printable(line)}\x1b[K")
+            sys.stdout.flush()
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _LINE_EVERY_S
-            typer.echo(line)
+            echo(line)
 
     def end(self) -> None:
         if self._is_live:
-            typer.echo("\r\x1b[K", nl=False)
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()

@@ -11,11 +11,13 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from qcore import BrokerUnavailable
 from qcore.broker.fleet import Fleet, Member
 from qcore.model.fleet import RollState, WorkerState
 from qcore_cli.options import short_age
+from qcore_cli.terminal import printable
 
 _LOOK_S = 0.3
 
@@ -212,7 +214,7 @@ async def shown_rollout(
     with Live(console=console, auto_refresh=False) as live, anyio.move_on_after(timeout_s):
         while True:
             if console.is_terminal:
-                live.update(_drawn(entries), refresh=True)
+                live.update(drawn_rollout(entries), refresh=True)
             else:
                 _print_changes(console, entries, said)
             if all(entry.outcome in final for entry in entries):
@@ -223,13 +225,15 @@ async def shown_rollout(
     return entries
 
 
-def _drawn(entries: list[Entry]) -> Table:
+def drawn_rollout(entries: list[Entry]) -> Table:
+    """Return the table of a rollout on a terminal."""
     table = Table("HOST", "SUPERVISOR", "PID", "RESTART", "NEW", box=None, pad_edge=False)
     for entry in entries:
         is_whole = entry.outcome not in _LEAVING
         new = f"{entry.replaced} of {entry.workers}" if is_whole else ""
         said = f"silent {short_age(entry.silent_s)}" if entry.outcome is Outcome.SILENT else ""
-        table.add_row(entry.host, entry.name, str(entry.pid), said or entry.outcome, new)
+        cells = (entry.host, entry.name, entry.pid, said or entry.outcome, new)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
@@ -238,4 +242,4 @@ def _print_changes(console: Console, entries: list[Entry], said: dict[str, str])
         key = f"{entry.outcome} {entry.replaced}"
         if said.get(entry.id) != key:
             said[entry.id] = key
-            console.print(f"{entry.who}: {entry.said}", highlight=False, soft_wrap=True)
+            console.print(Text(printable(f"{entry.who}: {entry.said}")), soft_wrap=True)

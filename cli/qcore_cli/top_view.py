@@ -13,6 +13,7 @@ from qcore.broker.fleet import Member
 from qcore.broker.inspector import QueueStats
 from qcore.model.fleet import RollState, RunningJob, WorkerView
 from qcore_cli.options import counted, short_age
+from qcore_cli.terminal import printable
 
 #: Jobs a second are those of the last so many seconds.
 _WINDOW_S = 5.0
@@ -170,7 +171,9 @@ def _title(sight: Sight, rows: list[Row]) -> RenderableType:
     line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     line.add_column(justify="right", no_wrap=True)
     left = Text.assemble(
-        ("qcore top", "bold"), "  ", (sight.trouble, "red") if sight.trouble else sight.where
+        ("qcore top", "bold"),
+        "  ",
+        (printable(sight.trouble), "red") if sight.trouble else printable(sight.where),
     )
     # what is wrong needs the room, and the sums are of before; without a look there are none
     said = "" if sight.trouble or sight.snapshot is None else _sums(sight, rows)
@@ -222,7 +225,7 @@ def _worker_table(sight: Sight, rows: list[Row], room: int, width: int) -> Table
         cells = (
             ("  " if row.is_worker else "") + row.name,
             str(row.pid),
-            Text(row.state, style=_STYLES.get(row.state, "red")),
+            Text(printable(row.state), style=_STYLES.get(row.state, "red")),
             f"{row.running:,}",
             f"{row.rate:,.0f}",
             _size(row.rss_bytes),
@@ -267,9 +270,13 @@ def _table(
         left: Those that are no numbers.
         spare: Those that are left out where there is no room, the first one first.
     """
+    drawn_lines = [
+        (tuple(c if isinstance(c, Text) else Text(printable(c)) for c in cells), style)
+        for cells, style in lines
+    ]
     # without a least width all columns would move whenever a number grows
     widths = {
-        name: max(len(name), 5, *(len(cells[i]) for cells, _ in lines))
+        name: max(len(name), 5, *(cells[i].cell_len for cells, _ in drawn_lines))
         for i, name in enumerate(names)
     }
     shown = list(names)
@@ -283,7 +290,7 @@ def _table(
     for name in shown[1:]:
         side = "left" if name in left else "right"
         table.add_column(name, justify=side, no_wrap=True, min_width=widths[name])
-    for cells, style in lines:
+    for cells, style in drawn_lines:
         kept = (cell for name, cell in zip(names, cells, strict=True) if name in shown)
         table.add_row(*kept, style=style)
     return table

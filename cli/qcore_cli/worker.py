@@ -28,6 +28,7 @@ from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_c
 from qcore_cli.cores import usable_cores
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Namespace, Url, seconds_of
+from qcore_cli.terminal import echo
 
 ShutdownTimeout = Annotated[
     float,
@@ -135,7 +136,7 @@ def worker(
     """
     configure_logging(log_format, everywhere={"supervisor": name} if name else None)
     if print_stop_timeout:
-        typer.echo(stop_timeout(shutdown_timeout))
+        echo(stop_timeout(shutdown_timeout))
         return
     _obey_early_signals()
     described = describe(app, url, namespace)
