@@ -2,12 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+import msgspec.inspect
 
 from qcore.errors import ArgumentError, CodecError, ConfigError, NewerVersion
 from qcore.model.callee import returns_unfinished, source_of
+from qcore.model.fidelity import difference, needs_look
 from qcore.model.job import Envelope, JobOutcome, JobState, JobStatus
 
 #: The layout of Envelope that this code writes, and the newest that it reads.
@@ -21,16 +24,23 @@ def _to_builtins(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if dump is None:
         raise NotImplementedError(f"a {type(value).__name__} cannot be an argument or a result")
-    return dump(mode="json")
+    try:
+        return dump(mode="json", by_alias=True, round_trip=True)
+    except UnicodeDecodeError as e:
+        raise NotImplementedError(
+            f"a {type(value).__name__} has bytes that are no UTF-8: give the model "
+            "ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')"
+        ) from e
 
 
 def _from_builtins(kind: Any, value: Any) -> Any:
     if kind is object:
         return value
-    validate = getattr(kind, "model_validate", None)
+    validate = getattr(kind, "model_validate_json", None)
     if validate is None:
         raise NotImplementedError(f"{kind} cannot be an argument")
-    return validate(value)
+    # as JSON, of which a strict model, too, takes text for a date
+    return validate(_json(value))
 
 
 #: What decoding can raise: on any bytes, and on bytes of other types than the annotated ones.
@@ -51,6 +61,7 @@ _state = msgspec.msgpack.Decoder(JobState)
 _outcome = msgspec.msgpack.Decoder(JobOutcome)
 
 encode = _encoder.encode
+_json = msgspec.json.Encoder().encode
 
 
 def decode_envelope(raw: bytes) -> Envelope:
@@ -118,6 +129,15 @@ def decode_trace(raw: bytes) -> JobOutcome:
     return decode_outcome(b"\x91" + raw[1:TRACE_BYTES])
 
 
+def _asks_for(wanted: type, hint: Any) -> bool:
+    """Say whether an annotation means this type: itself, or in `Annotated` or with `| None`."""
+    while get_origin(hint) is Annotated:
+        hint = hint.__origin__
+    if get_origin(hint) in (Union, UnionType):
+        return any(_asks_for(wanted, one) for one in get_args(hint))
+    return hint is wanted
+
+
 class Arguments:
     """The arguments of one function: bound, checked and encoded by name.
 
@@ -136,7 +156,7 @@ class Arguments:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError) as e:  # of a function that is not written in Python
             raise ConfigError(f"task {name}: its parameters cannot be read: {e}") from e
-        self.injected = [p.name for p in parameters if hints.get(p.name) is injected]
+        self.injected = [p.name for p in parameters if _asks_for(injected, hints.get(p.name))]
         own = [p for p in parameters if p.name not in self.injected]
         for p in own:
             if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD):
@@ -163,6 +183,8 @@ class Arguments:
             shape = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
             self._decoder = msgspec.msgpack.Decoder(shape, dec_hook=_from_builtins)
             self._result = msgspec.msgpack.Decoder(self.returns, dec_hook=_from_builtins)
+            kinds = ((p.name, msgspec.inspect.type_info(hints.get(p.name, Any))) for p in own)
+            self._looks = tuple((p, kind) for p, kind in kinds if needs_look(kind))
         except TypeError as e:
             raise ConfigError(f"task {self.name}: annotation not possible: {e}") from e
 
@@ -170,7 +192,8 @@ class Arguments:
         """Return the arguments of one call as bytes, checked against the annotations.
 
         Raises:
-            ArgumentError: they do not fit the signature or its annotations.
+            ArgumentError: they do not fit the signature or its annotations, or would arrive as
+                others than they were given.
         """
         if self._takes_positions and not kwargs and len(args) == len(self._names):
             named = dict(zip(self._names, args, strict=True))  # binding takes 1 us
@@ -183,7 +206,15 @@ class Arguments:
             raw = _encoder.encode(named)
         except (*_UNFIT, OverflowError) as e:
             raise ArgumentError(f"task {self.name}: {e}") from e
-        self.decode(raw)
+        values = self._values(raw)
+        for parameter, kind in self._looks:
+            if parameter in named:
+                found = difference(kind, named[parameter], getattr(values, parameter))
+                if found is not None:
+                    raise ArgumentError(
+                        f"task {self.name}: argument {parameter}{found}; pass plain data, or "
+                        "annotate the parameter with the type that is to arrive"
+                    )
         return raw
 
     def decode(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
@@ -193,12 +224,15 @@ class Arguments:
             ArgumentError: they do not fit: at enqueue a mistake of the caller, in a worker
                 another version of the task.
         """
-        try:
-            values = self._decoder.decode(raw)
-        except _UNFIT as e:
-            raise ArgumentError(f"task {self.name}: {e}") from e
+        values = self._values(raw)
         found = ((name, getattr(values, name)) for name in self._names)
         return {name: value for name, value in found if value is not msgspec.UNSET}
+
+    def _values(self, raw: bytes | msgspec.Raw) -> Any:
+        try:
+            return self._decoder.decode(raw)
+        except _UNFIT as e:
+            raise ArgumentError(f"task {self.name}: {e}") from e
 
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """Return a kept result as the annotated type of the function.

@@ -197,6 +197,15 @@ def test_context_is_left_out_wherever_it_stands():
     assert arguments_of(last).injected == ["job"]
 
 
+def test_context_is_left_out_in_an_optional_or_annotated_form():
+    def task(a: int, ctx: Context | None = None): ...
+    def other(ctx: Annotated[Context, "the job"], a: int): ...
+    def third(ctx: "Annotated[Context, 1] | None", a: int): ...
+
+    for function in (task, other, third):
+        assert arguments_of(function).injected == ["ctx"]
+
+
 # -- arguments that do not fit ---------------------------------------------------------------------
 
 
