@@ -24,6 +24,7 @@ from qcore.config import (
     Seconds,
     broker_config,
     check_name,
+    check_type,
     seconds,
 )
 from qcore.context import Context
@@ -76,11 +77,13 @@ class App:
         queues: Sequence[str] = ("default",),
         namespace: str | None = None,
     ) -> None:
-        if isinstance(queues, str) or not queues:
+        if url is not None:
+            check_type("url", url, str, "text as redis://host:6379/0")
+        if not isinstance(queues, list | tuple) or not queues:
             raise ConfigError(f'queues is {queues!r}, give a list of names: ["default"]')
-        if len(set(queues)) != len(queues):
-            raise ConfigError(f"queues {list(queues)} names a queue twice")
         self.queues = tuple(check_name("queue", queue) for queue in queues)
+        if len(set(self.queues)) != len(self.queues):
+            raise ConfigError(f"queues {list(self.queues)} names a queue twice")
         if namespace is not None:
             check_name("namespace", namespace)
         self.tasks: dict[str, Task[Any, Any]] = {}
@@ -109,7 +112,7 @@ class App:
         queue: str | None = None,
         timeout: Seconds | None = None,
         kill_timeout: Seconds | None = None,
-        retry: Retry | None = None,
+        retry: Retry | int | None = None,
         keep: Seconds | None = None,
         run_in: Literal["thread", "process"] | None = None,
         expires: Seconds | None = None,
@@ -125,7 +128,7 @@ class App:
         queue: str | None = None,
         timeout: Seconds | None = None,
         kill_timeout: Seconds | None = None,
-        retry: Retry | None = None,
+        retry: Retry | int | None = None,
         keep: Seconds | None = None,
         run_in: Literal["thread", "process"] | None = None,
         expires: Seconds | None = None,
@@ -139,17 +142,19 @@ class App:
             name: Under which jobs find the task again; `module.function` by default. Jobs that
                 wait in Redis carry it, so keep it when the function moves.
             queue: Where its jobs go; by default "default" if declared, else the last queue.
-            timeout: Seconds or timedelta until a run is cancelled and counts as failed. A thread
-                cannot be stopped: its run is given up and goes on unseen.
-            kill_timeout: Seconds or timedelta until a run that does not stop at its `timeout` ends
+            timeout: Until a run is cancelled and counts as failed. A thread cannot be stopped: its
+                run is given up and goes on unseen. Durations are seconds, a timedelta, or text as
+                "10m".
+            kill_timeout: Until a run that does not stop at its `timeout` ends
                 with the process that it runs in; by default 10 s after that. It counts as a crash,
                 of this job alone. A process with a thread that still runs then is replaced.
-            retry: When a failed job runs again; by default 5 attempts, 5 s to 135 s apart.
+            retry: When a failed job runs again; by default 5 attempts, 5 s to 135 s apart. A
+                number stands for `Retry(max_attempts=...)`.
             keep: How long the outcome is kept; by default 24 h for results that are not None.
             run_in: For `def`: "thread" (default), or "process" for work that needs the CPU; the
                 process is killed at the timeout.
-            expires: Seconds or timedelta after the enqueue from which on no run may start: the job
-                is cancelled instead. For jobs that are of no use later.
+            expires: After the enqueue, from when on no run may start: the job is cancelled
+                instead. For jobs that are of no use later.
             exclusive: A job never overlaps with its own repetition: its run is cancelled, and
                 given back uncharged, before its lease could end unrenewed. Not for threads, which
                 nobody can stop.
@@ -157,21 +162,28 @@ class App:
                 middle the job is dead. Costs a round trip before each run; no retries.
 
         Raises:
-            ConfigError: a name registered twice, an annotation that cannot be decoded, or a
-                function that cannot run where it is asked to.
+            ConfigError: an option of another type, a name registered twice, an annotation that
+                cannot be decoded, or a function that cannot run where it is asked to.
             UnknownQueue: the app does not declare `queue`.
         """
 
         def register(function: Callable[..., Any], /) -> Task[Any, Any]:
             function, own_name = _checked(function, name)
+            _check_types(
+                own_name,
+                name=(name, str, "text"),
+                queue=(queue, str, "a name"),
+                exclusive=(exclusive, bool, "True or False"),
+                at_most_once=(at_most_once, bool, "True or False"),
+            )
             settings = Settings(
                 name=own_name,
                 queue=queue or self._default_queue,
-                retry=retry or Retry(max_attempts=1 if at_most_once else 5),
+                retry=_retry(own_name, 1 if retry is None and at_most_once else retry),
                 run_in=place_of(own_name, function, run_in),
-                timeout_s=None if timeout is None else seconds(timeout),
+                timeout_s=_seconds(own_name, "timeout", timeout),
                 kill_timeout_s=_kill_timeout_s(own_name, timeout, kill_timeout),
-                keep_s=None if keep is None else seconds(keep),
+                keep_s=_seconds(own_name, "keep", keep),
                 expires_ms=-1 if expires is None else _expires_ms(own_name, expires),
                 exclusive=exclusive,
                 at_most_once=at_most_once,
@@ -319,10 +331,34 @@ def _checked(function: Callable[..., Any], name: str | None) -> tuple[Callable[.
     return function, name or f"{_module_of(source_of(function))}.{name_of(function)}"
 
 
+def _seconds(name: str, option: str, value: Seconds | None) -> float | None:
+    return None if value is None else seconds(f"task {name}: {option}", value)
+
+
+def _retry(name: str, retry: Retry | int | None) -> Retry:
+    """Return the policy; a number stands for one with so many attempts."""
+    if retry is None:
+        return Retry()
+    if isinstance(retry, Retry):
+        return retry
+    wanted = "a Retry, or how often it may run"
+    check_type(f"task {name}: retry", retry, int, wanted)
+    if retry < 1:
+        raise ConfigError(f"task {name}: retry is {retry}, allowed is 1 and more; 1: never again")
+    return Retry(max_attempts=retry)
+
+
+def _check_types(task: str, /, **options: tuple[object, type, str]) -> None:
+    for option, (value, kind, wanted) in options.items():
+        if value is not None:
+            check_type(f"task {task}: {option}", value, kind, wanted)
+
+
 def _expires_ms(name: str, expires: Seconds) -> int:
-    if not 0.001 <= seconds(expires) < math.inf:
+    expires_s = seconds(f"task {name}: expires", expires)
+    if not 0.001 <= expires_s < math.inf:
         raise ConfigError(f"task {name}: expires is {expires}, allowed is more than 0")
-    return round(seconds(expires) * 1000)
+    return round(expires_s * 1000)
 
 
 def _kill_timeout_s(
@@ -335,10 +371,11 @@ def _kill_timeout_s(
             f"task {name}: kill_timeout is {kill_timeout} and there is no timeout: give it one, at "
             "which a run is asked to stop before its process is killed"
         )
-    timeout_s = seconds(timeout)
+    timeout_s = seconds(f"task {name}: timeout", timeout)
     if not 0 < timeout_s < math.inf:
         raise ConfigError(f"task {name}: timeout is {timeout_s:g} s, allowed is more than 0")
-    kill_s = timeout_s + KILL_GRACE_S if kill_timeout is None else seconds(kill_timeout)
+    given_s = _seconds(name, "kill_timeout", kill_timeout)
+    kill_s = timeout_s + KILL_GRACE_S if given_s is None else given_s
     if not timeout_s < kill_s < math.inf:
         raise ConfigError(
             f"task {name}: timeout is {timeout_s:g} s and kill_timeout {kill_s:g} s: the kill "

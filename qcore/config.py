@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from types import UnionType
 from typing import TextIO
 
 import msgspec
@@ -25,16 +26,49 @@ TARGET_WAIT_S = 5.0
 #: What a service manager leaves in the environment of the process that it starts.
 _SERVICE_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
-Seconds = timedelta | float
+#: A duration: a timedelta, seconds, or text such as "90", "90s", "10m", "2h", "1d".
+Seconds = timedelta | float | str
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def seconds(value: Seconds) -> float:
-    """Return a duration in seconds; the one place where public durations are converted."""
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+def seconds(option: str, value: Seconds, error: type[Exception] = ConfigError) -> float:
+    """Return a duration in seconds; the one place where durations are converted.
+
+    Args:
+        option: What the error names.
+        value: What was given for it; anything, whatever its type says.
+        error: Raised for what is no duration.
+    """
+    match value:
+        case timedelta():
+            return value.total_seconds()
+        case float() | int() if not isinstance(value, bool):
+            return float(value)
+        case str() if found := _DURATION.fullmatch(value):
+            return float(found[1]) * _UNITS_S[found[2]]
+        case _:
+            raise error(
+                f"{option} is {value!r}, which is no duration: give seconds, a timedelta, or text "
+                "such as '90s', '10m', '2h' or '1d'"
+            )
+
+
+def check_type(
+    option: str,
+    value: object,
+    kind: type | UnionType,
+    wanted: str,
+    error: type[Exception] = ConfigError,
+) -> None:
+    """Raise `error` unless `value` is a `kind`; a bool is no number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise error(f"{option} is {value!r}, give {wanted}")
 
 
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it can be part of a Redis key, else raise ConfigError."""
+    check_type(kind, name, str, "a name")
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"{kind} {name!r} is not a name: use 1 to 64 of letters, digits, '_', '.', '-'"

@@ -11,7 +11,7 @@ from qcore import blocking
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector, JobRecord
 from qcore.config import Seconds, seconds
-from qcore.errors import JobCancelled, JobFailed, JobNotFound, ResultExpired
+from qcore.errors import ArgumentError, JobCancelled, JobFailed, JobNotFound, ResultExpired
 from qcore.model.job import JobStatus
 
 R = TypeVar("R")
@@ -109,7 +109,7 @@ class JobHandle(Generic[R]):
         away meanwhile is waited for.
 
         Args:
-            timeout: Seconds or timedelta to wait at most; None for ever.
+            timeout: Seconds, timedelta, or text as "10m", to wait at most; None for ever.
 
         Raises:
             TimeoutError: it has not ended in time; it goes on all the same.
@@ -125,8 +125,9 @@ class JobHandle(Generic[R]):
 
         Redis: two scripts, each in one round trip with those of all others who wait.
         """
+        timeout_s = None if timeout is None else seconds("timeout", timeout, ArgumentError)
         try:
-            async with asyncio.timeout(None if timeout is None else seconds(timeout)):
+            async with asyncio.timeout(timeout_s):
                 record = await Inspector(self._broker()).ended(self.queue, self.id)
         except TimeoutError:
             raise TimeoutError(f"job {self.ref} has not ended within {timeout} s") from None

@@ -13,7 +13,7 @@ from qcore import blocking
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_id
-from qcore.config import KEEP_S, Seconds, seconds
+from qcore.config import KEEP_S, Seconds, check_type, seconds
 from qcore.context import Context, detached
 from qcore.errors import ArgumentError, QcoreError, UnknownQueue
 from qcore.handle import Accepted, JobHandle
@@ -150,6 +150,7 @@ class Dispatch(Generic[P, R]):
             ArgumentError: an item does not fit; its message names the item's number. Like every
                 other error it carries a note saying how many jobs were enqueued before.
         """
+        check_type(f"task {self._task.name}: chunk", chunk, int, "a whole number", ArgumentError)
         if not 1 <= chunk <= CALL_JOBS:
             raise ArgumentError(f"chunk is {chunk}, allowed is 1 to {CALL_JOBS}")
         accepted, waiting, size = 0, list[Job](), 0
@@ -245,26 +246,34 @@ class Task(Dispatch[P, R]):
         """Return this task with options for the jobs enqueued through the returned object.
 
         Args:
-            delay: Seconds or timedelta until the job becomes ready, on the Redis clock.
+            delay: Until the job becomes ready, on the Redis clock. Durations are seconds, a
+                timedelta, or text as "10m".
             eta: The aware datetime at which it becomes ready; not together with `delay`.
             queue: Instead of the task's queue.
             keep: Keep the outcome for so long; 0 keeps nothing.
-            expires: Seconds or timedelta after the enqueue, on the Redis clock, from which on no
-                run may start: the job is cancelled instead.
+            expires: After the enqueue, on the Redis clock, from when on no run may start: the job
+                is cancelled instead.
             confirm: `enqueue` returns only when so many replicas of Redis have the job, too; it
                 waits for them within the enqueue timeout.
 
         Raises:
             UnknownQueue: the app does not declare `queue`.
-            ArgumentError: a negative number, a naive `eta`, both `delay` and `eta`, or a job that
-                would expire before it is ready; with an `eta` only `enqueue` can tell.
+            ArgumentError: another type, a negative number, a naive `eta`, both `delay` and `eta`,
+                or a job that would expire before it is ready; with an `eta` only `enqueue` can
+                tell.
         """
         if queue is not None:
+            check_type(f"task {self.name}: queue", queue, str, "a name", ArgumentError)
             self._check_queue(queue)
         if delay is not None and eta is not None:
             raise ArgumentError(f"task {self.name}: give delay or eta, not both")
-        if eta is not None and eta.tzinfo is None:
-            raise ArgumentError(f"task {self.name}: eta {eta} has no time zone, use datetime.UTC")
+        if eta is not None:
+            check_type(f"task {self.name}: eta", eta, datetime, "an aware datetime", ArgumentError)
+            if eta.tzinfo is None:
+                raise ArgumentError(
+                    f"task {self.name}: eta {eta} has no time zone, use datetime.UTC"
+                )
+        check_type(f"task {self.name}: confirm", confirm, int, "a whole number", ArgumentError)
         if confirm < 0:
             raise ArgumentError(f"task {self.name}: confirm is {confirm}, allowed is 0 and more")
         options = Options(
@@ -317,9 +326,10 @@ class Task(Dispatch[P, R]):
             )
 
     def _ms(self, option: str, value: Seconds) -> int:
-        if not 0 <= seconds(value) < math.inf:
+        value_s = seconds(f"task {self.name}: {option}", value, ArgumentError)
+        if not 0 <= value_s < math.inf:
             raise ArgumentError(f"task {self.name}: {option} is {value}, allowed is 0 and more")
-        return round(seconds(value) * 1000)
+        return round(value_s * 1000)
 
 
 class AsyncTask(Task[P, R]):

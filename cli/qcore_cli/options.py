@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -14,13 +13,11 @@ import typer
 from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector, Pause, QueueStats
-from qcore.config import BrokerConfig, broker_config
+from qcore.config import BrokerConfig, broker_config, seconds
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.terminal import echo, printable
 
 T = TypeVar("T")
-
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Url = Annotated[
     str | None,
@@ -90,10 +87,12 @@ def seconds_of(text: str | float) -> float:
 
     A default is no text, and takes the same way.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", str(text))
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no duration: give it as 90, 90s, 10m, 2h or 1d")
-    return float(found[1]) * _UNITS_S[found[2]]
+    try:
+        return seconds("it", text)
+    except ConfigError:
+        raise typer.BadParameter(
+            f"{text!r} is no duration: give it as 90, 90s, 10m, 2h or 1d"
+        ) from None
 
 
 def shown_time(ms: int) -> str:

@@ -263,7 +263,7 @@ class Inspector:
 
         Args:
             queue: Its name.
-            for_: Seconds or timedelta, at most 10 years; by default until `resume`.
+            for_: Seconds, timedelta, or text as "10m", at most 10 years; by default until `resume`.
             reason: What other operators are shown, at most 200 characters.
 
         Raises:
@@ -305,9 +305,10 @@ class Inspector:
 
 
 def _pause_ms(queue: str, for_: Seconds) -> int:
-    if not 0.001 <= seconds(for_) <= _PAUSE_MOST_S:
+    for_s = seconds(f"queue {queue}: for_", for_, ArgumentError)
+    if not 0.001 <= for_s <= _PAUSE_MOST_S:
         raise ArgumentError(f"queue {queue}: for_ is {for_}, allowed is 0.001 s to 10 years")
-    return round(seconds(for_) * 1000)
+    return round(for_s * 1000)
 
 
 def _pause(raw: bytes) -> Pause:

@@ -26,7 +26,7 @@ def shrink(path: str) -> bytes:
     name="shop.count",
     queue="high",
     timeout=timedelta(minutes=1),
-    retry=Retry(max_attempts=3, backoff=[10, 60.0, timedelta(minutes=5)], jitter=0.1),
+    retry=Retry(max_attempts=3, backoff=[10, 60.0, timedelta(minutes=5), "1h"], jitter=0.1),
     keep=60,
     run_in="process",
 )
@@ -41,6 +41,10 @@ async def with_context(ctx: Context, order: int) -> None:
     assert_type(ctx.enqueued_at, datetime)
     assert_type(ctx.deadline, datetime | None)
     assert_type(ctx.shutdown_requested, bool)
+
+
+@app.task(retry=3, timeout="5m", keep="1d")
+async def optional_context(ctx: Context | None, order: int) -> None: ...
 
 
 @app.task
@@ -70,6 +74,7 @@ async def enqueues() -> None:
     # the context is the worker's to give
     assert_type(await with_context.enqueue(1), JobHandle[None])
     assert_type(await sync_with_context.enqueue(order=1), JobHandle[int])
+    assert_type(await optional_context.enqueue(1), JobHandle[None])
 
 
 def blocks() -> None:
@@ -98,7 +103,8 @@ async def mistakes() -> None:
     await pay.enqueue(1, total=2)  # pyright: ignore[reportCallIssue]
     await pay.options(delay=5).enqueue("one")  # pyright: ignore[reportArgumentType]
     await with_context.enqueue("one")  # pyright: ignore[reportArgumentType]
-    _ = pay.options(delay="soon")  # pyright: ignore[reportArgumentType]
+    _ = pay.options(delay=[5])  # pyright: ignore[reportArgumentType]
+    app.task(retry="3")  # pyright: ignore[reportArgumentType]
     await pay.enqueue_many([1, 2])  # pyright: ignore[reportArgumentType]
     app.task(run_in="moon")  # pyright: ignore[reportArgumentType]
     Retry(5)  # pyright: ignore[reportCallIssue]

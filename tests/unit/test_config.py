@@ -145,11 +145,32 @@ def test_worker_and_broker_check_their_names():
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(1, 1.0), (0.25, 0.25), (timedelta(minutes=2, milliseconds=5), 120.005)]
+    ("value", "expected"),
+    [
+        (1, 1.0),
+        (0.25, 0.25),
+        (timedelta(minutes=2, milliseconds=5), 120.005),
+        ("90", 90),
+        ("1.5s", 1.5),
+        ("5m", 300),
+        ("2h", 7200),
+        ("1d", 86400),
+    ],
 )
-def test_seconds_takes_numbers_and_timedeltas(value, expected):
-    assert seconds(value) == expected
-    assert isinstance(seconds(value), float)
+def test_seconds_takes_numbers_timedeltas_and_text(value, expected):
+    found = seconds("timeout", value)
+    assert found == expected
+    assert isinstance(found, float)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "soon", "5 m", "-5", "5mm", "1e3", True, None, [5], b"5", 1j]
+)
+def test_seconds_of_what_is_no_duration_names_the_option(value):
+    with pytest.raises(ConfigError, match=r"^task pay: timeout is .*, which is no duration: give "):
+        seconds("task pay: timeout", value)
+    with pytest.raises(ValueError, match=r"^delay is "):
+        seconds("delay", value, ValueError)
 
 
 # -- the environment -------------------------------------------------------------------------------
