@@ -1,8 +1,8 @@
 """Async methods for callers that block: scripts, views, shells.
 
 One daemon thread per process runs an event loop for all of them, from the first call until the
-interpreter ends; after a fork the child starts its own. Calls from many threads meet in that loop,
-so they share round trips as asynchronous callers do.
+interpreter ends; a forked child starts its own. Calls from many threads meet in that loop, so they
+share round trips as asynchronous callers do.
 
 The end of the interpreter ends the thread as it is: a call that returned has its effect in Redis,
 and a daemon thread that still waits then has nobody left to tell. The embedded server is left by
@@ -10,19 +10,25 @@ an exit handler of its own.
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from qcore.errors import ConfigError
+from qcore.per_process import PerProcess
 
 T = TypeVar("T")
 
-_starting = threading.Lock()
-_loop: asyncio.AbstractEventLoop | None = None
-#: Loops of the processes that this one was forked from; kept, so that none is ever closed here.
-_inherited: list[asyncio.AbstractEventLoop | None] = []
+
+class _Thread:
+    """The thread of one process: its loop while it runs, and the lock of whoever starts it."""
+
+    def __init__(self) -> None:
+        self.starting = threading.Lock()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+
+_thread = PerProcess[_Thread](lambda _: _Thread())
 
 
 def call(function: Callable[..., Coroutine[Any, Any, T]], *args: object, instead: str) -> T:
@@ -50,7 +56,7 @@ def call(function: Callable[..., Coroutine[Any, Any, T]], *args: object, instead
 
 def is_own(loop: asyncio.AbstractEventLoop) -> bool:
     """Say whether this is the loop that serves `call`."""
-    return loop is _loop
+    return loop is _thread.get().loop
 
 
 def _has_running_loop() -> bool:
@@ -62,34 +68,25 @@ def _has_running_loop() -> bool:
 
 
 def _started_loop() -> asyncio.AbstractEventLoop:
-    global _loop
-    with _starting:
-        if _loop is None:
+    own = _thread.get()
+    with own.starting:
+        if own.loop is None:
             loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_run, args=(loop,), name="qcore-sync", daemon=True)
+            args = (own, loop)
+            thread = threading.Thread(target=_run, args=args, name="qcore-sync", daemon=True)
             try:
                 thread.start()
             except BaseException:  # no more threads: the next call tries again
                 loop.close()
                 raise
-            _loop = loop
-        return _loop
+            own.loop = loop
+        return own.loop
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run(own: _Thread, loop: asyncio.AbstractEventLoop) -> None:
     """Run a loop; if something ends it, SystemExit in a callback say, the next call has another."""
-    global _loop
     try:
         loop.run_forever()
     finally:
-        if _loop is loop:
-            _loop = None
-
-
-def _forget_inherited_loop() -> None:
-    global _starting, _loop
-    _inherited.append(_loop)
-    _starting, _loop = threading.Lock(), None  # another thread may have held the lock
-
-
-os.register_at_fork(after_in_child=_forget_inherited_loop)
+        if own.loop is loop:
+            own.loop = None

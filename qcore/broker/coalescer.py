@@ -203,6 +203,10 @@ class Coalescer:
 
     def _end_of(self, parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Exception:
         """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated."""
+        if reply and not isinstance(reply, Exception):
+            reply, taken = _told_apart(parcel, reply)
+            if taken:
+                return _taken(parcel, taken)
         if not self._confirm or isinstance(reply, Exception):
             return reply
         parcel.known += reply
@@ -234,6 +238,20 @@ def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
         parcel.done.set_exception(copy.copy(end))  # each caller adds its own notes
     else:
         parcel.done.set_result(end)
+
+
+def _told_apart(parcel: _Parcel, reply: list[bytes | list[bytes]]) -> tuple[list[bytes], list[str]]:
+    """Return what was known of all jobs of the call, and which ids of this parcel were taken."""
+    own = {job.id for job in parcel.jobs}
+    taken = {id[0].decode() for id in reply if isinstance(id, list)}
+    return [id for id in reply if isinstance(id, bytes)], sorted(own & taken)
+
+
+def _taken(parcel: _Parcel, ids: list[str]) -> BrokerError:
+    return BrokerError(
+        f"queue {parcel.keys.queue}: {', '.join(ids[:3])} not enqueued: another job has this id; "
+        "enqueue it again"
+    )
 
 
 def _cut_off(parcel: _Parcel, *, sent: bool) -> BrokerUnavailable:

@@ -24,6 +24,8 @@ _PLACES = {
 #: one: waiting longer between two tries would only add to the time in which nothing flows. There
 #: are replicas to share the storm of reconnects, and jitter spreads it.
 _FAILOVER_MOST_S = 1.0
+#: Of the kernel: all processes that were forked from one would draw the same jitter.
+_random = random.SystemRandom()
 
 
 class Backoff:
@@ -37,7 +39,7 @@ class Backoff:
     def next_s(self) -> float:
         """Return the next delay in seconds."""
         bound_s, self._bound_s = self._bound_s, min(self._bound_s * 2, self._most_s)
-        return random.uniform(0, bound_s)
+        return _random.uniform(0, bound_s)
 
     def reset(self) -> None:
         """Start again from `least_s`: something worked."""

@@ -123,28 +123,37 @@ def read_file(folder: Path, name: str) -> bytes | None:
 class FileLock:
     """A lock on a file that the kernel drops with its process; no child process keeps it.
 
-    Two FileLocks exclude each other in one process too: the lock belongs to the open file.
+    Two FileLocks exclude each other in one process too: the lock belongs to the open file. A forked
+    child shares that with its parent, so there the lock counts as closed, and is taken anew on
+    demand: to unlock it, or to turn it into another kind, would do the same to the parent's.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd: int | None
         with private_folder(path.parent) as folder_fd:
             try:
-                self._fd = open_in(folder_fd, path.name, os.O_RDWR | os.O_CREAT)
+                fd = open_in(folder_fd, path.name, os.O_RDWR | os.O_CREAT)
             except OSError as error:
                 raise unusable(path.parent, error) from None
+        self._opened: tuple[int, int] | None = os.getpid(), fd
         _open_locks.add(self)
+
+    @property
+    def _fd(self) -> int | None:
+        if self._opened is not None and self._opened[0] != os.getpid():
+            self.close()
+        return None if self._opened is None else self._opened[1]
 
     def try_lock(self, *, shared: bool = False) -> bool:
         """Take the lock, or turn the held one into this kind; return False if others hold it.
 
         After a False the lock may be lost, the shared one as well: turning is not atomic.
         """
-        if self._fd is None:
+        fd = self._fd
+        if fd is None:
             return False
         try:
-            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -153,30 +162,33 @@ class FileLock:
 
     def is_current(self) -> bool:
         """Return whether this is still the file at its path: the folder was not removed."""
+        fd = self._fd
         try:
-            return self._fd is not None and os.path.samestat(os.fstat(self._fd), self.path.lstat())
+            return fd is not None and os.path.samestat(os.fstat(fd), self.path.lstat())
         except OSError:
             return False
 
     def fileno(self) -> int:
         """Return the descriptor, to let the server inherit it."""
-        if self._fd is None:
+        fd = self._fd
+        if fd is None:
             raise ValueError(f"{self.path} is not open")
-        return self._fd
+        return fd
 
     def release(self) -> None:
         """Unlock and close; nothing happens if it is closed."""
-        if self._fd is not None:
+        fd = self._fd
+        if fd is not None:
             # Said aloud: a child that is just being forked has the open file until it executes.
             with suppress(OSError):
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                fcntl.flock(fd, fcntl.LOCK_UN)
             self.close()
 
     def close(self) -> None:
         """Close without unlocking: whoever inherited the descriptor keeps the lock."""
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
-            os.close(fd)
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            os.close(opened[1])
 
     def __enter__(self) -> Self:
         return self
@@ -189,8 +201,8 @@ _open_locks: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
 
 
 def _forget_inherited_locks() -> None:
-    # A forked child shares the open files of its parent: it would keep the parent a user for as
-    # long as it lives. A lock that is closed here says "not a user" and is taken anew on demand.
+    # At once, where Python sees the fork: the child would keep a parent that was killed a user for
+    # as long as it lives.
     for lock in list(_open_locks):
         lock.close()
 

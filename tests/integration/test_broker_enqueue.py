@@ -9,7 +9,7 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
 from qcore.config import BrokerConfig
-from qcore.errors import PayloadTooLarge
+from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.job import Job
 from tests.support.content import keys_of
 from tests.support.moves import (
@@ -89,8 +89,31 @@ async def test_enqueue_of_mixed_times_keeps_the_order_of_the_ready(broker):
 async def test_enqueue_of_a_known_id_changes_nothing_and_says_so(broker):
     await put(broker, "a")
     before = await content(broker)
-    assert await put(broker, "a", body=b"other", now_ms=NOW + SECOND) == [b"a"]
+    assert await put(broker, "a", now_ms=NOW + SECOND) == [b"a"]
     assert await content(broker) == before
+
+
+async def test_enqueue_of_a_known_id_with_another_payload_is_told_apart(broker):
+    await put(broker, "a")
+    before = await content(broker)
+    assert await put(broker, "a", body=b"other", now_ms=NOW + SECOND) == [[b"a"]]
+    assert await content(broker) == before
+
+
+async def test_two_jobs_under_one_id_are_an_error_of_the_second_alone(broker):
+    """Never a success: what another job's id stands for is not what this caller asked for."""
+    assert await broker.enqueue([Job("a", QUEUE, b"one")]) == []
+    second, *neighbours = await asyncio.gather(
+        broker.enqueue([Job("a", QUEUE, b"two")]),
+        broker.enqueue([Job("b", QUEUE, b"")]),
+        broker.enqueue([Job("c", QUEUE, b"")]),
+        return_exceptions=True,
+    )
+    assert isinstance(second, BrokerError)
+    assert "a not enqueued: another job has this id" in str(second)
+    assert neighbours == [[], []]
+    assert await broker.enqueue([Job("a", QUEUE, b"one")]) == [b"a"]
+    assert (await content(broker))["ready"] == ["a", "b", "c"]
 
 
 async def test_enqueue_with_a_known_id_accepts_its_neighbours(broker):

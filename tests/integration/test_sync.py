@@ -176,7 +176,7 @@ if {broken!r} == "start":
 else:
     note.enqueue_sync(1)
     (thread,) = [t for t in threading.enumerate() if t.name == "qcore-sync"]
-    blocking._loop.call_soon_threadsafe(end)
+    blocking._thread.get().loop.call_soon_threadsafe(end)
     thread.join()
     print("can't start new thread")
 print(note.enqueue_sync(2).status_sync())

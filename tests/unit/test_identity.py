@@ -6,14 +6,16 @@ import subprocess
 import sys
 import uuid
 
+import pytest
+
 from qcore.broker.identity import new_id
 
 #: Both processes make an id from the same state of whatever they inherited.
 FORKED = """
-import os
+import ctypes, os
 from qcore.broker.identity import new_id
 new_id()
-child = os.fork()
+child = {fork}()
 os.write(1, new_id().encode() + b"\\n")
 if child == 0:
     os._exit(0)
@@ -40,9 +42,11 @@ def test_a_program_that_seeds_its_own_numbers_does_not_repeat_ids():
     assert randomness(new_id()) != randomness(first)
 
 
-def test_a_forked_process_makes_ids_of_its_own():
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
+def test_a_forked_process_makes_ids_of_its_own(fork: str):
+    program = FORKED.format(fork=fork)
     ran = subprocess.run(
-        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, env=os.environ
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ
     )
     first, second = ran.stdout.split()
     assert randomness(first) != randomness(second)

@@ -9,7 +9,8 @@
 --       nonce      text  names the producing process
 --       call       int   grows with each call of this producer
 --       items...   id, when ('' now, '+ms' from now, '@ms' at), envelope
--- reply the ids that were there already; the error QCLOSED when the queue is closed
+-- reply the ids that were there already, { id } for one that names another job: it was not enqueued;
+--       the error QCLOSED when the queue is closed
 -- @include clock kinds
 local jobs, ready, scheduled, producers, wake, meta = unpack(KEYS, 1, 6)
 local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
@@ -45,7 +46,8 @@ local stamp, added, known, earliest = struct.pack('>I8', now), {}, {}, false
 for i = items, #ARGV, 3 do
   local id = ARGV[i]
   if redis.call('HSETNX', jobs, id, stamp .. ARGV[i + 2]) == 0 then
-    known[#known + 1] = id
+    local is_same = string.sub(redis.call('HGET', jobs, id), 9) == ARGV[i + 2]
+    known[#known + 1] = is_same and id or { id }
   elseif due[i] then
     redis.call('ZADD', scheduled, due[i], id)
     earliest = earliest or redis.call('ZRANK', scheduled, id) == 0
