@@ -49,6 +49,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker.started": ("owner", "queues", "concurrency"),
     "worker.refused": ("error",),
     "orders.lost": (),
+    "order.unknown": ("order",),
+    "service.failed": ("service",),
     "worker.draining": ("running", "timeout_s"),
     "worker.dumped": ("running", "tasks", "threads"),
     "job.dumped": ("job", "task", "queue", "age_s", "stack"),

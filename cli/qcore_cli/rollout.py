@@ -137,7 +137,9 @@ class Rollout:
         """Return how far each supervisor is that was there when the order was given."""
         found = {member.id: member for member in await self._fleet.members()}
         for id, member in found.items():
-            if self._target.concerns(member) and member.started_ms < self._generation:
+            if not self._was_before(member):
+                self._known.pop(id, None)
+            elif self._target.concerns(member):
                 self._known[id] = member
         left = {id: member for id, member in self._known.items() if id not in found}
         ends = dict.fromkeys(left, Outcome.LEFT)
@@ -148,11 +150,18 @@ class Rollout:
             for id, member in self._known.items()
         ]
 
+    def _was_before(self, member: Member) -> bool:
+        """Say whether a supervisor was there before the order, so that it obeys it."""
+        given_before = member.view.given_before
+        if given_before is None:
+            return member.started_ms < self._generation
+        return given_before < self._generation
+
     def _successions(
         self, left: Mapping[str, Member], found: Iterable[Member]
     ) -> dict[str, Outcome]:
         """Return how far those are that took the place of one that left, each of one only."""
-        new = [m for m in found if m.started_ms >= self._generation and not m.is_silent]
+        new = [m for m in found if not (self._was_before(m) or m.is_silent)]
         ends: dict[str, Outcome] = {}
         # its flags may have changed, and with them its name or its queues
         for is_same in (_has_same_name, _shares_a_queue):

@@ -13,7 +13,15 @@ from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.identity import made_ms
 from qcore.broker.keys import queues_key
-from qcore.broker.reading import FAR_MS, losses_of, moment_ms, natural, stamp_ms, text_of
+from qcore.broker.reading import (
+    FAR_MS,
+    losses_of,
+    moment_ms,
+    natural,
+    raw_of,
+    stamp_ms,
+    text_of,
+)
 from qcore.broker.scripts import Call
 from qcore.broker.wire import CHORE_LIMIT, earliest_ms
 from qcore.config import KEEP_S, NAME, Seconds, seconds
@@ -113,8 +121,9 @@ class Inspector:
         Raises:
             JobNotFound: there is none, and it may have been among those that were cleared.
         """
-        (reply,) = await self._broker.ask([scripts.FIND.call(self._broker.keys(queue), id, b"")])
-        return _found(queue, id, reply)
+        keys, words = self._broker.keys(queue), dict.fromkeys((id.encode(), raw_of(id)))
+        replies = await self._broker.ask([scripts.FIND.call(keys, word, b"") for word in words])
+        return _found(queue, id, next((reply for reply in replies if reply[0]), replies[0]))
 
     async def ended(self, queue: str, id: str) -> JobRecord | None:
         """Wait until a job has ended; return the same as `job` does then.
@@ -218,7 +227,8 @@ class Inspector:
         if older_than_s is None:
             for i in range(0, len(ids), CALL_JOBS):
                 chunk = ids[i : i + CALL_JOBS]
-                call = scripts.PURGE.call(keys, b"", b"", CALL_JOBS, *chunk)
+                words = dict.fromkeys([*chunk, *map(raw_of, chunk)])
+                call = scripts.PURGE.call(keys, b"", b"", CALL_JOBS, *words)
                 purged += int((await self._broker.ask([call]))[0])
             return purged
         while True:

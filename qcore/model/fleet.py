@@ -120,3 +120,6 @@ class SupervisorView(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerView, ...] = ()
     #: Workers that ended before they were ready, in a row, while none was.
     boot_failures: int = 0
+    #: The highest generation of the orders that were there when it started: it does not obey them.
+    #: None before it has heard of them, and in records of older versions.
+    given_before: int | None = None

@@ -14,6 +14,7 @@ from qcore.runtime.beat import Beat
 from qcore.runtime.child import RESUME
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.processes import signal_name
+from qcore.runtime.services import kept
 from qcore.runtime.tally import Totals
 from qcore.runtime.witness import Witness
 from qcore.telemetry import log
@@ -131,7 +132,8 @@ class Brood:
         self.totals.ends[how] += 1
         excused = self._stopping.is_set() or child.is_dismissed
         assert self._takers is not None
-        self._takers.start_soon(partial(self._witness.take_back, child, code, excused=excused))
+        take_back = partial(self._witness.take_back, child, code, excused=excused)
+        self._takers.start_soon(kept, "take-back", take_back)
         child.ended.set()
         child.booted.set()
         on_end(child)

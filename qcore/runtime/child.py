@@ -17,6 +17,7 @@ import msgspec
 from qcore.app import App
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.runtime.beat import Alarm, Beat
+from qcore.runtime.services import kept
 from qcore.runtime.watchdog import Watchdog
 from qcore.runtime.worker import Worker
 from qcore.telemetry import log
@@ -89,7 +90,8 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
         )
         with watchdog.watching():
             async with anyio.create_task_group() as group:
-                group.start_soon(_beat_on, worker, app, watchdog, config)
+                beats = partial(_beat_on, worker, app, watchdog, config)
+                group.start_soon(kept, "beats", beats)
                 await worker.run()
                 group.cancel_scope.cancel()
             _beat(worker, app, watchdog.take_lag_s(), config.beats_fd)
@@ -131,7 +133,11 @@ def _obey(worker: Worker, orders_fd: int) -> None:
         DUMP: worker.dump,
     }
     for i in range(len(orders)):
-        actions[orders[i : i + 1]]()
+        order = orders[i : i + 1]
+        if order in actions:
+            actions[order]()
+        else:  # of another version
+            log.warning("order.unknown", order=order.hex())
 
 
 def _send(beats_fd: int, message: Beat | Alarm) -> bool:

@@ -25,6 +25,8 @@ from qcore.telemetry import log
 
 #: A child that has not beaten for so long is taken for blocked.
 _SILENT_S = 3.0
+#: No line of a child is longer.
+_LINE_BYTES = 65536
 #: What a view shows of the last beat.
 _SHOWN = ("running", "taken", "oldest", "done", "rss_bytes", "loop_lag_ms", "code")
 
@@ -99,6 +101,8 @@ class ChildProcess:
         #: It is gone, its exit code is known and logged.
         self.ended = asyncio.Event()
         self._buffer = b""
+        #: It has said what cannot be read, and that is logged.
+        self._spoke_oddly = False
         self._beats_fd, self._orders_fd, self.process = _launch(
             name, self.owner, broker, worker, command
         )
@@ -124,14 +128,17 @@ class ChildProcess:
                 self.gone.set()
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
+        self._buffer = self._buffer[-_LINE_BYTES:]  # what never ends is no line of qcore
         for line in lines:
             try:
                 if line.startswith(b"["):
                     self._hear(_alarm(line))
                 else:
                     self._note(_beat(line))
-            except msgspec.MsgspecError as e:  # of another version, or a task wrote into the pipe
-                log.warning("beat.unreadable", worker=self.name, error=str(e))
+            except Exception as e:  # noqa: BLE001 - of another version, or a task wrote into the pipe
+                if not self._spoke_oddly:
+                    log.warning("beat.unreadable", worker=self.name, error=repr(e))
+                self._spoke_oddly = True
 
     def catch_up(self) -> None:
         """Take note of what it has said and whether it is gone, before it is judged.

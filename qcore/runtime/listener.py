@@ -46,6 +46,12 @@ class Listener:
 
     async def run(self) -> None:
         """Listen whenever asked to, until cancelled."""
+        try:
+            await self._listen()
+        finally:
+            self._look()  # if this fails each time, that is how jobs are found
+
+    async def _listen(self) -> None:
         config = self._config
         #: Queues whose marker came while there was no room for them: others may have it.
         refused: set[str] = set()

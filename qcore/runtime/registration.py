@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 import anyio
+import msgspec
 
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Order
@@ -17,6 +18,8 @@ from qcore.telemetry import log
 
 #: Supervisors that hear of the same order obey it spread over this.
 _SPREAD_S = 2.0
+#: Orders of one moment have generations apart.
+_APART_MS = 1000
 
 
 class Registration:
@@ -44,8 +47,10 @@ class Registration:
         self._obey = obey
         self._fleet = Fleet(broker)
         self._id = new_owner()
-        #: The generation of the last order obeyed; at first the start on the Redis clock.
-        self._obeyed: int | None = None
+        #: The highest generation that was seen; None before the first contact.
+        self._seen: int | None = None
+        #: The highest of those that were there at the start, and are not for this supervisor.
+        self._given_before: int | None = None
         #: Whether the last heartbeat was answered; None before the first.
         self._is_heard: bool | None = None
         self._lost_at = 0.0
@@ -78,20 +83,33 @@ class Registration:
         self._over.set()
 
     async def _beat(self) -> None:
-        loop, view = asyncio.get_running_loop(), self._view()
+        loop = asyncio.get_running_loop()
+        view = msgspec.structs.replace(self._view(), given_before=self._given_before)
         sent_at = loop.time()
         contact = await self._fleet.beat(self._id, view)
         if self._is_heard is False:
             away_s = round(anyio.current_time() - self._lost_at, 3)
             log.warning("registry.regained", away_s=away_s)
         self._is_heard = True
-        if self._obeyed is None:
+        if self._seen is None:
             # an order may have come before a heartbeat that was long on its way
             age_s = view.age_s + loop.time() - sent_at
-            self._obeyed = contact.now_ms - round(age_s * 1000)
-        due = [order for order in contact.orders if order.generation > self._obeyed]
-        due = [order for order in due if order.concerns(view.host, view.queues)]
+            new = [o for o in contact.orders if _is_since(o, age_s, contact.now_ms)]
+            before = {order.generation for order in contact.orders if order not in new}
+            self._given_before = max(before, default=0)
+        else:
+            new = [order for order in contact.orders if order.generation > self._seen]
+        self._seen = max((o.generation for o in contact.orders), default=self._seen or 0)
+        due = [order for order in new if order.concerns(view.host, view.queues)]
         if due:
             order = max(due, key=lambda order: order.generation)
-            self._obeyed = order.generation
             loop.call_later(random.uniform(0, _SPREAD_S), self._obey, order)
+
+
+def _is_since(order: Order, age_s: float, now_ms: int) -> bool:
+    """Say whether an order was given in the last `age_s`.
+
+    Generations are times, as long as the Redis clock is not set back. One of the future was given
+    before that, nobody knows when: who obeyed it would leave, and so would each successor.
+    """
+    return now_ms - age_s * 1000 < order.generation <= now_ms + _APART_MS

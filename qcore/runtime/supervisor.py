@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 import msgspec
@@ -31,6 +32,7 @@ from qcore.runtime.rolling import Rolling
 from qcore.runtime.scaler import Scaler
 from qcore.runtime.seclusion import Seclusion
 from qcore.runtime.service_manager import Notifier
+from qcore.runtime.services import kept
 from qcore.runtime.slot import Slot
 from qcore.runtime.tally import Totals
 from qcore.runtime.witness import Witness
@@ -135,7 +137,7 @@ class Supervisor:
         self._keepers.start_soon(self._keep_slot, slot)
 
     async def _keep_slot(self, slot: Slot) -> None:
-        await slot.keep()
+        await kept(f"slot {slot.place}", slot.keep)
         if slot.is_leaving:
             self._slots.remove(slot)
 
@@ -154,16 +156,17 @@ class Supervisor:
         )
         self._started_at = anyio.current_time()
         async with anyio.create_task_group() as group:
-            group.start_soon(self._enforce_deadline)
-            group.start_soon(self._introduce)
-            group.start_soon(self._rolling.run)
-            group.start_soon(Guard(self._brood, self._config, leave_s=self._kill_after_s).run)
-            group.start_soon(self._notifier.run)
+            guard = Guard(self._brood, self._config, leave_s=self._kill_after_s)
+            group.start_soon(kept, "end", self._enforce_deadline)
+            group.start_soon(kept, "introduction", self._introduce)
+            group.start_soon(kept, "rolling", self._rolling.run)
+            group.start_soon(kept, "guard", guard.run)
+            group.start_soon(kept, "notifier", self._notifier.run)
             await self._asked.wait()
-            group.start_soon(self._register)
-            group.start_soon(Orphans(self._broker, self._worker).run)
+            group.start_soon(kept, "registration", self._register)
+            group.start_soon(kept, "orphans", Orphans(self._broker, self._worker).run)
             if self._config.most > self._config.processes:
-                group.start_soon(self._scaler.run)
+                group.start_soon(kept, "scaler", self._scaler.run)
             async with anyio.create_task_group() as takers:
                 await self._keep(takers)
                 # every child is gone; jobs of the dead may still wait for Redis
@@ -189,7 +192,7 @@ class Supervisor:
             for slot in self._slots:
                 group.start_soon(self._keep_slot, slot)
             for place in range(self._config.most):
-                group.start_soon(self._seclusion.keep, place)
+                group.start_soon(kept, "seclusion", partial(self._seclusion.keep, place))
 
     def drain(self) -> None:
         """Let every child finish what it runs, within the shutdown timeout."""
@@ -307,6 +310,9 @@ class Supervisor:
             except BrokerError:
                 self._asked.set()
                 await anyio.sleep(backoff.next_s())
+            except Exception:
+                self._asked.set()  # whatever it is, the children may well work
+                raise
             else:
                 self._asked.set()
                 return

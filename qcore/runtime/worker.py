@@ -30,6 +30,7 @@ from qcore.runtime.memory import rss_bytes
 from qcore.runtime.notes import Notes
 from qcore.runtime.processes import ProcessPool
 from qcore.runtime.running import Running, Stop
+from qcore.runtime.services import kept
 from qcore.runtime.slots import Room, Slots
 from qcore.runtime.tally import Tally
 from qcore.runtime.threads import Thread, Threads
@@ -144,24 +145,25 @@ class Worker:
             lost=self._lose,
             unwanted=partial(self._cancel, why=Stop.CANCELLED),
         )
-        services = (
-            keeper.run,
-            keeper.heed,
-            Maintenance(
-                self._app.broker, config, claimable=self._claimable, suspects=self._see_suspects
-            ).run,
-            Deadlines(self.jobs, self._end).run,
+        upkeep = Maintenance(
+            self._app.broker, config, claimable=self._claimable, suspects=self._see_suspects
         )
+        services = {
+            "leases": keeper.run,
+            "wishes": keeper.heed,
+            "maintenance": upkeep.run,
+            "deadlines": Deadlines(self.jobs, self._end).run,
+            "listener": self._listener.run,
+        }
         async with self._app.lifespan_state() as state:
             self._lifecycle.state = state
             try:
                 async with anyio.create_task_group() as group:
-                    for service in services:
-                        group.start_soon(service)
-                    group.start_soon(self._listener.run)
-                    group.start_soon(self._wind_down, group.cancel_scope)
+                    for name, service in services.items():
+                        group.start_soon(kept, name, service)
+                    group.start_soon(kept, "end", partial(self._wind_down, group.cancel_scope))
                     self._ready = True
-                    await self._work()
+                    await kept("turns", self._work)
                     group.cancel_scope.cancel()
             finally:
                 await self._pool.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.beat import Beat
@@ -131,3 +132,21 @@ async def test_child_that_has_spoken_is_not_deaf_although_its_supervisor_has_not
     assert not child.killed_for
     child.kill("the test is over")
     assert await child.wait() == -signal.SIGKILL
+
+
+async def test_beats_that_nobody_can_use_are_said_once_and_end_nobody():
+    """Of another version, perhaps: a guard that reads them must go on watching the others."""
+
+    def refuse(beat: Beat) -> None:
+        raise OverflowError("an age of inf")
+
+    broker, worker = BrokerConfig(url="redis://127.0.0.1:1"), WorkerConfig(queues=("any",))
+    code = f"import json, os; {GARBAGE.strip()}\n{BEATS}"
+    with capture_logs() as lines:
+        command = (sys.executable, "-c", code)
+        child = ChildProcess("worker.1", broker, worker, command, place=0, on_beat=refuse)
+        await asyncio.wait_for(child.ready.wait(), 10)
+        child.catch_up()
+        child.kill("the test is over")
+        assert await child.wait() == -signal.SIGKILL
+    assert [line["event"] for line in lines] == ["beat.unreadable"]

@@ -4,6 +4,7 @@ import asyncio
 
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Order
+from qcore.broker.keys import namespace_keys
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.runtime.registration import Registration
@@ -95,3 +96,34 @@ async def test_supervisors_that_hear_of_an_order_at_once_obey_one_after_the_othe
 
 async def members_of(broker: Broker, count: int) -> bool:
     return len(await Fleet(broker).members()) == count
+
+
+async def test_order_of_the_future_is_not_for_those_who_find_it_at_their_start(broker: Broker):
+    """The Redis clock was set back: each new supervisor would leave at once, for an hour."""
+    fleet, orders = Fleet(broker), list[Order]()
+    key = namespace_keys(broker.config.namespace).names["control"]
+    (now,) = await broker.ask([(b"TIME",)])
+    future = int(now[0]) * 1000 + 3600_000
+    await broker.ask([(b"HSET", key, b"restart::", f"{future} 1")])
+    view = SupervisorView(
+        host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=60
+    )
+    registration = Registration(
+        broker,
+        WorkerConfig(queues=("any",), heartbeat_s=0.05),
+        view=lambda: view,
+        obey=orders.append,
+    )
+
+    async def knows() -> bool:
+        return any(member.view.given_before == future for member in await fleet.members())
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(registration.run())
+        await eventually(knows)
+        # whoever is there obeys the next one, whatever the clock says
+        generation = await fleet.restart()
+        await eventually(lambda: orders)
+        registration.end()
+    assert generation == future + 1
+    assert [order.generation for order in orders] == [generation]

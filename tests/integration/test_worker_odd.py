@@ -1,13 +1,17 @@
 """Odd things that tasks and their surroundings do, none of which may cost a worker a slot."""
 
+import asyncio
 import math
 import os
 import signal
+from typing import Any
 
 import pytest
 import structlog.testing
 
 from qcore import App, ConfigError, Retry, RetryLater
+from qcore.broker.inspector import Inspector
+from qcore.model.codec import decode_envelope
 from qcore.model.job import Lease, Outcome
 from qcore.runtime.processes import signal_name
 from qcore.runtime.running import Running
@@ -186,3 +190,68 @@ async def test_worker_whose_slots_are_taken_by_nothing_is_not_ready(app: App):
         worker._slots.take(Lease(b"", "default", "", None, None, 0, 0, 0))
         await eventually(lambda: (worker.beat().claim_age_s or 0.0) > 0.2)
         worker._slots.give(Lease(b"", "default", "", None, None, 0, 0, 0))
+
+
+async def test_services_that_fail_end_no_worker(app: App, monkeypatch: pytest.MonkeyPatch):
+    """Whatever a reply holds: jobs go on, and what failed is begun again."""
+    failed: list[str] = []
+
+    def fails(name: str, times: int) -> None:
+        whole = getattr(app.broker, name)
+
+        async def once_in_a_while(*args: Any, **options: Any) -> Any:
+            if failed.count(name) < times:
+                failed.append(name)
+                raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a byte that nobody knows")
+            return await whole(*args, **options)
+
+        monkeypatch.setattr(app.broker, name, once_in_a_while)
+
+    @app.task
+    async def echo(text: str) -> str:
+        return text
+
+    gate = asyncio.Event()
+
+    @app.task
+    async def hold() -> str:
+        await gate.wait()
+        return "held"
+
+    names = ("turn", "extend", "wishes", "reclaim", "wait_for_jobs")
+    for name in names:
+        fails(name, 2)
+    async with working(app, block_s=0.2, heartbeat_s=0.1) as worker:
+        assert await (await echo.enqueue("a")).result(timeout=20) == "a"
+        held = await hold.enqueue()  # leases are renewed while there is one
+        await eventually(lambda: sorted(failed) == sorted(2 * names), 20)
+        gate.set()
+        assert await held.result(timeout=20) == "held"
+        assert await (await echo.enqueue("b")).result(timeout=20) == "b"
+        await eventually(lambda: worker.beat().running == 0)
+
+
+async def test_job_whose_id_is_no_text_is_buried_with_its_bytes(app: App):
+    """Another hand has made it; the jobs behind it run."""
+
+    @app.task
+    async def echo(text: str) -> str:
+        return text
+
+    job = await echo.enqueue("a")
+    keys = app.broker.keys(job.queue).names
+    (payload,) = await app.broker.ask([(b"HGET", keys["jobs"], job.id)])
+    odd = b"\xff\xfe"
+    await app.broker.ask([(b"HSET", keys["jobs"], odd, payload), (b"LPUSH", keys["ready"], odd)])
+    inspector = Inspector(app.broker)
+    async with working(app):
+        assert await job.result(timeout=20) == "a"
+        await eventually(lambda: inspector.dead(job.queue))
+    (record,) = await inspector.dead(job.queue)
+    assert record.id == r"\xff\xfe"
+    assert "is no text" in (record.reason or "")
+    assert record.payload == bytes(decode_envelope(payload[8:]).args)
+    # and by that name an operator has it
+    assert await inspector.job(job.queue, record.id) == record
+    assert await inspector.purge(job.queue, ids=[record.id]) == 1
+    assert await inspector.dead(job.queue) == []

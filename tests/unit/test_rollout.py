@@ -95,6 +95,23 @@ async def test_supervisor_that_did_not_leave_has_no_successor():
 
 
 @pytest.mark.parametrize(
+    ("given_before", "found"),
+    [(ORDER_MS, []), (ORDER_MS - 1, [Outcome.WAITING])],
+    ids=["there at its start", "given later"],
+)
+async def test_generations_tell_who_obeys_whatever_the_clock_says(
+    given_before: int, found: list[Outcome]
+):
+    """The Redis clock went back: who starts long after the order has an earlier time of start."""
+    before, after = member("a"), member("b", given_before=given_before)
+    registry = Registry(before)
+    rollout = Rollout(registry, Target("", "", leave=False))
+    await rollout.begin()
+    registry.found = [before, after]
+    assert [entry.outcome for entry in await rollout.look() if entry.id == "b"] == found
+
+
+@pytest.mark.parametrize(
     ("generation", "outcome", "replaced"),
     [(ORDER_MS - 1, Outcome.WAITING, 0), (ORDER_MS, Outcome.RESTARTED, 1)],
 )
