@@ -92,6 +92,10 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
     enqueue_timeout_s: float = 5.0
     payload_limit_bytes: int = 128 * 1024
 
+    def __repr__(self) -> str:
+        """Leave the URL out: it may hold a password, and this goes into logs and tracebacks."""
+        return f"BrokerConfig(url=***, namespace={self.namespace!r})"
+
     def __post_init__(self) -> None:
         """Check names and ranges."""
         check_name("namespace", self.namespace)

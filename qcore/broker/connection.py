@@ -7,7 +7,7 @@ from redis.asyncio.connection import AbstractConnection
 from qcore.broker.cluster import Cluster, ClusterLine
 from qcore.broker.line import Line
 from qcore.broker.places import Embedded, Sentinels, Server
-from qcore.broker.urls import bad_url, shown_url
+from qcore.broker.urls import shown_url, unknown_scheme
 from qcore.config import BrokerConfig
 
 _PLACES = {
@@ -54,9 +54,10 @@ class Endpoint:
     """
 
     def __init__(self, config: BrokerConfig) -> None:
-        kind = _PLACES.get(config.url.partition("://")[0])
-        if kind is None or "://" not in config.url:
-            raise bad_url(config.url, "unknown scheme")
+        scheme, separator, _ = config.url.partition("://")
+        kind = _PLACES.get(scheme.lower())
+        if kind is None or not separator:
+            raise unknown_scheme(config.url)
         self._timeout_s = config.call_timeout_s
         self._place = kind(config.url, timeout_s=config.call_timeout_s)
         self.shown = shown_url(config.url)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, cast
@@ -11,7 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from qcore.broker.scripts import Call, error_of, unknown_script
-from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError
 
 #: A command as it goes out: its words.
 Command = tuple[object, ...]
@@ -111,8 +112,10 @@ class Line:
             after = f"{asyncio.get_running_loop().time() - began:.1f} s"
             if not has_turn:
                 raise NotAsked(f"other calls to Redis at {self._place.shown} took {after}") from e
+            # a server without TLS waits for the rest of what it takes for a command
+            doubt = "" if sent or not self._place.shown.startswith("rediss") else _NO_TLS
             raise BrokerUnavailable(
-                f"Redis at {self._place.shown} did not answer within {after}", sent=sent
+                f"Redis at {self._place.shown} did not answer within {after}{doubt}", sent=sent
             ) from e
         except Exception as e:
             raise failure_of(e, self._place.shown, sent=sent) from e
@@ -170,6 +173,23 @@ class Line:
             await connection.disconnect(nowait=True)
 
 
+_NO_TLS = "; if that port does not speak TLS, use redis://, or its TLS port"
+_NO_DATABASE = re.compile(r"DB index is out of range|invalid DB index|Invalid Database")
+#: What the words of a failure mean.
+_REMEDIES = (
+    (
+        re.compile(r"WRONG_VERSION_NUMBER|RECORD_LAYER|PACKET_LENGTH|record layer", re.IGNORECASE),
+        "that port does not speak TLS, so use redis://, or its TLS port",
+    ),
+    (re.compile(r"got .*\\x15"), "that port speaks TLS, so use rediss://"),
+    (re.compile("CERTIFICATE_VERIFY_FAILED"), "name its authority by ?ssl_ca_certs=FILE"),
+    (
+        re.compile("closed by server"),
+        "check the URL, and use rediss:// if that port speaks TLS",
+    ),
+)
+
+
 def failure_of(error: Exception, shown: str, *, sent: bool = False) -> BrokerError:
     """Return what an error of a connection, or in place of its reply, means to a caller."""
     if isinstance(error, BrokerError):
@@ -178,11 +198,11 @@ def failure_of(error: Exception, shown: str, *, sent: bool = False) -> BrokerErr
         meant = error_of(error)
         if type(meant) is not BrokerError:
             return meant
-    return BrokerUnavailable(
-        f"Redis at {shown} cannot be reached: {str(error).rstrip('.') or type(error).__name__}; "
-        "start it, or check the URL",
-        sent=sent,
-    )
+    why = str(error).rstrip(".") or type(error).__name__
+    if _NO_DATABASE.search(why):
+        return BrokerRefused(f"Redis at {shown} has no such database; give a smaller number")
+    remedy = next((r for sign, r in _REMEDIES if sign.search(why)), "start it, or check the URL")
+    return BrokerUnavailable(f"Redis at {shown} cannot be reached: {why}; {remedy}", sent=sent)
 
 
 async def _exchange(

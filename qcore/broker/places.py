@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import quote
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -14,24 +14,12 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from qcore.broker.embedded import EmbeddedServer
 from qcore.broker.server_folder import check_socket
-from qcore.broker.urls import Address, Hosts, bad_url, shown_url
+from qcore.broker.urls import Address, Hosts, bad_url, plain_url, shown_url
 from qcore.errors import BrokerUnavailable, ConfigError
 
 #: A server that is asked who is master, and one that is said to be it, has so long to answer: one
 #: that hangs must not use up the time of the call that looks for the others.
 STEP_S = 1.0
-#: Options whose values the code relies on; those of a URL would count for more than its own.
-_SET_HERE = frozenset(
-    (
-        "protocol",
-        "retry",
-        "retry_on_error",
-        "retry_on_timeout",
-        "socket_timeout",
-        "decode_responses",
-        "encoding",
-    )
-)
 
 
 class Server:
@@ -45,11 +33,8 @@ class Server:
         # ten times when a reply is late, and (RESP3) not replace a connection that the server
         # closed while it was idle.
         try:
-            options = parse_qs(urlsplit(url).query, keep_blank_values=True)
-            for name in sorted(_SET_HERE & options.keys()):
-                raise ValueError(f"qcore sets {name} itself")
             self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-                url,
+                plain_url(url),
                 protocol=2,
                 retry=Retry(NoBackoff(), 0),
                 retry_on_error=[],
@@ -59,8 +44,9 @@ class Server:
                 client_name="qcore",
             )
             self._pool.make_connection()  # an option that nobody knows shows only here
-        except (ValueError, TypeError) as e:
-            raise bad_url(url, e) from e
+        except (ValueError, TypeError, RedisError):
+            # not with its words: they may hold part of a password
+            raise bad_url(url, "redis-py refuses one of its options") from None
 
     async def connect(self) -> AbstractConnection:
         """Return a new open connection."""
@@ -151,7 +137,7 @@ class Embedded:
         return self._note(embedded)
 
     def _note(self, embedded: EmbeddedServer) -> Server:
-        server = Server(f"unix://{embedded.socket_path}", timeout_s=self._timeout_s)
+        server = Server(f"unix://{quote(embedded.socket_path)}", timeout_s=self._timeout_s)
         self._joined = embedded, server
         return server
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,9 +15,11 @@ import pytest
 import qcore
 from qcore import App, BrokerRefused, BrokerUnavailable, JobStatus, Retry
 from qcore.broker.audit import audit, read_queues
+from qcore.broker.broker import Broker
 from qcore.broker.embedded import find_server
 from qcore.broker.examination import read_info, read_server
 from qcore.broker.fleet import Fleet
+from qcore.config import BrokerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Job
 from qcore.runtime.admission import admits
@@ -161,6 +164,34 @@ async def test_tls_cluster_is_reached_at_the_ports_that_it_announces(
             await live(app)
     finally:
         server.kill()
+
+
+async def test_tls_to_a_port_without_it_says_so(own_server: Server):
+    url = f"rediss://127.0.0.1:{own_server.port}/0"
+    broker = Broker(BrokerConfig(url=url, call_timeout_s=1.0, enqueue_timeout_s=1.0))
+    with pytest.raises(BrokerUnavailable, match="does not speak TLS, use redis://"):
+        await broker.ask([(b"PING",)])
+    await broker.close()
+
+
+async def test_no_tls_to_a_port_with_it_says_so(certificates: Path):
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    server = await asyncio.start_server(hang, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with server, App(f"redis://127.0.0.1:{port}/0") as app:
+        with pytest.raises(BrokerUnavailable, match="use rediss://"):
+            await app.inspector.queues()
+
+
+async def test_database_that_is_not_there_says_so(own_server: Server):
+    async with App(f"redis://127.0.0.1:{own_server.port}/99") as app:
+        with pytest.raises(BrokerRefused, match="/99 has no such database; give a smaller number"):
+            await app.inspector.queues()
 
 
 # -- rights ------------------------------------------------------------------------------------

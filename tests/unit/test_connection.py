@@ -19,8 +19,9 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as LostConnection
 
 from qcore.broker.connection import Backoff, Endpoint
+from qcore.broker.line import failure_of
 from qcore.broker.scripts import error_of, unknown_script
-from qcore.broker.urls import Hosts, shown_url
+from qcore.broker.urls import Hosts, plain_url, shown_url
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError, QueueFull
 
@@ -29,15 +30,18 @@ from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigEr
     ("url", "shown"),
     [
         ("redis://host:6379/0", "redis://host:6379/0"),
-        ("redis://user@host/0", "redis://user@host/0"),
-        ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
-        ("redis://:hunter2@host:6379/0?a=b", "redis://:***@host:6379/0?a=b"),
-        ("rediss://:p%40hunter2@host", "rediss://:***@host"),
-        ("unix://user:hunter2@/run/redis.sock", "unix://user:***@/run/redis.sock"),
+        ("redis://user@host/0", "redis://***@host/0"),
+        ("redis://user:hunter2@host:6379/0", "redis://***@host:6379/0"),
+        (
+            "redis://:hunter2@host:6379/0?socket_keepalive=yes",
+            "redis://***@host:6379/0?socket_keepalive=yes",
+        ),
+        ("rediss://:p%40hunter2@host", "rediss://***@host"),
+        ("unix://user:hunter2@/run/redis.sock", "unix://***@/run/redis.sock"),
         ("embedded://.qcore", "embedded://.qcore"),
         ("redis+sentinel://h1:1,h2:2/svc/0", "redis+sentinel://h1:1,h2:2/svc/0"),
-        ("redis+sentinel://u:hunter2@h1:1,h2:2/svc/0", "redis+sentinel://u:***@h1:1,h2:2/svc/0"),
-        ("rediss+cluster://:hunter2@h1:1,h2:2", "rediss+cluster://:***@h1:1,h2:2"),
+        ("redis+sentinel://u:hunter2@h1:1,h2:2/svc/0", "redis+sentinel://***@h1:1,h2:2/svc/0"),
+        ("rediss+cluster://:hunter2@h1:1,h2:2", "rediss+cluster://***@h1:1,h2:2"),
         ("embedded:///var/lib/x", "embedded:///var/lib/x"),
     ],
 )
@@ -57,11 +61,37 @@ def test_shown_url_hides_the_password_and_nothing_else(url, shown):
         "redis://[hunter2",
         "redis+cluster://u:hunter2@h1:7000,u:hunter2@h2:7000",
         "redis+sentinel://u:hunter2@h1,u:a@h2/svc?password=hunter2",
+        "redis://hunter2@host",
+        "redis://:hunter2",
+        "redis://user:hunter2",
+        "redis://:12/hunter2@host",
+        "redis://u:12?hunter2=1@host",
+        "redis://u:12#hunter2@host",
+        "redis://host?hunter2",
+        "redis://host/hunter2",
+        "redis://host?p%61ssword=hunter2",
+        "redis://host?ssl_p%61ssword=hunter2",
+        "redis://host?db=hunter2",
+        "rediss://host?ssl_password=hunter2",
+        "unix://:a/hunter2@/run/redis.sock",
+        "unix:///run/redis.sock?pass%77ord=hunter2",
+        "user:hunter2@host:6379",
+        "hunter2",
+        "redis://u:hun ter2@host".replace("hun ter2", "hunter2 "),
+        "redis://[u:hunter2@host",
+        "redis://:hunter2[@host:x/0",
     ],
 )
 def test_shown_url_never_shows_a_password(url):
     """Also of a URL in which the user forgot to quote the password, or gave it as an option."""
     assert "hunter2" not in shown_url(url)
+    said = ""
+    try:
+        said = Endpoint(BrokerConfig(url=url)).shown
+    except ConfigError as e:
+        said = f"{e} {e.__cause__} {'' if e.__suppress_context__ else e.__context__}"
+    assert "hunter2" not in said
+    assert "hunter2" not in repr(BrokerConfig(url=url))
 
 
 @pytest.mark.parametrize(
@@ -86,20 +116,40 @@ def test_endpoint_refuses_what_is_no_url_and_says_what_is(url):
         ("redis+sentinel://h1:26379/", "/SERVICE or /SERVICE/DB"),
         ("redis+sentinel://h1/svc/x", "/SERVICE or /SERVICE/DB"),
         ("redis+sentinel://h1/svc/0/1", "/SERVICE or /SERVICE/DB"),
-        ("redis+sentinel:///svc", "'' is no host:port"),
-        ("redis+sentinel://h1,,h2/svc", "'' is no host:port"),
-        ("redis+cluster://h1:port", "'h1:port' is no host:port"),
-        ("redis+cluster://h1:99999", "'h1:99999' is no host:port"),
+        ("redis+sentinel:///svc", "its host is no host:port"),
+        ("redis+sentinel://h1,,h2/svc", "its host is no host:port"),
+        ("redis+cluster://h1:port", "its host is no host:port"),
+        ("redis+cluster://h1:99999", "its port is none from 1 to 65535"),
+        ("redis://h/qcore", "the number of a database, as /0"),
+        ("redis://h/abc", "keys are kept apart by --namespace"),
+        ("redis://h/0/1", "the number of a database, as /0"),
+        ("redis://h/-1", "the number of a database, as /0"),
+        ("redis://h/1?db=2", "names two databases"),
+        ("redis://h?db=one", "the value of db"),
+        ("redis://:123#45@h", "a '#' in it must be written %23"),
+        ("redis://:12/45@h", "write '/', '?' and '#' of a password as %2F, %3F and %23"),
+        ("redis://:12?45@h", "write '/', '?' and '#' of a password as %2F, %3F and %23"),
+        ("redis://h?ssl=true", "TLS is asked for by rediss://"),
+        ("redis://h?ssl_cert_reqs=none", "write rediss://"),
+        ("rediss://h?ssl_cert_reqs=maybe", "the value of ssl_cert_reqs"),
+        ("redis://h?ssl_cert_req=none", "ssl_cert_req, is it ssl_cert_reqs?"),
+        ("redis://h?virtual_host=1", "the database is written /0"),
+        ("redis://h?max_connections=5", "qcore sets max_connections itself"),
+        ("redis+socket:///run/redis.sock", "here it is written unix:///path"),
+        ("sentinel://h1:26379;sentinel://h2:26379", "here it is written redis+sentinel://"),
+        ("valkey://h", "here it is written redis://"),
+        ("localhost:6379", "put redis:// in front"),
+        ("unix://h/run/redis.sock", "a socket has a path and no host"),
         ("redis+cluster://h1:7000/1", "only database 0"),
         ("redis+cluster://u:p@h1:7000,u:p@h2:7000", "stand once"),
-        ("redis+cluster://h1?no_such_option=1", "no_such_option"),
+        ("redis+cluster://h1?no_such_option=1", "unknown option"),
         ("rediss+sentinel://h1/svc?socket_connect_timeout=soon", "socket_connect_timeout"),
         ("redis://h1?socket_timeout=1", "qcore sets socket_timeout itself"),
         ("rediss+sentinel://h1/svc?protocol=3", "qcore sets protocol itself"),
         ("redis+cluster://h1?decode_responses=true", "qcore sets decode_responses itself"),
         ("unix:///run/redis.sock?encoding=ascii", "qcore sets encoding itself"),
-        ("redis://h1?no_such_option=1", "no_such_option"),
-        ("redis+unix://h1", "unknown scheme"),
+        ("redis://h1?no_such_option=1", "unknown option"),
+        ("http://h1", "unknown scheme"),
     ],
 )
 def test_endpoint_says_what_is_wrong_with_a_url(url, why):
@@ -109,13 +159,49 @@ def test_endpoint_says_what_is_wrong_with_a_url(url, why):
 
 
 def test_hosts_of_a_url_become_plain_urls_of_one_server_each():
-    hosts = Hosts.parse("rediss+sentinel://u:p%40@h1:1,[::1]:2,h3/svc/4?a=b", port=26379)
+    hosts = Hosts.parse("rediss+sentinel://u:p%40@h1:1,[::1]:2,h3/svc/4?lib_name=b", port=26379)
     assert hosts.addresses == (("h1", 1), ("::1", 2), ("h3", 26379))
     assert hosts.path == ("svc", "4")
     urls = [hosts.url(address, db="4") for address in hosts.addresses]
-    assert urls[0] == "rediss://u:p%40@h1:1/4?a=b"
-    assert urls[1] == "rediss://u:p%40@[::1]:2/4?a=b"
-    assert hosts.url(hosts.addresses[2], credentials=False) == "rediss://h3:26379/0?a=b"
+    assert urls[0] == "rediss://u:p%40@h1:1/4?lib_name=b"
+    assert urls[1] == "rediss://u:p%40@[::1]:2/4?lib_name=b"
+    assert hosts.url(hosts.addresses[2], credentials=False) == "rediss://h3:26379/0?lib_name=b"
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("redis://h", "redis://h:6379/0"),
+        ("REDIS://h/", "redis://h:6379/0"),
+        ("redis://h/7", "redis://h:6379/7"),
+        ("redis://h?db=7", "redis://h:6379/7"),
+        ("redis://:p[w%2F@h:1/0", "redis://:p%5Bw%2F@h:1/0"),
+        ("redis://:a@b@h", "redis://:a%40b@h:6379/0"),
+        ("redis://[::1]:7", "redis://[::1]:7/0"),
+        ("rediss://h/0?ssl_cert_reqs=CERT_NONE", "rediss://h:6379/0?ssl_cert_reqs=none"),
+        ("rediss://h?ssl_cert_reqs=ssl.CERT_REQUIRED", "rediss://h:6379/0?ssl_cert_reqs=required"),
+        ("unix:///run/my@socket?db=2", "unix:///run/my@socket?db=2"),
+    ],
+)
+def test_url_of_one_server_is_read_in_one_way(url, plain):
+    assert plain_url(url) == plain
+    Endpoint(BrokerConfig(url=url))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS, so use redis://"),
+        ("[SSL: RECORD_LAYER_FAILURE] record layer failure", "does not speak TLS, so use redis://"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed", "?ssl_ca_certs=FILE"),
+        ("Connection closed by server.", "use rediss:// if that port speaks TLS"),
+        ("Error 111 connecting to h:6379.", "start it, or check the URL"),
+    ],
+)
+def test_failure_to_connect_says_what_to_do(words, said):
+    error = failure_of(LostConnection(words), "redis://h")
+    assert type(error) is BrokerUnavailable
+    assert said in str(error)
 
 
 def test_backoff_is_short_where_another_server_takes_over():
