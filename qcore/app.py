@@ -65,6 +65,8 @@ class App:
         queues: Every queue of the app, most urgent first; workers drain them in this order.
         namespace: Prefix of all keys; else `QCORE_NAMESPACE`, else `qcore`. Apps with different
             namespaces share a Redis without seeing each other.
+        include: Modules with tasks, as "proj.emails". Workers and the command import them when
+            they have loaded the app, so that they may import the app themselves.
 
     Raises:
         ConfigError: a name that cannot be part of a key, or no queue at all.
@@ -76,6 +78,7 @@ class App:
         *,
         queues: Sequence[str] = ("default",),
         namespace: str | None = None,
+        include: Sequence[str] = (),
     ) -> None:
         if url is not None:
             check_type("url", url, str, "text as redis://host:6379/0")
@@ -86,6 +89,9 @@ class App:
             raise ConfigError(f"queues {list(self.queues)} names a queue twice")
         if namespace is not None:
             check_name("namespace", namespace)
+        if not isinstance(include, list | tuple) or not all(map(_is_module, include)):
+            raise ConfigError(f'include is {include!r}, give a list of modules: ["proj.emails"]')
+        self.include = tuple(include)
         self.tasks: dict[str, Task[Any, Any]] = {}
         self._url = url
         self._namespace = namespace
@@ -318,6 +324,10 @@ class App:
         if not (queue and slash and id):
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
         return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
+
+
+def _is_module(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
 def _checked(function: Callable[..., Any], name: str | None) -> tuple[Callable[..., Any], str]:

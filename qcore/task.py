@@ -148,25 +148,28 @@ class Dispatch(Generic[P, R]):
 
         Raises:
             ArgumentError: an item does not fit; its message names the item's number. Like every
-                other error it carries a note saying how many jobs were enqueued before.
+                other exception, of the items too, and a cancellation, it carries a note saying
+                how many jobs were enqueued before.
         """
         check_type(f"task {self._task.name}: chunk", chunk, int, "a whole number", ArgumentError)
         if not 1 <= chunk <= CALL_JOBS:
             raise ArgumentError(f"chunk is {chunk}, allowed is 1 to {CALL_JOBS}")
-        accepted, waiting, size = 0, list[Job](), 0
+        accepted, waiting, size, sending = 0, list[Job](), 0, 0
         try:
             async for call in _each(calls):
                 job = self._job_of_item(accepted + len(waiting), call)
                 if waiting and (len(waiting) == chunk or size + len(job.envelope) > CALL_BYTES):
+                    sending = len(waiting)
                     await self._enqueue(waiting)
-                    accepted, waiting, size = accepted + len(waiting), [], 0
+                    accepted, waiting, size, sending = accepted + sending, [], 0, 0
                 waiting.append(job)
                 size += len(job.envelope)
             if waiting:
+                sending = len(waiting)
                 await self._enqueue(waiting)
-                accepted += len(waiting)
-        except QcoreError as e:
-            e.add_note(f"{accepted} jobs were enqueued before")
+                accepted += sending
+        except BaseException as e:
+            e.add_note(_told(accepted, sending, e))
             raise
         return accepted
 
@@ -368,6 +371,14 @@ def _expires_ms(settings: Settings, options: Options) -> int:
             "expires, or less delay"
         )
     return expires_ms
+
+
+def _told(accepted: int, sending: int, error: BaseException) -> str:
+    """Return how many of many jobs were enqueued when an error or a cancellation came."""
+    # an error of ours that does not say that it was sent is certain
+    is_open = sending and getattr(error, "sent", not isinstance(error, QcoreError))
+    more = f", and the next {sending} may have been" if is_open else ""
+    return f"{accepted} jobs were enqueued before{more}"
 
 
 async def _each(

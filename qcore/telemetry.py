@@ -61,6 +61,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "server.unchecked": ("url", "error"),
     "server.doubted": ("url", "why", "remedy"),
     "server.refused": ("url", "why", "remedy"),
+    "tasks.none": ("app", "why", "remedy"),
     "clocks.doubted": ("what", "why", "remedy"),
     "supervisor.started": ("pid", "processes", "most", "url"),
     "supervisor.draining": ("workers",),

@@ -114,7 +114,8 @@ def main(words: list[str]) -> None:
             case _:
                 raise ConfigError(f"{words} is for the supervisor to start: use `qcore worker`")
     except ConfigError as e:
-        echo(f"qcore: {e}", err=True)
+        # the notes of an import that failed: the trace of the user's code
+        echo("\n".join((f"qcore: {e}", *getattr(e, "__notes__", ()))), err=True)
         _end(EXIT_CONFIG)
 
 

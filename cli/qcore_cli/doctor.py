@@ -13,6 +13,7 @@ import typer
 from qcore import ConfigError
 from qcore.broker.audit import audit, check_queue, read_queues
 from qcore.broker.broker import Broker
+from qcore.broker.codeless import check_declared, check_tasks
 from qcore.broker.examination import (
     Finding,
     Level,
@@ -55,7 +56,9 @@ def doctor(
     if described is None:
         described = Description((), broker_config(url, namespace), {})
     worker, clocks = _settings(described, lease, shutdown_timeout, stall)
-    look = partial(_examine, worker=worker, clocks=clocks, declared=described.queues)
+    if app is not None:
+        clocks += check_declared(described.timeouts)
+    look = partial(_examine, worker=worker, clocks=clocks, described=described)
     findings = with_broker(described.broker, look)
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
@@ -79,17 +82,18 @@ def _settings(
 
 
 async def _examine(
-    broker: Broker, *, worker: WorkerConfig, clocks: list[Finding], declared: Sequence[str]
+    broker: Broker, *, worker: WorkerConfig, clocks: list[Finding], described: Description
 ) -> list[Finding]:
     """Return all findings: of the server, of the settings, and of each queue."""
     findings: list[Finding] = []
     try:
         findings += check_server(await read_server(broker, await _info(broker)))
         findings += clocks
-        names = sorted({*declared, *await Inspector(broker).names()})
+        names = sorted({*described.queues, *await Inspector(broker).names()})
         for reading in await read_queues(broker, names):
             findings += check_queue(reading, worker)
             findings += await audit(broker, reading.name)
+            findings += await check_tasks(broker, reading.name, described.timeouts.keys())
         return findings if names else [*findings, ok("queues", "none has been used yet")]
     except BrokerError as e:
         said, _, remedy = str(e).partition("; ")

@@ -2,40 +2,41 @@
 
 import importlib
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 import qcore
 from qcore import App, AppNotFound
 
-_LIBRARY = Path(qcore.__file__).parent
+#: Code that is not the user's: of qcore, of Python, of packages.
+_OURS = Path(qcore.__file__).parent
+_STANDARD = Path(sysconfig.get_paths()["stdlib"])
+_PACKAGES = frozenset(("site-packages", "dist-packages"))
+#: On the way from the command to the user's module.
+_MACHINERY = (__file__, importlib.__file__)
 
 
 def load_app(path: str) -> App:
     """Import the module and return its App; the current folder comes first on the path.
 
+    The modules that it includes are imported as well.
+
     Raises:
-        AppNotFound: the path has another form, the module cannot be imported, or it holds no App
-            under that name.
+        AppNotFound: the path has another form, a module cannot be imported, or it holds no App
+            under that name. A note carries the trace of what the import raised.
     """
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
         raise AppNotFound(f"{path!r} is no app path: write MODULE:NAME, as in tasks:app")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as e:
-        if e.name and (module_name == e.name or module_name.startswith(e.name + ".")):
-            raise AppNotFound(
-                f"there is no module {e.name!r} in {folder} or on PYTHONPATH: start the command "
-                "in the folder that holds it"
-            ) from e
-        raise AppNotFound(f"importing {module_name} failed: {_where(e)}") from e
-    except (Exception, SystemExit) as e:
-        raise AppNotFound(f"importing {module_name} failed: {_where(e)}") from e
+    module = _import(module_name, "")
     app = getattr(module, name, None)
     if isinstance(app, App):
+        for included in app.include:  # now that they can import the app
+            _import(included, f", which {module_name}:{name} includes,")
         return app
     found = [key for key, value in vars(module).items() if isinstance(value, App)]
     hint = (
@@ -47,9 +48,57 @@ def load_app(path: str) -> App:
     raise AppNotFound(f"{name!r} in {module_name} {what}: {hint}")
 
 
-def _where(error: BaseException) -> str:
-    """Return the error with its place: for one that qcore raises, the line that called qcore."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_LIBRARY)]
-    last = (theirs or frames)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+def _import(name: str, why: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        if e.name and (name == e.name or name.startswith(e.name + ".")):
+            raise AppNotFound(
+                f"there is no module {e.name!r}{why} in {Path.cwd()} or on PYTHONPATH: start the "
+                "command in the folder that holds it"
+            ) from e
+        raise _failed(name, why, e) from e
+    except (Exception, SystemExit) as e:
+        raise _failed(name, why, e) from e
+
+
+def _failed(name: str, why: str, error: BaseException) -> AppNotFound:
+    """Return the error of an import that failed, with the line and the trace of the user's code."""
+    own = _own_frames(error)
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    lines = "".join(traceback.format_list(own)).splitlines()
+    if isinstance(error, SyntaxError):
+        place = f" ({error.filename}, line {error.lineno})"
+        lines += "".join(traceback.format_exception_only(error)).splitlines()[:-1]
+    failed = AppNotFound(f"importing {name}{why} failed: {_named(error)}{place}")
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    while cause is not None:
+        where = "".join(f" ({f.filename}, line {f.lineno})" for f in _own_frames(cause)[-1:])
+        lines.append(f"  caused by {_named(cause)}{where}")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    if lines:
+        failed.add_note("\n".join(lines))
+    return failed
+
+
+def _named(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of the user's code, or of a library when there is no other."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<")
+        and not Path(frame.filename).is_relative_to(_OURS)
+        and frame.filename not in _MACHINERY
+    ]
+    return [frame for frame in frames if not _is_installed(frame.filename)] or frames
+
+
+def _is_installed(file: str) -> bool:
+    path = Path(file)
+    return path.is_relative_to(_STANDARD) or bool(_PACKAGES.intersection(path.parts))

@@ -12,6 +12,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
+from qcore.broker.codeless import check_declared
 from qcore.broker.examination import Finding, Level, check_clocks
 from qcore.config import (
     TARGET_WAIT_S,
@@ -147,6 +148,9 @@ def worker(
         shutdown_timeout=shutdown_timeout,
     )
     _doubt(check_clocks(config, described.broker.call_timeout_s, described.timeouts))
+    if not described.timeouts:
+        (finding,) = check_declared(())
+        log.warning("tasks.none", app=app, why=finding.said, remedy=finding.remedy)
     recycle_bytes, kill_bytes = memory_limits(max_memory)
     least, most = process_range(processes)
     if target_wait is not None and ".." not in processes:

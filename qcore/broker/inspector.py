@@ -77,7 +77,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int | None = None
     attempts: int = 0
     crashes: int = 0
-    #: Why it is dead or cancelled.
+    #: Why it is dead, cancelled, or parked.
     reason: str | None = None
     #: How the last processes that it ran in ended under it, oldest first.
     deaths: tuple[Death, ...] = ()
@@ -390,6 +390,8 @@ def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
     if status is JobStatus.DEAD:
         # the script that buries a job for its crashes writes both times in one moment
         reason = _crashed(crashes) if at_ms == crashed_ms else _reason(state)
+    elif status is not JobStatus.ACTIVE and state.is_parked:
+        reason = f"parked: {state.errors[-1].text}"
     return JobRecord(
         id=id,
         queue=queue,

@@ -7,6 +7,8 @@ import msgspec
 #: Attempts whose errors are kept, and how much of each text.
 ERRORS_KEPT = 5
 ERROR_TEXT_LIMIT = 2048
+#: Errors of a worker that has no code for a job.
+PARKED_KINDS = ("Parked", "NewerVersion")
 #: Ends of processes that are kept of a job, and how many neighbours each names.
 DEATHS_KEPT = 3
 BESIDE_KEPT = 20
@@ -91,6 +93,11 @@ class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     deaths: tuple[Death, ...] = ()
     #: Somebody wanted it to run although it was dead: it does not expire any more.
     revived: bool = False
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it waits for a worker that has its code, and has not failed since."""
+        return bool(self.parked_ms and self.errors and self.errors[-1].kind in PARKED_KINDS)
 
     def died(self, death: Death) -> "JobState":
         """Return the record after its process has ended under it; the same end counts once."""

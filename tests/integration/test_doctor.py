@@ -41,6 +41,9 @@ async def report() -> None: ...
 
 @app.task(name="quick", timeout=5)
 async def quick() -> None: ...
+
+for name in ("failing", "dying", "long"):
+    app.task(name=name)(quick.function)
 """
 
 

@@ -225,6 +225,8 @@ async def test_unknown_task_is_parked_until_a_worker_has_its_code(
             record = await reached(app, job, JobStatus.SCHEDULED)
     assert (record.attempts, record.crashes) == (0, 0)
     assert "no worker that took it knows task new.task" in record.errors[0].text
+    assert record.errors[0].kind == "Parked"
+    assert str(record.reason).startswith("parked: no worker that took it knows task new.task: dep")
     async with working(app):
         assert await job.result(timeout=10) == 2
 

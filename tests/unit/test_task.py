@@ -1,6 +1,5 @@
 """Tasks: how a function is registered and called, and what a dispatch may ask for."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -16,6 +15,7 @@ from qcore import (
     UnknownQueue,
 )
 from qcore.model.codec import decode_envelope
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("_no_environment")
 
@@ -184,21 +184,6 @@ def test_task_looks_like_its_function(app):
 # -- options ---------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """Stands for the broker: remembers the jobs it gets."""
-
-    def __init__(self) -> None:
-        self.calls: list = []
-
-    async def enqueue(self, jobs, *, confirm=0):
-        self.calls.append(list(jobs))
-        return []
-
-    @property
-    def jobs(self) -> list:
-        return [job for call in self.calls for job in call]
-
-
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
     recorder = Recorder()
@@ -277,80 +262,6 @@ async def test_enqueue_of_bad_arguments_sends_nothing(app, recorder):
 async def test_enqueue_before_open_says_how_to_open(app):
     with pytest.raises(ConfigError, match="the app is not open: use `async with app:`"):
         await app.task(module_level).enqueue(1)
-
-
-# -- many ------------------------------------------------------------------------------------------
-
-
-def numbers(recorder: Recorder) -> list[int]:
-    return [msgspec.msgpack.decode(decode_envelope(j.envelope).args)["a"] for j in recorder.jobs]
-
-
-async def test_enqueue_many_takes_tuples_mappings_and_async_sources(app, recorder):
-    task = app.task(module_level)
-
-    async def source():
-        for n in range(3):
-            await asyncio.sleep(0)
-            yield {"a": n}
-
-    assert await task.enqueue_many([(n,) for n in range(3)]) == 3
-    assert await task.enqueue_many({"a": n} for n in range(3)) == 3
-    assert await task.enqueue_many(source()) == 3
-    assert await task.enqueue_many([]) == 0
-    assert numbers(recorder) == [0, 1, 2] * 3
-
-
-async def test_enqueue_many_sends_chunks_in_order_with_memory_for_one(app, recorder):
-    task = app.task(module_level)
-    made = 0
-
-    def source():
-        nonlocal made
-        for n in range(1001):
-            assert n - len(recorder.jobs) <= 500
-            made += 1
-            yield (n,)
-
-    assert await task.enqueue_many(source()) == made == 1001
-    assert [len(call) for call in recorder.calls] == [500, 500, 1]
-    assert numbers(recorder) == list(range(1001))
-
-
-async def test_enqueue_many_keeps_its_chunk(app, recorder):
-    await app.task(module_level).enqueue_many([(n,) for n in range(7)], chunk=3)
-    assert [len(call) for call in recorder.calls] == [3, 3, 1]
-
-
-@pytest.mark.parametrize("chunk", [0, -1, 501])
-async def test_enqueue_many_with_an_impossible_chunk_is_refused(app, recorder, chunk):
-    with pytest.raises(ArgumentError, match=rf"chunk is {chunk}, allowed is 1 to 500"):
-        await app.task(module_level).enqueue_many([(1,)], chunk=chunk)
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (("no",), "item 5: task pay: Expected `int`"),
-        ({"b": 1}, "item 5: task pay: "),
-        ((), "item 5: task pay: missing a required argument"),
-        (5, r"item 5 has the type int: give a tuple of positional arguments, as in \(42,\)"),
-        ("no", "item 5 has the type str: give a tuple"),
-        ([1], "item 5 has the type list: give a tuple"),
-    ],
-)
-async def test_enqueue_many_names_the_item_and_what_was_enqueued(app, recorder, bad, message):
-    task = app.task(name="pay")(module_level)
-    items = [*((n,) for n in range(5)), bad]
-    with pytest.raises(ArgumentError, match=f"^{message}") as e:
-        await task.enqueue_many(items, chunk=2)
-    assert e.value.__notes__ == ["4 jobs were enqueued before"]
-    assert numbers(recorder) == [0, 1, 2, 3]
-
-
-async def test_enqueue_many_with_options_gives_them_to_each(app, recorder):
-    await app.task(module_level).options(delay=1).enqueue_many([(1,), (2,)])
-    assert [job.delay_ms for job in recorder.jobs] == [1000, 1000]
 
 
 # -- keeping and following -------------------------------------------------------------------------
