@@ -302,6 +302,18 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**own, **extra}
 
 
+def environment() -> dict[str, str]:
+    """Return the variables of this process's environment."""
+    return dict(os.environ)
+
+
+def restore_environment(variables: Mapping[str, str]) -> None:
+    """Let this process have these variables and no others, as after a job that has changed some."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
+
+
 class ServiceManager(msgspec.Struct, frozen=True):
     """How systemd, or what speaks as it does, wants to hear of this process."""
 

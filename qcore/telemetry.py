@@ -87,6 +87,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker.killed": ("worker", "pid", "why", "jobs"),
     "worker.replaced": ("worker", "pid", "by", "why"),
     "replacement.failed": ("worker", "pid", "why"),
+    "process.recycled": ("pid", "task", "left"),
     "threads.abandoned": ("count",),
 }
 

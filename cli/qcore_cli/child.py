@@ -25,6 +25,7 @@ from qcore.runtime.child import (
     run_child,
     tether,
 )
+from qcore.runtime.inheritance import serve_alone
 from qcore.telemetry import log
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogFormat, configure_logging
@@ -76,6 +77,7 @@ def worker(app: str, log_format: LogFormat) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
     configure_logging(log_format, everywhere={"worker": config.name, "pid": os.getpid()})
+    serve_alone(config.orders_fd, config.beats_fd)
     tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
     pool_command = (*COMMAND, "pool", app, log_format)
     try:

@@ -1,12 +1,15 @@
-"""The other end of the pool: a process that runs one function at a time, until its pipe ends."""
+"""The other end of the pool: a process that runs one function at a time, until its worker ends."""
 
+import fcntl
 import os
 import queue
+import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, BinaryIO
 
 import msgspec
@@ -18,7 +21,9 @@ from qcore.errors import ArgumentError, ConfigError, Parked, ResultError
 from qcore.model.codec import encode
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.execution import error_text
-from qcore.runtime.processes import POOL_BROKER, Reply, Request, frame
+from qcore.runtime.inheritance import HANDLED, serve_alone
+from qcore.runtime.isolation import Isolation
+from qcore.runtime.processes import LENGTH_BYTES, POOL_START, PoolStart, Reply, Request, frame
 from qcore.runtime.results import encode_result
 from qcore.task import Task
 
@@ -26,55 +31,82 @@ _request = msgspec.msgpack.Decoder(Request)
 
 
 def main(load: Callable[[], App]) -> None:
-    """Serve requests from standard input until it ends, which means that the worker is gone.
+    """Serve requests until their connection ends, which means that the worker is gone.
 
     Args:
         load: Returns the app of the worker; called once, for the first job.
     """
-    # The worker decides when this process ends; a signal to the whole group must not.
-    for name in ("TERM", "INT", "HUP", "USR1", "USR2", "TSTP"):
-        signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
-    broker = msgspec.json.decode(child_variable(POOL_BROKER), type=BrokerConfig)
-    replies = os.fdopen(os.dup(1), "wb")
-    # What a task forks must not hold the pipe open when this process is gone. The number stays
-    # taken, else it would be that of a file of the child's.
-    void = os.open(os.devnull, os.O_WRONLY)
-    os.register_at_fork(after_in_child=lambda: _cut(replies, void))
-    load = cache(load)
+    # The worker decides when this process ends; a signal to everybody must not. A handler, since
+    # whatever a task starts would inherit that a signal is ignored.
+    for number in HANDLED:
+        signal.signal(number, _pass_over)
+    start = msgspec.json.decode(child_variable(POOL_START), type=PoolStart)
+    serve_alone(start.requests_fd, start.lifeline_fd)
+    _die_with(start.lifeline_fd)
+    worker = socket.socket(fileno=start.requests_fd)
     own = os.getpid()
-    os.dup2(2, 1)  # what a task prints must not mix with the replies
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    threading.Thread(target=_read, args=(worker, requests), daemon=True).start()
+    isolation = Isolation()
+
+    @cache
+    def app() -> App:
+        loaded = load()
+        isolation.renew()
+        return loaded
+
     while True:
-        reply = _serve(_request.decode(requests.get()), load, broker)
+        reply = _serve(_request.decode(requests.get()), app, start.broker, isolation)
         if os.getpid() != own:  # a child that the task forked came back out of it
             os._exit(0)
-        replies.write(frame(encode(reply)))
-        replies.flush()
+        left = isolation.restore()
+        worker.sendall(frame(encode(msgspec.structs.replace(reply, left=left))))
 
 
-def _cut(replies: BinaryIO, void: int) -> None:
-    os.dup2(void, replies.fileno())
+def _pass_over(number: int, frame: object) -> None:
+    pass
 
 
-def _read(requests: "queue.SimpleQueue[bytes]") -> None:
-    """Read requests beside the running one, so that the end of the pipe ends even a long job."""
+def _die_with(lifeline_fd: int) -> None:
+    """Let the kernel kill this process and what its tasks started when its worker is gone.
+
+    The worker holds the other end of this pipe and writes nothing to it. A thread would see the end
+    of it, too, but not while a task holds the interpreter.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, os.O_ASYNC)
+        end = select.poll()
+        end.register(lifeline_fd, 0)
+        if end.poll(0):  # it had ended before
+            os.killpg(0, signal.SIGKILL)
+
+
+def _read(worker: socket.socket, requests: "queue.SimpleQueue[bytes]") -> None:
+    """Read requests beside the running one, so that the end of the worker ends even a long job."""
+    stream = worker.makefile("rb")
     while True:
-        requests.put(_exactly(sys.stdin.buffer, int.from_bytes(_exactly(sys.stdin.buffer, 4))))
+        requests.put(_exactly(stream, int.from_bytes(_exactly(stream, LENGTH_BYTES))))
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:
-    data = stream.read(count)
+    try:
+        data = stream.read(count)
+    except OSError:  # a task has closed it
+        data = b""
     if len(data) < count:
-        os._exit(0)
+        os.killpg(0, signal.SIGKILL)
     return data
 
 
-def _serve(request: Request, load: Callable[[], App], broker: BrokerConfig) -> Reply:
+def _serve(
+    request: Request, load: Callable[[], App], broker: BrokerConfig, isolation: Isolation
+) -> Reply:
     try:
         task, named = _prepared(request, load)
         task.app.configure(url=broker.url, namespace=broker.namespace)  # for `enqueue_sync`
-        result = task.function(**named)
+        result = isolation.run(partial(task.function, **named))
         return Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
     except (Parked, ResultError) as e:
         return Reply(kind=f"qcore.{type(e).__name__}", text=str(e))

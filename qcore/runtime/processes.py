@@ -1,8 +1,10 @@
 """Processes for `run_in="process"` tasks: a pool whose members can be killed one by one."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import deque
@@ -15,11 +17,23 @@ from qcore.config import BrokerConfig, child_environment
 from qcore.context import Facts
 from qcore.errors import Parked, ProcessDied, ResultError
 from qcore.model.retry import GiveUp, RetryLater
+from qcore.runtime.inheritance import keep_private, no_longer_private
 from qcore.runtime.memory import BY_THE_KERNEL, children_peak_bytes, oom_kills, rss_bytes
+from qcore.telemetry import log
 
-#: The environment variable in which a process of the pool finds its worker's BrokerConfig.
-POOL_BROKER = "QCORE_POOL"
-_LENGTH_BYTES = 4
+#: The environment variable in which a process of the pool finds its PoolStart.
+POOL_START = "QCORE_POOL"
+LENGTH_BYTES = 4
+
+
+class PoolStart(msgspec.Struct, frozen=True):
+    """What a worker tells a process of its pool, as JSON."""
+
+    broker: BrokerConfig
+    #: A socket: requests come in, replies go out.
+    requests_fd: int
+    #: A pipe that ends when the worker does.
+    lifeline_fd: int
 
 
 class Request(msgspec.Struct, array_like=True):
@@ -40,6 +54,8 @@ class Reply(msgspec.Struct, array_like=True):
     #: For RetryLater.
     delay_s: float = 0.0
     charge: bool = True
+    #: What the job has changed for good, so that the process is of no more use; empty: nothing.
+    left: str = ""
 
 
 class RemoteError(Exception):
@@ -57,7 +73,7 @@ _reply = msgspec.msgpack.Decoder(Reply)
 
 def frame(message: bytes) -> bytes:
     """Return a message with its length in front, as both directions of the pipe carry it."""
-    return len(message).to_bytes(_LENGTH_BYTES) + message
+    return len(message).to_bytes(LENGTH_BYTES) + message
 
 
 def signal_name(number: int) -> str:
@@ -69,14 +85,47 @@ def signal_name(number: int) -> str:
 
 
 class PoolProcess:
-    """One process of the pool; runs one job at a time."""
+    """One process of the pool; runs one job at a time.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    It leads a session of its own: what its jobs start is killed with it.
+
+    Args:
+        process: It was started in a session of its own.
+        reader: Its replies.
+        writer: Its requests.
+        lifeline_fd: When this end of the pipe is closed, the process and its session are killed.
+    """
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        lifeline_fd: int,
+    ) -> None:
         self._process = process
+        self._reader, self._writer, self._lifeline_fd = reader, writer, lifeline_fd
+        self._requests_fd = writer.get_extra_info("socket").fileno()
+        keep_private(self._requests_fd, self._lifeline_fd)
         self.pid = process.pid
         self._oom_kills = oom_kills()
         #: What its worker has killed it for, whether it had a job or not.
         self._killed_for = ""
+        #: Done with its exit code when it is gone, with all that it has started.
+        self.gone = asyncio.get_running_loop().create_task(self._see_out())
+
+    async def _see_out(self) -> int:
+        code = await self._process.wait()
+        # its number is not given again while there is anybody in its group
+        self._kill_group()
+        no_longer_private(self._requests_fd, self._lifeline_fd)
+        self._writer.close()
+        os.close(self._lifeline_fd)
+        return code
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def is_alive(self) -> bool:
@@ -93,35 +142,35 @@ class PoolProcess:
             Parked: the process has no code for the job.
             RemoteError: any other exception of the task.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
         try:
-            stdin.write(frame(encode(request)))
-            await stdin.drain()
-            length = int.from_bytes(await stdout.readexactly(_LENGTH_BYTES))
-            reply = _reply.decode(await stdout.readexactly(length))
+            self._writer.write(frame(encode(request)))
+            await self._writer.drain()
+            length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES))
+            reply = _reply.decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):
-            # the last is what a write to a closed pipe raises on uvloop
+            # the last is what a write to a closed socket raises on uvloop
             raise ProcessDied(await self._epitaph()) from None
         except BaseException:
             await self.kill()
             raise
+        if reply.left:
+            log.info("process.recycled", pid=self.pid, task=request.facts.task, left=reply.left)
+            self.kill_for(reply.left)
         return _unpack(reply)
 
     def kill_for(self, why: str) -> None:
         """Kill the process; a job that it runs has failed with this reason."""
         self._killed_for = why
-        self._process.kill()
+        self._kill_group()
 
     async def kill(self) -> None:
         """End the process at once, and see it gone."""
         if self.is_alive:
-            self._process.kill()
-        await self._process.wait()
+            self._kill_group()
+        await asyncio.shield(self.gone)
 
     async def _epitaph(self) -> str:
-        code = await self._process.wait()
+        code = await asyncio.shield(self.gone)
         how = f"was ended by {signal_name(-code)}" if code < 0 else f"exited with {code}"
         if self._killed_for or (code == -signal.SIGKILL and oom_kills() > self._oom_kills):
             how += f", {self._killed_for or BY_THE_KERNEL}"
@@ -148,8 +197,8 @@ def _unpack(reply: Reply) -> bytes:
 class ProcessPool:
     """At most `size` processes, started when needed and used again.
 
-    They leave when their worker is gone: they see the end of the pipe. Their tasks enqueue where
-    the worker works, whatever its flags said.
+    They are killed when their worker is gone, with what their tasks have started. Their tasks
+    enqueue where the worker works, whatever its flags said.
 
     Args:
         size: How many at most.
@@ -180,7 +229,6 @@ class ProcessPool:
         async with self._slots:
             process = self._idle.pop() if self._idle else None
             while process is not None and not process.is_alive:  # it died while it was idle
-                self._all.discard(process)
                 process = self._idle.pop() if self._idle else None
             process = process or await self._start()
             try:
@@ -188,29 +236,42 @@ class ProcessPool:
             finally:
                 if process.is_alive:
                     self._idle.append(process)
-                else:
-                    self._all.discard(process)
 
     async def _start(self) -> PoolProcess:
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=child_environment(
-                {
-                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-                    POOL_BROKER: msgspec.json.encode(self._broker).decode(),
-                }
-            ),
-        )
-        member = PoolProcess(process)
+        ours, theirs = socket.socketpair()
+        lifeline, lifeline_fd = os.pipe()
+        start = PoolStart(self._broker, theirs.fileno(), lifeline)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a task prints goes where its log goes
+                env=child_environment(
+                    {
+                        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                        POOL_START: msgspec.json.encode(start).decode(),
+                    }
+                ),
+                pass_fds=(start.requests_fd, start.lifeline_fd),
+                start_new_session=True,
+            )
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            os.close(lifeline_fd)  # by which it is killed, if it was started
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        member = PoolProcess(process, reader, writer, lifeline_fd)
         self._all.add(member)
+        member.gone.add_done_callback(lambda _: self._all.discard(member))
         return member
 
     @property
     def taken(self) -> float:
         """The share of the processes that has a job."""
-        return (len(self._all) - len(self._idle)) / self._size
+        return sum(p.is_alive and p not in self._idle for p in self._all) / self._size
 
     def shed(self, own_bytes: int) -> int:
         """Kill the largest members while they and the worker take more memory than they may.
@@ -240,5 +301,4 @@ class ProcessPool:
         """Kill every member."""
         for process in list(self._all):
             await process.kill()
-        self._all.clear()
         self._idle.clear()

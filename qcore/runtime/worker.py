@@ -23,6 +23,7 @@ from qcore.runtime.deadlines import Deadlines
 from qcore.runtime.dump import dump
 from qcore.runtime.exchange import Exchange
 from qcore.runtime.execution import Executor
+from qcore.runtime.isolation import clean_context
 from qcore.runtime.leases import LeaseKeeper
 from qcore.runtime.listener import Listener
 from qcore.runtime.maintenance import Maintenance
@@ -163,8 +164,9 @@ class Worker:
                         group.start_soon(kept, name, service)
                     group.start_soon(kept, "end", partial(self._wind_down, group.cancel_scope))
                     self._ready = True
-                    await kept("turns", self._work)
-                    group.cancel_scope.cancel()
+                    # each job gets a copy of the context of whoever starts it
+                    turns = partial(self._work, group.cancel_scope)
+                    clean_context().run(group.start_soon, kept, "turns", turns)
             finally:
                 await self._pool.close()
                 await self._pass_on()
@@ -249,8 +251,8 @@ class Worker:
 
     # -- the turn -------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
-        """Take turns until stopped and everything is settled."""
+    async def _work(self, scope: anyio.CancelScope) -> None:
+        """Take turns until stopped and everything is settled; then cancel what else goes on."""
         config, broker = self._config, self._app.broker
         backoff = broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
         while not self._is_over():
@@ -274,6 +276,7 @@ class Worker:
                 self._accept(turn)
                 # what a lost claim had taken came first: the claim is yet to be made
                 self._more = self._more or turn.postponed
+        scope.cancel()
 
     def _is_over(self) -> bool:
         return self._stop.is_set() and not self._running and self._exchange.is_clear

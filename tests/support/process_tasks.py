@@ -1,11 +1,22 @@
 """Tasks of `run_in="process"`: their processes find them in this module."""
 
+import contextvars
+import decimal
 import functools
+import io
+import locale
+import multiprocessing
 import os
+import random
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,3 +204,156 @@ async def _nobody_awaits() -> None: ...
 @app.task(run_in="process", keep=0)
 def lazy() -> Any:
     return _nobody_awaits()
+
+
+# -- what a job leaves behind ------------------------------------------------------------------
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+HANDLED = (signal.SIGTERM, signal.SIGALRM, signal.SIGRTMIN)
+
+
+@app.task(run_in="process")
+def look_around() -> dict[str, Any]:
+    """Return what one job may find of another one in its process."""
+    umask = os.umask(0o22)
+    os.umask(umask)
+    return {
+        "pid": os.getpid(),
+        "variable": VARIABLE.get(),
+        "decimal": decimal.getcontext().prec,
+        "environment": dict(os.environ),
+        "directory": str(Path.cwd()),
+        "umask": umask,
+        "handlers": [str(signal.getsignal(number)) for number in HANDLED],
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "alarm": signal.getitimer(signal.ITIMER_REAL)[0],
+        "locale": locale.setlocale(locale.LC_ALL),
+        "path": sys.path,
+        "warnings": len(warnings.filters),
+        "timeout": socket.getdefaulttimeout(),
+        "limit": resource.getrlimit(resource.RLIMIT_CORE)[0],
+        "stdout": sys.stdout is sys.__stdout__,
+    }
+
+
+@app.task(run_in="process")
+def change_everything() -> int:
+    VARIABLE.set("changed")
+    decimal.getcontext().prec = 3
+    os.environ["LEFT_BEHIND"] = "1"
+    del os.environ["PATH"]
+    os.chdir("/")
+    os.umask(0)
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    signal.alarm(1000)
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    sys.path.insert(0, "/left/behind")
+    warnings.simplefilter("error")
+    socket.setdefaulttimeout(0.001)
+    resource.setrlimit(resource.RLIMIT_CORE, (1, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    sys.stdout = io.StringIO()
+    random.seed(7)
+    return os.getpid()
+
+
+@app.task(run_in="process")
+def draw() -> float:
+    return random.random()
+
+
+@app.task(run_in="process")
+def leave_a_thread(daemon: bool) -> int:
+    threading.Thread(target=time.sleep, args=(3600,), daemon=daemon).start()
+    return os.getpid()
+
+
+# -- what its children get ---------------------------------------------------------------------
+
+
+@app.task(run_in="process")
+def read_standard_input_in_a_child() -> str:
+    return subprocess.run(["cat"], stdout=subprocess.PIPE, text=True, timeout=10, check=True).stdout
+
+
+@app.task(run_in="process")
+def terminate_a_program() -> int:
+    child = subprocess.Popen(["sleep", "60"])
+    child.terminate()
+    return child.wait(10)
+
+
+@app.task(run_in="process")
+def terminate_a_fork(number: int) -> int:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(child, number)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@app.task(run_in="process")
+def use_a_forking_pool() -> list[int]:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+
+
+@app.task(run_in="process")
+def descriptors_of_a_program() -> list[str]:
+    return descriptors_of_children(forks=False)
+
+
+@app.task(run_in="process")
+def descriptors_of_a_fork() -> list[str]:
+    return descriptors_of_children(forks=True)
+
+
+def descriptors_of_children(*, forks: bool) -> list[str]:
+    """Return to what the descriptors of a child lead, but for the standard ones."""
+    with tempfile.TemporaryFile("w+") as file:
+        child = os.fork()
+        if child == 0:
+            os.dup2(file.fileno(), 1)
+            try:
+                if not forks:  # all that is inheritable is inherited, as with `os.system`
+                    os.execlp("sh", "sh", "-c", "ls -l /proc/$$/fd")
+                for link in Path("/proc/self/fd").iterdir():
+                    os.write(1, f"{link.name} -> {os.path.realpath(link)}\n".encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        file.seek(0)
+        found = [line.rpartition(" -> ")[0::2] for line in file if "->" in line]
+    return [to.strip() for name, to in found if name.split()[-1] not in ("0", "1", "2")]
+
+
+def started_a_child(path: str) -> None:
+    child = subprocess.Popen(["sleep", "3600"])
+    part = Path(f"{path}.part")
+    part.write_text(str(child.pid))
+    part.rename(path)
+
+
+@app.task(run_in="process")
+def start_a_child(path: str) -> None:
+    started_a_child(path)
+
+
+@app.task(run_in="process", timeout=0.5, retry=ONCE)
+def start_a_child_and_hang(path: str) -> None:
+    started_a_child(path)
+    time.sleep(60)
+
+
+@app.task(run_in="process", retry=ONCE)
+def start_a_child_and_wait(path: str) -> None:
+    started_a_child(path)
+    time.sleep(60)
+
+
+@app.task(run_in="process", retry=ONCE)
+def start_a_child_and_die(path: str) -> None:
+    started_a_child(path)
+    os._exit(3)
