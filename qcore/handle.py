@@ -10,11 +10,22 @@ import msgspec
 from qcore import blocking
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector, JobRecord
+from qcore.broker.standing import standing
 from qcore.config import Seconds, seconds
-from qcore.errors import ArgumentError, JobCancelled, JobFailed, JobNotFound, ResultExpired
+from qcore.errors import (
+    ArgumentError,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    QcoreError,
+    ResultExpired,
+)
 from qcore.model.job import JobStatus
 
 R = TypeVar("R")
+
+#: Who waited in vain learns where the job stands if that takes no longer.
+_ANSWER_S = 1.0
 
 
 class Accepted(NamedTuple):
@@ -24,7 +35,9 @@ class Accepted(NamedTuple):
     keep_s: float
     #: Until then no result can have expired; `time.monotonic`.
     until: float
-    #: Whatever it returns is kept, None too, as an explicit `keep` asks.
+    #: When Redis had accepted it; `time.monotonic`.
+    since: float
+    #: Whatever it returns is kept: None too, as an explicit `keep` asks, or it never returns None.
     keeps_all: bool = False
 
 
@@ -69,7 +82,7 @@ class JobHandle(Generic[R]):
         record = await Inspector(self._broker()).job(self.queue, self.id)
         if record is not None:
             return record.status
-        self._check_accepted()
+        await self._check_accepted()
         return JobStatus.COMPLETED
 
     def status_sync(self) -> JobStatus:
@@ -94,7 +107,7 @@ class JobHandle(Generic[R]):
         """
         (place,) = await Inspector(self._broker()).cancel(self.queue, [self.id])
         if place == "":
-            self._check_accepted()
+            await self._check_accepted()
         return place not in ("ended", "")
 
     def cancel_sync(self) -> bool:
@@ -112,14 +125,15 @@ class JobHandle(Generic[R]):
             timeout: Seconds, timedelta, or text as "10m", to wait at most; None for ever.
 
         Raises:
-            TimeoutError: it has not ended in time; it goes on all the same.
+            TimeoutError: it has not ended in time, and goes on all the same; the message says
+                where it is, and whether a worker serves its queue.
             JobFailed: it is dead; the message is the reason and the trace of its last error.
             JobCancelled: it was cancelled, or it expired; the message says why.
             ResultExpired: it has completed, and its result was not kept or no longer is.
-            JobNotFound: there is no trace of it, and this handle did not enqueue it; or it did,
-                with an explicit `keep` whose time is not over: Redis lost the job, or it was
-                purged. With the default `keep` such a job looks like one that returned None. Or
-                its queue was cleared, and nobody had waited for it.
+            JobNotFound: there is no trace of it, and this handle did not enqueue it; or it did, and
+                the outcome would still be kept (an explicit `keep`, or an annotation without
+                None): Redis lost the job, or it was purged. Or Redis lost the whole queue; or the
+                queue was cleared, and nobody had waited for it.
             BrokerUnavailable: Redis could not be asked at first, for as long as an enqueue tries.
             CodecError: the kept result does not fit the task's annotation.
 
@@ -130,9 +144,12 @@ class JobHandle(Generic[R]):
             async with asyncio.timeout(timeout_s):
                 record = await Inspector(self._broker()).ended(self.queue, self.id)
         except TimeoutError:
-            raise TimeoutError(f"job {self.ref} has not ended within {timeout} s") from None
+            stands = await self._standing()
+            raise TimeoutError(
+                f"job {self.ref} has not ended within {timeout_s or 0:g} s: {stands}"
+            ) from None
         if record is None:
-            self._check_accepted()
+            await self._check_accepted()
         return self._result_of(record)
 
     def result_sync(self, timeout: Seconds | None = None) -> R:
@@ -142,16 +159,29 @@ class JobHandle(Generic[R]):
         """
         return blocking.call(self.result, timeout, instead="await result(...)")
 
-    def _check_accepted(self) -> None:
+    async def _standing(self) -> str:
+        """Say what keeps the caller waiting, if Redis tells it at once."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await standing(self._broker(), self.queue, self.id)
+        except (TimeoutError, QcoreError) as e:
+            return f"where it is cannot be seen ({str(e) or 'Redis does not answer'})"
+
+    async def _check_accepted(self) -> None:
         if self._accepted is None:
             raise JobNotFound(
                 f"there is no job {self.ref}: the id or the queue is wrong, or it ended and its "
                 "outcome is no longer kept"
             )
-        if self._accepted.keeps_all and time.monotonic() <= self._accepted.until:
+        await Inspector(self._broker()).check_not_lost(self.queue, self.id, self._accepted.since)
+        self._check_kept()
+
+    def _check_kept(self) -> None:
+        accepted = self._accepted
+        if accepted is not None and accepted.keeps_all and time.monotonic() <= accepted.until:
             raise JobNotFound(
                 f"there is no job {self.ref}, and its outcome would still be kept: Redis lost it, "
-                "or it was purged"
+                "or it was purged, or it returned None against its annotation"
             )
 
     def _result_of(self, record: JobRecord | None) -> Any:
@@ -165,6 +195,7 @@ class JobHandle(Generic[R]):
         if record is not None and record.result is not None:
             return self._decode(record.result)
         self._check_not_expired(record)
+        self._check_kept()
         return None  # nothing is kept of a None
 
     def _check_not_expired(self, record: JobRecord | None) -> None:

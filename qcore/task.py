@@ -17,7 +17,7 @@ from qcore.config import KEEP_S, Seconds, check_type, seconds
 from qcore.context import Context, detached
 from qcore.errors import ArgumentError, QcoreError, UnknownQueue
 from qcore.handle import Accepted, JobHandle
-from qcore.model.callee import RunIn, source_of
+from qcore.model.callee import RunIn, returns_a_value, source_of
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
@@ -127,8 +127,9 @@ class Dispatch(Generic[P, R]):
         if job.eta_ms is not None:
             wait_s = max(0, job.eta_ms / 1000 - datetime.now(UTC).timestamp())
         explicit = self._options.keep_ms >= 0 or self._task.settings.keep_s is not None
-        until = time.monotonic() + wait_s + keep_s
-        return Accepted(keep_s, until, keeps_all=explicit and keep_s > 0)
+        keeps_all = keep_s > 0 and (explicit or self._task.returns_a_value)
+        now = time.monotonic()
+        return Accepted(keep_s, now + wait_s + keep_s, now, keeps_all=keeps_all)
 
     async def enqueue_many(
         self,
@@ -224,6 +225,8 @@ class Task(Dispatch[P, R]):
         self.settings = settings
         self.app = app
         self.arguments = Arguments(settings.name, function, Context)
+        #: Its result is never None, so that something of each job that completes is kept.
+        self.returns_a_value = returns_a_value(self.arguments.returns)
         self._check_queue(settings.queue)
         source = source_of(function)
         self.__doc__ = source.__doc__

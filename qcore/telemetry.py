@@ -35,6 +35,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "watchdog.failed": (),
     "settle.unconfirmed": ("jobs",),
     # the way to Redis
+    "broker.emptied": ("url", "queues"),
     "broker.lost": ("url", "error"),
     "marker.lost": ("error",),
     "broker.regained": ("url", "away_s"),

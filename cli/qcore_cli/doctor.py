@@ -14,6 +14,7 @@ from qcore import ConfigError
 from qcore.broker.audit import audit, check_queue, read_queues
 from qcore.broker.broker import Broker
 from qcore.broker.codeless import check_declared, check_tasks
+from qcore.broker.epoch import check_losses
 from qcore.broker.examination import (
     Finding,
     Level,
@@ -90,6 +91,7 @@ async def _examine(
         findings += check_server(await read_server(broker, await _info(broker)))
         findings += clocks
         names = sorted({*described.queues, *await Inspector(broker).names()})
+        findings += await check_losses(broker, names)
         for reading in await read_queues(broker, names):
             findings += check_queue(reading, worker)
             findings += await audit(broker, reading.name)

@@ -11,6 +11,7 @@ import msgspec
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
+from qcore.broker.epoch import is_emptied
 from qcore.broker.identity import made_ms
 from qcore.broker.keys import queues_key
 from qcore.broker.reading import (
@@ -132,13 +133,22 @@ class Inspector:
 
         Raises:
             BrokerUnavailable: it could not be looked at, for as long as an enqueue is tried.
-            JobNotFound: as `job`.
+            JobNotFound: as `job`; or Redis has lost the queue since it was seen.
         """
         ending = await self._broker.ended(queue, id)
-        if ending.reply[0] == b"" and ending.seen:
+        if ending.reply[0] == b"" and ending.seen_at is not None:
+            await self.check_not_lost(queue, id, ending.seen_at)
             # it was awaited, so that of its cancelling there would be a trace
             return JobRecord(id=id, queue=queue, status=JobStatus.COMPLETED)
         return _found(queue, id, ending.reply)
+
+    async def check_not_lost(self, queue: str, id: str, since: float) -> None:
+        """Raise JobNotFound if Redis has lost all of a queue since a time of `time.monotonic`."""
+        if await is_emptied(self._broker, queue, since):
+            raise JobNotFound(
+                f"there is no job {queue}/{id}: since it was enqueued Redis has lost all that it "
+                f"held of queue {queue}; nobody knows whether it ran"
+            )
 
     async def dead(self, queue: str, *, limit: int = 100, skip: int = 0) -> list[JobRecord]:
         """Return dead jobs of one queue, the latest death first.

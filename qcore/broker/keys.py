@@ -23,7 +23,10 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
     "producers": ("hash", "nonce -> `call ms`, its last call"),
     "wake": ("zset", 'the marker "come and claim"'),
-    "meta": ("hash", "fence, paused, closed, cleared; last_sweep, guard_until, clock_back"),
+    "meta": (
+        "hash",
+        "fence, epoch, emptied, paused, closed, cleared; those of sweeps",
+    ),
 }
 
 #: The same of the namespace: its supervisors, and orders to them. They share the tag `{namespace}`.

@@ -8,6 +8,7 @@ again, and every few seconds even so.
 
 import asyncio
 import copy
+import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -38,8 +39,9 @@ class Ending(NamedTuple):
 
     #: The reply of find.lua.
     reply: list[Any]
-    #: It was seen before it ended: if there is no trace of it now, it has kept nothing.
-    seen: bool
+    #: When it was first seen, before it ended, by `time.monotonic`: if there is no trace of it now,
+    #: it has kept nothing. None: it never was.
+    seen_at: float | None
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +53,7 @@ class _Wait:
     end: "asyncio.Future[Ending]"
     #: When a caller whose job no look has found yet hears that Redis is away.
     patience: float
-    seen: bool = False
+    seen_at: float | None = None
 
 
 class Waiting:
@@ -135,7 +137,7 @@ class Waiting:
     def _fail(self, error: Exception, *, late_at: float | None = None) -> None:
         """End all waits, or with `late_at` those that no look has found until then."""
         for wait in self._all():
-            if late_at is None or (not wait.seen and wait.patience <= late_at):
+            if late_at is None or (wait.seen_at is None and wait.patience <= late_at):
                 self._conclude(wait, copy.copy(error))
 
     # -- serving them ---------------------------------------------------------------------------
@@ -223,21 +225,21 @@ class Waiting:
             self._unanswered.pop(wait, None)
             if isinstance(reply, BrokerUnavailable):
                 self._unanswered[wait] = reply
-                if not wait.seen and wait.patience <= now:
+                if wait.seen_at is None and wait.patience <= now:
                     self._conclude(wait, copy.copy(reply))
             elif isinstance(reply, Exception):
                 self._conclude(wait, copy.copy(reply))
             elif reply[0] in (b"done", b"dead", b""):
-                self._conclude(wait, Ending(reply, wait.seen))
+                self._conclude(wait, Ending(reply, wait.seen_at))
             else:
-                wait.seen = True
+                wait.seen_at = wait.seen_at or time.monotonic()
 
     def _look_again(self, backoff: Backoff) -> None:
         """Look soon at those that no look has found yet; for the others the tick is soon enough."""
 
         def look() -> None:
             self._again = None
-            self._look_soon([wait for wait in self._unanswered if not wait.seen])
+            self._look_soon([wait for wait in self._unanswered if wait.seen_at is None])
 
         if self._again is None:
             self._again = asyncio.get_running_loop().call_later(backoff.next_s(), look)

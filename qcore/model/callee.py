@@ -4,7 +4,8 @@ import concurrent.futures
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from typing import Any, Literal, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from qcore.errors import ConfigError
 
@@ -117,6 +118,18 @@ def returns_unfinished(annotation: Any) -> bool:
     """Say whether a return annotation promises something that has yet to be run."""
     kind = get_origin(annotation) or annotation
     return isinstance(kind, type) and issubclass(kind, (Awaitable, AsyncIterator, Iterator))
+
+
+def returns_a_value(annotation: Any) -> bool:
+    """Say whether a return annotation leaves out None; one that cannot be told does not."""
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return returns_a_value(parts[0])
+    if kind in (Union, UnionType):
+        return all(returns_a_value(part) for part in parts)
+    if kind is Literal:
+        return None not in parts
+    return isinstance(kind or annotation, type) and annotation not in (Any, object, type(None))
 
 
 def is_unfinished(result: object) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 import anyio
 
 from qcore.broker.broker import Broker
+from qcore.broker.epoch import Epochs
 from qcore.broker.reading import text_of
 from qcore.broker.wire import CHORE_LIMIT, Reclaimed
 from qcore.config import WorkerConfig
@@ -37,20 +38,28 @@ class Maintenance:
         self._suspects = suspects
         self._config = config
         self._cursors = dict.fromkeys(config.queues, 0)
+        self._epochs = Epochs(broker, tuple(config.queues))
 
     async def run(self) -> None:
         """Sweep until cancelled; a sweep that fails is left to the next one."""
         turn = 0
+        with contextlib.suppress(BrokerError):
+            await self._look_for_losses()
         while True:
             await anyio.sleep(self._config.sweep_s * random.uniform(0.8, 1.0))
             turn += 1
             if turn % _PRUNE_EVERY == 0:  # Redis may have lost them
                 with contextlib.suppress(BrokerError):
                     await self._broker.register(self._config.queues)
+                    await self._look_for_losses()
             for queue in self._config.queues:
                 # the node of another queue may answer; the worker's turns log what is away
                 with contextlib.suppress(BrokerError):
                     await self._look_after(queue, turn)
+
+    async def _look_for_losses(self) -> None:
+        if lost := await self._epochs.look():
+            log.error("broker.emptied", url=self._broker.shown_url, queues=lost)
 
     async def _look_after(self, queue: str, turn: int) -> None:
         await self._reclaim(queue)

@@ -12,7 +12,7 @@ from tests.support.workers import dead, reached, working
 
 #: What is left of a queue: the marker, and three numbers.
 LEFT = {"wake", "meta"}
-NUMBERS = {"last_sweep", "guard_until", "fence"}
+NUMBERS = {"last_sweep", "guard_until", "fence", "epoch"}
 SOON = Retry(max_attempts=2, backoff=0.01, jitter=0)
 
 

@@ -44,6 +44,7 @@ async def test_enqueue_writes_exactly_these_keys(broker):
         "jobs": {"a": stored("payload")},
         "producers": {"nonce": f"7 {NOW}"},
         "wake": MARKER,
+        "meta": {"epoch": f"{NOW}"},
     }
 
 

@@ -243,23 +243,24 @@ async def test_handle_of_a_cancelled_job_says_so_when_the_reason_is_gone(
 
 
 async def test_handle_of_a_job_without_trace_knows_what_that_means(app: App, one):
+    await one.enqueue()  # so that Redis holds the queue since before
     now = time.monotonic()
 
     def handle(accepted: Accepted | None) -> JobHandle[Any]:
         return one.handle("default", "gone", accepted=accepted)
 
-    assert await handle(Accepted(60, now + 60)).result() is None
-    lost = handle(Accepted(60, now + 60, keeps_all=True))
+    assert await handle(Accepted(60, now + 60, now)).result() is None
+    lost = handle(Accepted(60, now + 60, now, keeps_all=True))
     for ask in (lost.result, lost.status):
         with pytest.raises(JobNotFound, match="Redis lost it, or it was purged"):
             await ask()
     assert (await one.options(keep=60).enqueue())._accepted.keeps_all
     assert not (await one.options(keep=0).enqueue())._accepted.keeps_all
-    assert not (await one.enqueue())._accepted.keeps_all
+    assert (await one.enqueue())._accepted.keeps_all  # it returns an int
     with pytest.raises(ResultExpired, match="kept for 60 s"):
-        await handle(Accepted(60, now - 1)).result()
+        await handle(Accepted(60, now - 1, now)).result()
     with pytest.raises(ResultExpired, match="keep=0"):
-        await handle(Accepted(0, now + 60)).result()
+        await handle(Accepted(0, now + 60, now)).result()
     for stranger in (handle(None), app.job("default/gone")):
         with pytest.raises(JobNotFound, match="there is no job default/gone"):
             await stranger.result()

@@ -52,14 +52,16 @@ async def ask(broker: Broker, *words: object) -> Any:
 
 
 async def content(broker: Broker, queue: str = QUEUE) -> Content:
-    """Return the exact content of a queue, but for two counters.
+    """Return the exact content of a queue, but for its counters.
 
-    `producers`: how jobs came in; the `fence` of `meta`: how often they were claimed.
+    `producers`: how jobs came in; of `meta` the `fence`: how often they were claimed, and the
+    `epoch`: since when.
     """
     found = await keys_of(broker, queue)
     found.pop("producers", None)
     meta = found.pop("meta", {})
     meta.pop("fence", None)
+    meta.pop("epoch", None)
     return found | {"meta": meta} if meta else found
 
 

@@ -4,7 +4,7 @@
 --       scheduled  zset  job id -> due time, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
 --       wake       zset  the marker "come and claim"
---       meta       hash  fence, paused, closed, cleared; last_sweep, guard_until, clock_back
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       nonce      text  names the producing process
 --       call       int   grows with each call of this producer
@@ -37,10 +37,11 @@ if (natural(seen) or 0) >= integer(call) then
   redis.call('HSET', producers, nonce, seen .. ' ' .. whole(now))
   return {}
 end
-local closed = redis.call('HGET', meta, 'closed')
+local closed, epoch = unpack(redis.call('HMGET', meta, 'closed', 'epoch'))
 if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
 -- The first write may allocate, so a full Redis refuses the whole call here.
 redis.call('HSET', producers, nonce, whole(integer(call)) .. ' ' .. whole(now))
+if not epoch then redis.call('HSET', meta, 'epoch', whole(now)) end
 
 local stamp, added, known, earliest = struct.pack('>I8', now), {}, {}, false
 for i = items, #ARGV, 3 do

@@ -9,7 +9,7 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       meta       hash  fence, paused, closed, cleared; last_sweep, guard_until, clock_back
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or the wish holds,

@@ -1,0 +1,168 @@
+"""Redis loses its data: what handles, workers and doctor say of it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Literal, Optional
+
+import pytest
+from structlog.testing import capture_logs
+
+from qcore import App, JobNotFound, JobStatus
+from qcore.broker import waiting
+from qcore.broker.epoch import check_losses
+from qcore.handle import Accepted
+from qcore.model.callee import returns_a_value
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+from tests.support.workers import working
+
+
+@pytest.fixture
+async def app(own_server: Server) -> AsyncIterator[App]:
+    async with App(own_server.url) as app:
+        yield app
+
+
+async def _nothing() -> None: ...
+
+
+async def _anything():
+    return None
+
+
+async def _text() -> str:
+    return "done"
+
+
+TASKS = pytest.mark.parametrize("function", [_nothing, _anything, _text])
+
+
+@TASKS
+async def test_job_that_redis_lost_is_not_reported_as_completed(
+    own_server: Server, app: App, function: Any
+):
+    job = await app.task(function).enqueue()
+    own_server.ask("FLUSHALL")
+    for ask in (job.result, job.status, job.cancel):
+        with pytest.raises(JobNotFound, match="Redis has lost all that it held of queue default"):
+            await ask()
+
+
+@TASKS
+async def test_loss_shows_when_the_queue_is_used_again(own_server: Server, app: App, function: Any):
+    task = app.task(function)
+    job = await task.enqueue()
+    own_server.ask("FLUSHALL")
+    await task.enqueue()
+    now = time.monotonic()
+    earlier = task.handle(job.queue, job.id, accepted=Accepted(60, now + 60, now - 10))
+    with pytest.raises(JobNotFound, match="Redis has lost"):
+        await earlier.result()
+
+
+async def test_job_that_is_lost_while_it_is_awaited(
+    own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    job = await app.task(_nothing).enqueue()
+    result = asyncio.create_task(app.job(job.ref).result(timeout=30))
+    await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
+    own_server.ask("FLUSHALL")
+    with pytest.raises(JobNotFound, match="Redis has lost"):
+        await result
+
+
+async def test_job_without_a_trace_whose_result_would_be_kept_is_not_found(
+    own_server: Server, app: App
+):
+    """As a failover leaves it, which loses the last writes and keeps the rest."""
+    jobs = [await app.task(function).enqueue() for function in (_text, _nothing)]
+    own_server.ask("DEL", "{qcore:default}:ready", "{qcore:default}:jobs")
+    with pytest.raises(JobNotFound, match="its outcome would still be kept"):
+        await jobs[0].result()
+    assert await jobs[1].result() is None
+    assert await jobs[1].status() is JobStatus.COMPLETED
+
+
+async def test_worker_and_doctor_say_that_redis_was_emptied(own_server: Server, app: App):
+    task = app.task(_nothing)
+    await task.enqueue()
+    with capture_logs() as logs:
+        async with working(app, lease_s=0.4, extend_s=0.13, sweep_s=0.05) as worker:
+            await eventually(lambda: worker.beat().done == 1)
+            # it has looked before its first sweep
+            await eventually(lambda: is_served(app))
+            before = await check_losses(app.broker, ["default"])
+            own_server.ask("FLUSHALL")
+            await task.enqueue()
+            (finding,) = await eventually(lambda: check_losses(app.broker, ["default"]))
+    assert before == []
+    assert finding.level == "fault"
+    assert "Redis lost all that it held of this queue" in finding.said
+    (event,) = [line for line in logs if line["event"] == "broker.emptied"]
+    assert event["log_level"] == "error"
+    assert event["queues"] == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (str, True),
+        (list[int], True),
+        (int | str, True),
+        (Literal["a"], True),
+        (None, False),
+        (type(None), False),
+        (str | None, False),
+        (Optional[int], False),  # noqa: UP045
+        (Literal["a", None], False),
+        (Any, False),
+        (object, False),
+    ],
+)
+def test_annotation_tells_whether_something_is_always_kept(annotation: Any, expected: bool):
+    assert returns_a_value(annotation) is expected
+
+
+# -- who waits in vain -----------------------------------------------------------------------------
+
+
+async def test_wait_in_vain_says_where_the_job_stands(own_server: Server, app: App):
+    task = app.task(_nothing)
+    ready, scheduled = await task.enqueue(), await task.options(delay=600).enqueue()
+    with pytest.raises(TimeoutError) as told:
+        await ready.result(timeout=0.05)
+    assert str(told.value) == (
+        f"job {ready.ref} has not ended within 0.05 s: it is ready, one of 1 in its queue; no "
+        "worker has ever served queue default"
+    )
+    now = int(own_server.ask("TIME")[0]) * 1000
+    own_server.ask("HSET", "{qcore:default}:meta", "last_sweep", now - 300_000)
+    with pytest.raises(TimeoutError, match=r"it is due in 10 min; no worker has served queue"):
+        await asyncio.to_thread(scheduled.result_sync, 0.05)
+    own_server.ask("HSET", "{qcore:default}:meta", "last_sweep", now)
+    await app.inspector.pause("default")
+    with pytest.raises(TimeoutError, match=r"it is ready.*; queue default is paused"):
+        await ready.result(timeout=0.05)
+
+
+async def test_wait_in_vain_for_a_job_that_runs(app: App):
+    go = asyncio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await go.wait()
+
+    async with working(app) as worker:
+        job = await wait.enqueue()
+        await eventually(lambda: worker.beat().running == 1)
+        await eventually(lambda: is_served(app))
+        with pytest.raises(TimeoutError, match="it is running; workers serve queue default"):
+            await job.result(timeout=0.05)
+        go.set()
+
+
+async def is_served(app: App) -> bool:
+    meta = app.broker.keys("default").names["meta"]
+    return (await app.broker.ask([(b"HEXISTS", meta, b"last_sweep")])) == [1]
