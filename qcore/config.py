@@ -23,6 +23,8 @@ KEEP_S = 24 * 3600.0
 KILL_GRACE_S = 10.0
 #: With a range of processes, jobs may wait so long until there are more.
 TARGET_WAIT_S = 5.0
+#: No guard after an outage is shorter, unless the lease is.
+_GUARD_LEAST_S = 1.0
 #: What a service manager leaves in the environment of the process that it starts.
 _SERVICE_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -122,7 +124,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     lag_limit_s: float = 1.0
     shutdown_timeout_s: float = 30.0
     reconnect_least_s: float = 0.1
-    reconnect_most_s: float = 10.0
+    reconnect_most_s: float = 2.0
     #: Leases a job may lose without a witness before it is dead.
     crash_limit: int = 10
     #: For the supervisor to set: what a worker with its pool may take; the largest pool process is
@@ -155,6 +157,23 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
                     f"{option} is {value:g}, allowed is up to lease_s / {part} = "
                     f"{self.lease_s / part:g}"
                 )
+
+    @property
+    def stale_s(self) -> float:
+        """A sweep that is older means that Redis, or every sweeper, was away: nobody could renew.
+
+        It must be less than lease - time between renewals, which a lease has left at least when
+        Redis goes away; two sweeps, at most a quarter of the lease apart, must fit in.
+        """
+        return self.lease_s / 2
+
+    @property
+    def guard_s(self) -> float:
+        """So long live owners then get to renew, before the first lease is taken from anybody.
+
+        One renewal that is due, and one more if that fails; over a slow link they take a while.
+        """
+        return min(self.lease_s, max(2 * self.extend_s, _GUARD_LEAST_S))
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):

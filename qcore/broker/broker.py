@@ -20,17 +20,17 @@ from typing import Any
 
 from qcore.broker import scripts
 from qcore.broker.bells import Bells
-from qcore.broker.cluster import ClusterLine
+from qcore.broker.cluster import answered, answers
 from qcore.broker.coalescer import Coalescer
 from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
-from qcore.broker.line import Line
 from qcore.broker.scripts import Call
 from qcore.broker.waiting import Ending, Waiting
 from qcore.broker.wire import (
     CHORE_LIMIT,
     ClaimRequest,
     Reclaimed,
+    Swept,
     Turn,
     by_queue,
     claim_call,
@@ -106,7 +106,7 @@ class Broker:
         Raises:
             BrokerError: the first error among the replies.
         """
-        return await _answers(self._upkeep, commands)
+        return await answers(self._upkeep, commands)
 
     async def register(self, queues: Iterable[str]) -> None:
         """Write the names of queues into the set of all queues, where operators find them."""
@@ -251,7 +251,12 @@ class Broker:
         return list(leases.values())
 
     async def extend(
-        self, leases: Sequence[Lease], lease_ms: int, *, now_ms: int | None = None
+        self,
+        leases: Sequence[Lease],
+        lease_ms: int,
+        *,
+        timeout_s: float | None = None,
+        now_ms: int | None = None,
     ) -> set[bytes]:
         """Active -> active with a deadline `lease_ms` from now; return the tokens that were lost.
 
@@ -261,7 +266,8 @@ class Broker:
             scripts.EXTEND.call(self.keys(queue), _now(now_ms), lease_ms, *(i.token for i in held))
             for queue, held in by_queue(leases)
         ]
-        return {token for lost in await _answers(self._renewing, calls) for token in lost}
+        replies = await answers(self._renewing, calls, timeout_s=timeout_s)
+        return {token for lost in replies for token in lost}
 
     async def note(self, records: Sequence[tuple[Lease, bytes]]) -> set[bytes]:
         """Active -> active with new records; return the tokens that were lost.
@@ -337,38 +343,52 @@ class Broker:
     # -- upkeep ---------------------------------------------------------------------------------
 
     async def promote(
-        self, queue: str, *, limit: int = CHORE_LIMIT, now_ms: int | None = None
+        self, queues: Sequence[str], *, limit: int = CHORE_LIMIT, now_ms: int | None = None
     ) -> tuple[int, int]:
-        """Scheduled -> ready, at most `limit` due jobs.
+        """Scheduled -> ready, at most `limit` due jobs of each queue.
 
         Returns:
-            How many were promoted, and how many suspects wait for a process of their own: none
-            while the queue is paused.
+            How many were promoted, and how many suspects wait for a process of their own: none in
+            a queue that is paused.
+
+        Raises:
+            BrokerError: no queue could be asked.
         """
-        call = scripts.PROMOTE.call(self.keys(queue), _now(now_ms), limit)
-        ((promoted, suspects),) = await self.ask([call])
-        return promoted, suspects
+        calls = [scripts.PROMOTE.call(self.keys(q), _now(now_ms), limit) for q in queues]
+        promoted, suspects = zip(
+            *(await answered(self._upkeep, queues, calls)).values(), strict=True
+        )
+        return sum(promoted), sum(suspects)
 
     async def reclaim(
         self,
-        queue: str,
+        queues: Sequence[str],
         *,
         lease_ms: int,
-        sweep_ms: int,
+        stale_ms: int,
         guard_ms: int,
         crash_limit: int,
+        heard_ms: int = 0,
         now_ms: int | None = None,
-    ) -> list[Reclaimed]:
+    ) -> Swept:
         """Active with an expired lease -> ready, scheduled or dead; each loss counts as a crash.
 
-        When the last sweep is older than max(lease / 2, 3 sweeps), Redis or every sweeper was
-        away: nothing is reclaimed for `guard_ms`, in which live owners renew. At most 200 a call.
+        When the last sweep of a queue is older than `stale_ms`, Redis or every sweeper was away:
+        nothing is reclaimed for `guard_ms`, in which live owners renew. At most 200 a queue.
+
+        `heard_ms` is when Redis last answered a sweep of the caller, on its clock: a round over
+        many queues may take longer than `stale_ms`, and Redis was not away for that.
+
+        Raises:
+            BrokerError: no queue could be asked.
         """
-        stale_ms = max(lease_ms // 2, 3 * sweep_ms)
-        call = scripts.RECLAIM.call(
-            self.keys(queue), _now(now_ms), lease_ms, stale_ms, guard_ms, crash_limit, CHORE_LIMIT
-        )
-        return read_reclaimed((await self.ask([call]))[0])
+        if self._endpoint.is_cluster:
+            heard_ms = 0  # another node may have said that
+        words = lease_ms, stale_ms, guard_ms, crash_limit, CHORE_LIMIT, heard_ms
+        calls = [scripts.RECLAIM.call(self.keys(q), _now(now_ms), *words) for q in queues]
+        replies = await answered(self._upkeep, queues, calls)
+        taken = {queue: read_reclaimed(flat) for queue, (_, *flat) in replies.items()}
+        return Swept(max(int(now) for now, *_ in replies.values()), taken)
 
     async def reclaim_owner(
         self,
@@ -424,17 +444,6 @@ class Broker:
         call = scripts.PRUNE.call(self.keys(queue), _now(now_ms), *limits, cursor)
         ((count, cursor),) = await self.ask([call])
         return int(count), int(cursor)
-
-
-async def _answers(
-    line: Line | ClusterLine, commands: Sequence[Call | tuple[object, ...]]
-) -> list[Any]:
-    """Send commands over a line; raise the first error among the replies."""
-    replies = await line.send(commands)
-    for reply in replies:
-        if isinstance(reply, BrokerError):
-            raise reply
-    return replies
 
 
 def _now(now_ms: int | None) -> object:

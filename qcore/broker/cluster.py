@@ -330,6 +330,35 @@ class ClusterLine:
             await line.drop()
 
 
+async def answers(
+    line: Line | ClusterLine,
+    commands: Sequence[Call | tuple[object, ...]],
+    *,
+    timeout_s: float | None = None,
+) -> list[Any]:
+    """Send commands over a line; raise the first error among the replies."""
+    replies = await line.send(commands, timeout_s=timeout_s)
+    for reply in replies:
+        if isinstance(reply, BrokerError):
+            raise reply
+    return replies
+
+
+async def answered(
+    line: Line | ClusterLine, queues: Sequence[str], calls: Sequence[Call]
+) -> dict[str, Any]:
+    """Send a call for each queue; return the replies of those that did not fail.
+
+    Raises:
+        BrokerError: all failed.
+    """
+    replies = dict(zip(queues, await line.send(calls), strict=True))
+    found = {queue: reply for queue, reply in replies.items() if not isinstance(reply, BrokerError)}
+    if not found:
+        raise next(iter(replies.values()))
+    return found
+
+
 def _leaders_of(commands: Sequence[Call | Command]) -> list[int]:
     """Return which command says where each goes: itself, or for one without a key the last with."""
     leaders: list[int] = []

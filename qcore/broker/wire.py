@@ -104,6 +104,15 @@ class Reclaimed:
         return text_of(id_of(self.token))
 
 
+@dataclass(slots=True, frozen=True)
+class Swept:
+    """What a sweep took, by queue; those that could not be asked are missing."""
+
+    #: When Redis answered, on its clock.
+    now_ms: int
+    taken: dict[str, list[Reclaimed]]
+
+
 def _worst(*errors: BrokerError | None) -> BrokerError:
     """Return the first error of all; but the first that may have taken effect, if there is one."""
     found = [error for error in errors if error is not None]

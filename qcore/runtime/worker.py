@@ -89,6 +89,14 @@ class Worker:
             result_limit_bytes=app.broker.config.payload_limit_bytes,
         )
         self._exchange = Exchange(app.broker, config, owner, wake=self._look_again)
+        self._keeper = LeaseKeeper(
+            app.broker,
+            config,
+            held=self._held,
+            renewed=self._trust,
+            lost=self._lose,
+            unwanted=partial(self._cancel, why=Stop.CANCELLED),
+        )
         self._slots = Slots(config, app.tasks.values())
         self._running: dict[bytes, Running] = {}
         #: How long an exclusive job trusts its lease from the call that gave or renewed it.
@@ -138,21 +146,12 @@ class Worker:
             queues=list(config.queues),
             concurrency=config.concurrency,
         )
-        keeper = LeaseKeeper(
-            self._app.broker,
-            config,
-            held=self._held,
-            renewed=self._trust,
-            lost=self._lose,
-            unwanted=partial(self._cancel, why=Stop.CANCELLED),
-        )
-        upkeep = Maintenance(
-            self._app.broker, config, claimable=self._claimable, suspects=self._see_suspects
-        )
         services = {
-            "leases": keeper.run,
-            "wishes": keeper.heed,
-            "maintenance": upkeep.run,
+            "leases": self._keeper.run,
+            "wishes": self._keeper.heed,
+            "maintenance": Maintenance(
+                self._app.broker, config, self._claimable, self._see_suspects, self._keeper.renew
+            ).run,
             "deadlines": Deadlines(self.jobs, self._end).run,
             "listener": self._listener.run,
         }
@@ -296,6 +295,7 @@ class Worker:
                 await self._stop.wait()
 
     def _accept(self, turn: Turn) -> None:
+        self._keeper.heard(turn.sent_at)
         for lease in turn.leases:
             self._start(lease, turn.sent_at)
         if not turn.claimed:

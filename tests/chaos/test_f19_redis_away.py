@@ -14,8 +14,8 @@ from tests.support.fleet import LEASE_S, Command, Fleet, Producer, fleet_on
 from tests.support.servers import Server
 from tests.support.waiting import eventually
 
-#: Reconnecting takes up to 10 s by default; full jitter, so that most workers are back sooner.
-BACK_S = 12.0
+#: Tries follow each other within 2 s by default; the rest is for a loaded machine.
+BACK_S = 5.0
 OUTAGES_S = (1.0, 6.0, 3 * LEASE_S)
 
 

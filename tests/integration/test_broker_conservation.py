@@ -103,7 +103,7 @@ class House:
         await inspector.revive(QUEUE, list(dead)[:3])
 
     async def promote(self) -> None:
-        await self.broker.promote(QUEUE, limit=3, now_ms=self.now)
+        await self.broker.promote([QUEUE], limit=3, now_ms=self.now)
 
     async def check(self) -> None:
         found = await content(self.broker)

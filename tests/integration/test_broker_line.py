@@ -90,7 +90,7 @@ async def test_script_unknown_to_the_server_is_taught_unseen(own_server, own_bro
 async def test_script_unknown_among_others_keeps_every_reply_in_its_place(own_server, own_broker):
     await put(own_broker, "a", "b")
     own_server.ask("SCRIPT", "FLUSH")
-    await own_broker.promote(QUEUE, now_ms=NOW)  # this one the server knows again
+    await own_broker.promote([QUEUE], now_ms=NOW)  # this one the server knows again
     keys = own_broker.keys(QUEUE)
     replies = await own_broker.ask(
         [
@@ -355,7 +355,7 @@ async def test_user_without_rights_is_refused(own_server):
     with pytest.raises(BrokerRefused):
         await broker.enqueue([Job("a", QUEUE, b"")])
     with pytest.raises(BrokerRefused):
-        await broker.promote(QUEUE)
+        await broker.promote([QUEUE])
     assert time.monotonic() - began < 30  # nothing was tried again
     await broker.close()
 

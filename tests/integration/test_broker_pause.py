@@ -53,7 +53,7 @@ async def suspects(broker, *ids: str) -> None:
     await put(broker, *ids, when="+1")
     lost = [word for id in ids for word in (id, f"2 {NOW}")]
     await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], *lost)
-    await broker.promote(QUEUE, now_ms=NOW + 1)
+    await broker.promote([QUEUE], now_ms=NOW + 1)
     await take_marker(broker)
 
 
@@ -117,7 +117,7 @@ async def test_due_jobs_of_a_paused_queue_become_ready_in_order(broker):
     await claim(broker, now_ms=NOW + 20)
     assert (await content(broker))["ready"] == ["b", "a"]
     await put(broker, "c", when="+30")
-    assert await broker.promote(QUEUE, now_ms=NOW + 30) == (1, 0)
+    assert await broker.promote([QUEUE], now_ms=NOW + 30) == (1, 0)
 
 
 @both
@@ -126,7 +126,7 @@ async def test_suspects_of_a_paused_queue_wait_and_ask_for_no_process(broker):
     await pause(broker)
     assert (await claim(broker)).suspects == 0
     assert (await claim(broker, suspects=True)).leases == []
-    assert await broker.promote(QUEUE, now_ms=NOW) == (0, 0)
+    assert await broker.promote([QUEUE], now_ms=NOW) == (0, 0)
     assert await resume(broker) == [1, 0]
     assert (await claim(broker)).suspects == 1
     (lease,) = (await claim(broker, suspects=True)).leases

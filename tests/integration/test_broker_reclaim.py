@@ -22,14 +22,13 @@ from tests.support.moves import (
     token,
     tokens,
 )
-from tests.support.reclaiming import CRASH_LIMIT, GUARD_MS, SWEEP_MS, reclaim, swept
+from tests.support.reclaiming import CRASH_LIMIT, GUARD_MS, STALE_MS, SWEEP_MS, reclaim, swept
 from tests.support.servers import on_standalone_and_cluster
 
 pytestmark = on_standalone_and_cluster
 
 #: The moment at which a lease of NOW ends.
 END = NOW + LEASE_MS
-STALE_MS = max(LEASE_MS // 2, 3 * SWEEP_MS)
 HOURS = 3600 * SECOND
 
 

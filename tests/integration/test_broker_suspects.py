@@ -36,7 +36,7 @@ async def suspects(broker, *ids: str, queue: str = QUEUE) -> None:
     """Let these jobs wait as suspects."""
     await put(broker, *ids, queue=queue, when="+1")
     await crashed(broker, queue, **dict.fromkeys(ids, 2))
-    await broker.promote(queue, now_ms=NOW + 1)
+    await broker.promote([queue], now_ms=NOW + 1)
     await take_marker(broker, queue)
 
 
@@ -49,7 +49,7 @@ async def test_second_loss_makes_a_job_a_suspect_after_its_wait(broker):
     await reclaim(broker, end)
     assert (await content(broker))["scheduled"] == {"a": end + SECOND}
     await take_marker(broker)
-    assert await broker.promote(QUEUE, now_ms=end + SECOND) == (1, 1)
+    assert await broker.promote([QUEUE], now_ms=end + SECOND) == (1, 1)
     assert await content(broker) == {
         "suspects": ["a"],
         "jobs": {"a": stored("a")},
@@ -64,7 +64,7 @@ async def test_promote_puts_each_job_into_its_line(broker):
     for n, id in enumerate("abcde"):
         await put(broker, id, when=f"+{n + 1}")
     await crashed(broker, a=1, b=2, d=9)
-    assert await broker.promote(QUEUE, now_ms=NOW + 9) == (5, 2)
+    assert await broker.promote([QUEUE], now_ms=NOW + 9) == (5, 2)
     found = await content(broker)
     assert (found["ready"], found["suspects"]) == (["a", "c", "e"], ["b", "d"])
 
@@ -164,7 +164,7 @@ async def test_suspects_that_wait_are_seen_behind_younger_ready_jobs(broker, ins
     now = int((await ask(broker, b"TIME"))[0]) * 1000
     await put(broker, "x", when="+1", now_ms=now - 600_000)
     await crashed(broker, x=2)
-    await broker.promote(QUEUE, now_ms=now)
+    await broker.promote([QUEUE], now_ms=now)
     await put(broker, "a", now_ms=now)
     (stats,) = await inspector.queues([QUEUE])
     assert (stats.ready, stats.suspects) == (2, 1)

@@ -165,7 +165,7 @@ async def test_suspects_are_no_backlog(broker: Broker):
         await put(broker, *ids, queue=queue, when="+1")
         lost = [word for id in ids for word in (id, f"2 {NOW}")]
         await ask(broker, b"HSET", broker.keys(queue).names["crashes"], *lost)
-        await broker.promote(queue, now_ms=NOW + 1)
+        await broker.promote([queue], now_ms=NOW + 1)
     await put(broker, "e", "f", "g", queue="default")
     scaler = Scaler(
         SupervisorConfig(processes=1, most_processes=2),

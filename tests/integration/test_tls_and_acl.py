@@ -296,7 +296,7 @@ async def test_user_has_no_rights_in_another_namespace(user_app: App, guarded: S
         with pytest.raises(BrokerRefused, match="check user, password and rights"):
             await app.inspector.queues()
         with pytest.raises(BrokerRefused):
-            await app.broker.promote("default")
+            await app.broker.promote(["default"])
 
 
 async def test_user_works_through_sentinel_and_in_a_cluster(tmp_path: Path):

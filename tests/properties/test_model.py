@@ -269,12 +269,16 @@ class House(Agreeing):
         reply = self.ask(scripts.PROMOTE, queue, self.now, limit)
         self.agree(tuple(reply), self.models[queue].promote(self.now, limit))
 
-    @rule(queue=queues, limit=st.sampled_from((1, 3, 200)), lasts=st.booleans())
-    def reclaim(self, queue: str, limit: int, lasts: bool) -> None:
+    @rule(
+        queue=queues, limit=st.sampled_from((1, 3, 200)), lasts=st.booleans(), heard=st.booleans()
+    )
+    def reclaim(self, queue: str, limit: int, lasts: bool, heard: bool = False) -> None:
         """A sweep, or the one before it as well, so that no guard stands."""
         for _ in range(1 + lasts):
-            rules = (LEASE_MS, STALE_MS, GUARD_MS, CRASH_LIMIT, limit)
-            reply = self.ask(scripts.RECLAIM, queue, self.now, *rules)
+            heard_ms = self.now - STALE_MS if heard else 0
+            rules = (LEASE_MS, STALE_MS, GUARD_MS, CRASH_LIMIT, limit, heard_ms)
+            now, *reply = self.ask(scripts.RECLAIM, queue, self.now, *rules)
+            assert int(now) == self.now
             expected = self.models[queue].reclaim(self.now, *rules)
             self.agree(pairs(reply), expected, crashed=True)
             self.now += GUARD_MS * lasts

@@ -139,7 +139,7 @@ class House:
                 (b"HSET", names["waiters"], "held1", "c1", "late0", "c1 c2", "held0", "c2"),
             ]
         )
-        await broker.promote(QUEUE, limit=1, now_ms=NOW + 1000)
+        await broker.promote([QUEUE], limit=1, now_ms=NOW + 1000)
         shared = self.shared.names
         await broker.ask([(b"DEL", *shared.values())])
         await broker.ask(
@@ -181,7 +181,7 @@ class House:
     async def go_on(self) -> None:
         """Whatever the call has left, upkeep must get along with it."""
         keys, late = self.broker.keys(QUEUE), NOW + 100 * LEASE_MS
-        rules = (LEASE_MS, LEASE_MS, 0, 9, 200)
+        rules = (LEASE_MS, LEASE_MS, 0, 9, 200, 0)
         await self.broker.ask(
             [
                 *[scripts.RECLAIM.call(keys, late, *rules)] * 2,

@@ -242,9 +242,17 @@ class Model:
         return count, self.waiting_suspects(now)
 
     def reclaim(
-        self, now: int, lease_ms: int, stale_ms: int, guard_ms: int, crash_limit: int, limit: int
+        self,
+        now: int,
+        lease_ms: int,
+        stale_ms: int,
+        guard_ms: int,
+        crash_limit: int,
+        limit: int,
+        heard_ms: int,
     ) -> list[tuple[str, str]]:
         last, guard = int(self.meta.get("last_sweep", 0)), int(self.meta.get("guard_until", 0))
+        last = max(last, heard_ms)
         self.meta["last_sweep"] = now
         if now - last > stale_ms or last > now:
             guard = now + guard_ms

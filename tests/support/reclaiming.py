@@ -6,6 +6,7 @@ from qcore.broker.broker import Broker
 from tests.support.moves import LEASE_MS, OWNER, QUEUE, SECOND, ask
 
 SWEEP_MS = 5 * SECOND
+STALE_MS = LEASE_MS // 2
 GUARD_MS = 20 * SECOND
 CRASH_LIMIT = 10
 
@@ -16,18 +17,25 @@ async def swept(broker: Broker, at_ms: int, queue: str = QUEUE) -> None:
 
 
 async def reclaim(
-    broker: Broker, now_ms: int, *, queue: str = QUEUE, crash_limit: int = CRASH_LIMIT
+    broker: Broker,
+    now_ms: int,
+    *,
+    queue: str = QUEUE,
+    crash_limit: int = CRASH_LIMIT,
+    heard_ms: int = 0,
 ) -> list[tuple[str, str]]:
     """Sweep at `now_ms`; return (token, where its job went)."""
-    taken = await broker.reclaim(
-        queue,
+    swept = await broker.reclaim(
+        [queue],
         lease_ms=LEASE_MS,
-        sweep_ms=SWEEP_MS,
+        stale_ms=STALE_MS,
         guard_ms=GUARD_MS,
         crash_limit=crash_limit,
+        heard_ms=heard_ms,
         now_ms=now_ms,
     )
-    return [(item.token.decode(), item.to) for item in taken]
+    assert swept.now_ms == now_ms
+    return [(item.token.decode(), item.to) for item in swept.taken[queue]]
 
 
 async def reclaim_owner(

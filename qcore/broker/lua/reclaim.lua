@@ -20,24 +20,25 @@
 --       guard_ms   ms    time that live owners then get to renew
 --       crash_limit int  the loss that makes a job dead
 --       limit      int   at most so many
--- reply token, where its job went ('ready', 'scheduled', 'dead', 'cancelled';
---       'dropped': it was no lease of a job), token, ...
+--       heard_ms   ms    when this Redis last answered a sweep of the caller, whatever the queue; or 0
+-- reply { now_ms, token, where its job went ('ready', 'scheduled', 'dead', 'cancelled';
+--       'dropped': it was no lease of a job), token, ... }
 -- @include clock kinds tokens lines forget ending give_back
 local k = {}
 k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wake = unpack(KEYS, 8, 15)
-local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit = unpack(ARGV, 1, 6)
+local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit, heard_ms = unpack(ARGV, 1, 7)
 local LONGEST_MS = 24 * 3600 * 1000
 
 local now = clock(now_ms)
 lease_ms, stale_ms, guard_ms = integer(lease_ms), integer(stale_ms), integer(guard_ms)
-crash_limit, limit = integer(crash_limit), bounded(limit)
+crash_limit, limit, heard_ms = integer(crash_limit), bounded(limit), integer(heard_ms)
 check('LLEN', k.ready, k.suspects)
 check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
 check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done, k.meta)
 redis.call('ZREM', k.active, '')
 local meta = redis.call('HMGET', k.meta, 'last_sweep', 'guard_until')
-local last, guard = natural(meta[1]) or 0, natural(meta[2]) or 0
+local last, guard = math.max(natural(meta[1]) or 0, heard_ms), natural(meta[2]) or 0
 redis.call('HSET', k.meta, 'last_sweep', whole(now))
 if now - last > stale_ms or last > now then
   guard = now + guard_ms
@@ -57,7 +58,7 @@ elseif went_back then
   redis.call('HDEL', k.meta, 'clock_back')
 end
 
-local reply = {}
+local reply = { whole(now) }
 -- a guard further ahead than one guard was set before the clock went back
 if now < guard and guard <= now + guard_ms then return reply end
 local expired = redis.call('ZRANGEBYSCORE', k.active, '-inf', whole(now), 'LIMIT', 0, limit)
