@@ -80,7 +80,29 @@ class ResultExpired(QcoreError):
 
 
 class JobFailed(QcoreError):
-    """The job is dead; the message is the text of its last error."""
+    """The job is dead; the message is the reason.
+
+    Attributes:
+        reason: The last error in one line, or what else ended the job.
+        kind: The name of the last error's class; empty where no error ended the job.
+        attempts: Runs that failed.
+        trace: Where the last error was raised, on the worker; empty where none is kept.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        kind: str = "",
+        attempts: int = 0,
+        trace: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.kind = kind
+        self.attempts = attempts
+        self.trace = trace
 
 
 class JobCancelled(QcoreError):

@@ -9,7 +9,7 @@ import msgspec
 
 from qcore import blocking
 from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector, JobRecord
+from qcore.broker.inspector import Inspector, JobRecord, last_reason
 from qcore.broker.standing import standing
 from qcore.config import Seconds, seconds
 from qcore.errors import (
@@ -127,7 +127,7 @@ class JobHandle(Generic[R]):
         Raises:
             TimeoutError: it has not ended in time, and goes on all the same; the message says
                 where it is, and whether a worker serves its queue.
-            JobFailed: it is dead; the message is the reason and the trace of its last error.
+            JobFailed: it is dead; the message is the reason, `trace` that of its last error.
             JobCancelled: it was cancelled, or it expired; the message says why.
             ResultExpired: it has completed, and its result was not kept or no longer is.
             JobNotFound: there is no trace of it, and this handle did not enqueue it; or it did, and
@@ -186,9 +186,7 @@ class JobHandle(Generic[R]):
 
     def _result_of(self, record: JobRecord | None) -> Any:
         if record is not None and record.status is JobStatus.DEAD:
-            trace = record.errors[-1].text if record.errors else ""
-            more = f"\n{trace}" if "\n" in trace else ""
-            raise JobFailed(f"job {self.ref} is dead: {record.reason}{more}")
+            raise _failed(self.ref, record)
         if record is not None and record.status is JobStatus.CANCELLED:
             reason = record.reason or "the reason is no longer kept"
             raise JobCancelled(f"job {self.ref} was cancelled: {reason}")
@@ -211,3 +209,17 @@ class JobHandle(Generic[R]):
                 f"job {self.ref} completed, its result was kept for {kept} and is gone: give "
                 "keep= a longer time"
             )
+
+
+def _failed(ref: str, record: JobRecord) -> JobFailed:
+    reason = record.reason or "unknown"
+    last = record.errors[-1] if record.errors else None
+    # one that was buried for its crashes did not die of the error before
+    ended_it = last is not None and reason == last_reason(record.errors)
+    return JobFailed(
+        f"job {ref} is dead: {reason}",
+        reason=reason,
+        kind=last.kind if last is not None and ended_it else "",
+        attempts=record.attempts,
+        trace=last.text if last is not None and ended_it else "",
+    )

@@ -399,7 +399,7 @@ def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
     reason = None
     if status is JobStatus.DEAD:
         # the script that buries a job for its crashes writes both times in one moment
-        reason = _crashed(crashes) if at_ms == crashed_ms else _reason(state)
+        reason = _crashed(crashes) if at_ms == crashed_ms else last_reason(state.errors)
     elif status is not JobStatus.ACTIVE and state.is_parked:
         reason = f"parked: {state.errors[-1].text}"
     return JobRecord(
@@ -433,9 +433,12 @@ def _crashed(crashes: int) -> str:
     return f"its lease was lost {crashes} times: each worker that ran it died or stopped renewing"
 
 
-def _reason(state: JobState) -> str:
-    if not state.errors:
+def last_reason(errors: Sequence[AttemptError]) -> str:
+    """Return how the last run failed, in one line."""
+    if not errors:
         return "unknown"
-    last = state.errors[-1]
+    last = errors[-1]
+    if last.reason:
+        return last.reason
     text = last.text.rstrip().rpartition("\n")[2]
     return text if last.kind in text or last.kind == "GiveUp" else f"{last.kind}: {text}"

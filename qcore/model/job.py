@@ -52,6 +52,8 @@ class AttemptError(msgspec.Struct, array_like=True, frozen=True, omit_defaults=T
     ended_ms: int
     host: str
     pid: int
+    #: The error in one line.
+    reason: str = ""
 
 
 class Death(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):

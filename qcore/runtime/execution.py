@@ -44,6 +44,7 @@ from qcore.model.job import (
     Retried,
     shorten,
 )
+from qcore.model.reasons import reason_of, wish_in
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.processes import ProcessPool, RemoteError, Request
 from qcore.runtime.results import NIL, encode_result
@@ -274,6 +275,7 @@ class Executor:
             return Buried(encode(self._after(odd, running, charge=True)))
 
     def _classify(self, error: BaseException, running: Running) -> Outcome | None:
+        error = wish_in(error)
         if isinstance(error, ResultError) and running.stop is not Stop.LEASE_LOST:
             return self._bury(error, running)  # the work is done, whatever was asked meanwhile
         # what a cleanup raises when the worker stops the job is no failure of the job
@@ -373,6 +375,7 @@ class Executor:
             ended_ms=_now_ms(),
             host=self._host,
             pid=self._pid,
+            reason=_one_line(error),
         )
         return state.failed(record, charge=charge)
 
@@ -430,7 +433,7 @@ def _own_frames(error: BaseException) -> TracebackType | None:
 
 
 def _one_line(error: BaseException) -> str:
-    return error_text(error).rstrip().rpartition("\n")[2][:200]
+    return error.reason if isinstance(error, RemoteError) else reason_of(error)
 
 
 def _now_ms() -> int:

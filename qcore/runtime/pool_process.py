@@ -19,6 +19,7 @@ from qcore.config import BrokerConfig, child_variable
 from qcore.context import Context, Lifecycle
 from qcore.errors import ArgumentError, ConfigError, Parked, ResultError
 from qcore.model.codec import encode
+from qcore.model.reasons import reason_of, wish_in
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.execution import error_text
 from qcore.runtime.inheritance import HANDLED, serve_alone
@@ -108,16 +109,24 @@ def _serve(
         task.app.configure(url=broker.url, namespace=broker.namespace)  # for `enqueue_sync`
         result = isolation.run(partial(task.function, **named))
         return Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
-    except (Parked, ResultError) as e:
-        return Reply(kind=f"qcore.{type(e).__name__}", text=str(e))
-    except GiveUp as e:
-        return Reply(kind="qcore.GiveUp", text=error_text(e))
-    except RetryLater as e:
-        return Reply(kind="qcore.RetryLater", delay_s=e.delay_s, charge=e.charge)
-    except SystemExit as e:
-        return Reply(kind="SystemExit", text=f"the task called sys.exit({e.code!r})")
     except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
-        return Reply(kind=type(e).__name__, text=error_text(e))
+        return _described(wish_in(e))
+
+
+def _described(error: BaseException) -> Reply:
+    match error:
+        case Parked() | ResultError():
+            return Reply(kind=f"qcore.{type(error).__name__}", text=str(error))
+        case GiveUp():
+            return Reply(kind="qcore.GiveUp", text=error_text(error))
+        case RetryLater(delay_s=delay_s, charge=charge):
+            return Reply(kind="qcore.RetryLater", delay_s=delay_s, charge=charge)
+        case SystemExit():
+            text = f"the task called sys.exit({error.code!r})"
+            return Reply(kind="SystemExit", text=text, reason=text)
+        case _:
+            kind = type(error).__name__
+            return Reply(kind=kind, text=error_text(error), reason=reason_of(error))
 
 
 def _prepared(request: Request, load: Callable[[], App]) -> tuple[Task[Any, Any], dict[str, Any]]:

@@ -56,15 +56,18 @@ class Reply(msgspec.Struct, array_like=True):
     charge: bool = True
     #: What the job has changed for good, so that the process is of no more use; empty: nothing.
     left: str = ""
+    #: The exception in one line.
+    reason: str = ""
 
 
 class RemoteError(Exception):
     """An exception that was raised in another process; it carries that one's kind and trace."""
 
-    def __init__(self, kind: str, trace: str) -> None:
-        super().__init__(trace.rstrip().rpartition("\n")[2])
+    def __init__(self, kind: str, trace: str, reason: str) -> None:
+        super().__init__(reason)
         self.kind = kind
         self.trace = trace
+        self.reason = reason
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -191,7 +194,7 @@ def _unpack(reply: Reply) -> bytes:
         case "qcore.Parked":
             raise Parked(reply.text)
         case kind:
-            raise RemoteError(kind, reply.text)
+            raise RemoteError(kind, reply.text, reply.reason)
 
 
 class ProcessPool:

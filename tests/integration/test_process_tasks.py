@@ -150,6 +150,10 @@ async def test_give_up_and_retry_later_cross_the_pipe(app: App):
         charged = await tasks.later.enqueue(charge=True)
         uncharged = await tasks.later.enqueue(charge=False)
         assert (await dead(app, gone, 20)).reason == "no such customer"
+        grouped = await dead(app, await tasks.give_up_in_a_group.enqueue())
+        assert (grouped.reason, grouped.attempts) == ("no such customer", 1)
+        several = await dead(app, await tasks.fail_in_several_lines.enqueue())
+        assert several.reason == "ValueError: bad: in two lines"
         assert (await dead(app, charged)).attempts == 2
         record = await reached(app, uncharged, JobStatus.SCHEDULED)
         assert record.attempts == 0

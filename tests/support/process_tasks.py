@@ -105,6 +105,16 @@ def give_up() -> None:
     raise GiveUp("no such customer")
 
 
+@app.task(run_in="process")
+def give_up_in_a_group() -> None:
+    raise ExceptionGroup("several", [GiveUp("no such customer"), ValueError("bad")])
+
+
+@app.task(run_in="process", retry=Retry(max_attempts=1))
+def fail_in_several_lines() -> None:
+    raise ValueError("bad\nin two lines")
+
+
 @app.task(run_in="process", retry=Retry(max_attempts=2))
 def later(charge: bool) -> None:
     raise RetryLater(0.01, charge=charge)
