@@ -82,14 +82,14 @@ class App:
     ) -> None:
         if url is not None:
             check_type("url", url, str, "text as redis://host:6379/0")
-        if not isinstance(queues, list | tuple) or not queues:
+        if not _is_list(queues) or not queues:
             raise ConfigError(f'queues is {queues!r}, give a list of names: ["default"]')
         self.queues = tuple(check_name("queue", queue) for queue in queues)
         if len(set(self.queues)) != len(self.queues):
             raise ConfigError(f"queues {list(self.queues)} names a queue twice")
         if namespace is not None:
             check_name("namespace", namespace)
-        if not isinstance(include, list | tuple) or not all(map(_is_module, include)):
+        if not _is_list(include) or not all(map(_is_module, include)):
             raise ConfigError(f'include is {include!r}, give a list of modules: ["proj.emails"]')
         self.include = tuple(include)
         self.tasks: dict[str, Task[Any, Any]] = {}
@@ -151,9 +151,9 @@ class App:
             timeout: Until a run is cancelled and counts as failed. A thread cannot be stopped: its
                 run is given up and goes on unseen. Durations are seconds, a timedelta, or text as
                 "10m".
-            kill_timeout: Until a run that does not stop at its `timeout` ends
-                with the process that it runs in; by default 10 s after that. It counts as a crash,
-                of this job alone. A process with a thread that still runs then is replaced.
+            kill_timeout: Until a run that does not stop at its `timeout` ends with the process
+                that it runs in; by default 10 s after that. It counts as a crash, of this job
+                alone. A process with a thread that still runs then is replaced.
             retry: When a failed job runs again; by default 5 attempts, 5 s to 135 s apart. A
                 number stands for `Retry(max_attempts=...)`.
             keep: How long the outcome is kept; by default 24 h for results that are not None.
@@ -324,6 +324,10 @@ class App:
         if not (queue and slash and id):
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
         return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _is_module(name: object) -> bool:

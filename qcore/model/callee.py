@@ -15,15 +15,22 @@ RunIn = Literal["loop", "thread", "process"]
 _UNFINISHED = (Awaitable, AsyncIterator, Generator, map, filter, zip, concurrent.futures.Future)
 
 
-def source_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that holds the code and the annotations of a callable."""
-    while True:
+def _layers(function: Callable[..., Any] | None) -> Iterator[Callable[..., Any]]:
+    """Yield a callable and what lies below it: of partials, of wrappers, of objects."""
+    while function is not None:
+        yield function
         if isinstance(function, functools.partial):
             function = function.func
-        elif (wrapped := getattr(function, "__wrapped__", None)) is not None:
-            function = wrapped
+        elif not inspect.isroutine(function) and not hasattr(function, "__wrapped__"):
+            function = function.__call__
         else:
-            return _called(function)
+            function = getattr(function, "__wrapped__", None)
+
+
+def source_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that holds the code and the annotations of a callable."""
+    *_, last = _layers(function)
+    return last
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +100,7 @@ def place_of(name: str, function: Callable[..., Any], wanted: RunIn | None) -> R
         raise ConfigError(f"task {name}: run_in={place!r} is for `def`, this is `async def`")
     if not is_async and place == "loop":
         raise ConfigError(f"task {name}: a `def` function would block the loop, use 'thread'")
-    if wanted is None and not is_async and _wraps_lazy(function):
+    if wanted is None and not is_async and any(map(_is_lazy, _layers(function))):
         raise ConfigError(
             f"task {name}: a `def` is wrapped around an `async def` or a function that yields, and "
             "a call of it may only begin the work: make the wrapper `async def`, or say "
@@ -102,16 +109,13 @@ def place_of(name: str, function: Callable[..., Any], wanted: RunIn | None) -> R
     return place
 
 
-def _wraps_lazy(function: Callable[..., Any] | None) -> bool:
-    """Say whether a call of a function somewhere below runs nothing yet."""
-    while (function := getattr(function, "__wrapped__", None)) is not None:
-        if (
-            inspect.iscoroutinefunction(function)
-            or inspect.isgeneratorfunction(function)
-            or inspect.isasyncgenfunction(function)
-        ):
-            return True
-    return False
+def _is_lazy(function: Callable[..., Any]) -> bool:
+    """Say whether a call of a function runs nothing yet."""
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
 
 
 def returns_unfinished(annotation: Any) -> bool:

@@ -209,7 +209,10 @@ class Arguments:
         values = self._values(raw)
         for parameter, kind in self._looks:
             if parameter in named:
-                found = difference(kind, named[parameter], getattr(values, parameter))
+                try:
+                    found = difference(kind, named[parameter], getattr(values, parameter))
+                except RecursionError:
+                    found = ": it is nested too deeply to be compared"
                 if found is not None:
                     raise ArgumentError(
                         f"task {self.name}: argument {parameter}{found}; pass plain data, or "

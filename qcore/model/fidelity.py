@@ -110,7 +110,8 @@ def _fields(fields: Iterable[inspect.Field], given: Any, arrived: Any) -> str | 
     if type(given) is not type(arrived):
         return _as_another(given, arrived)
     for field in fields:
-        a, b = getattr(given, field.name), getattr(arrived, field.name)
+        # one that __init__ does not set may be missing
+        a, b = getattr(given, field.name, None), getattr(arrived, field.name, None)
         found = difference(field.type, a, b)
         if found is None and type(a) is type(b) and not needs_look(field.type):
             found = _unlike(a, b)  # what is made again may be made otherwise, by __post_init__
@@ -141,7 +142,7 @@ def _unlike(given: Any, arrived: Any) -> str | None:
 def _model_fields(model: Any) -> list[str] | None:
     """Return the names of the fields of a Pydantic model; None for what is none."""
     names = getattr(model.__class__, "model_fields", None)
-    return None if names is None else [*names, *(model.model_extra or ())]
+    return None if names is None else [*names, *(getattr(model, "model_extra", None) or ())]
 
 
 def _is_a(value: Any, *kinds: type) -> bool:

@@ -71,7 +71,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             case Exponential(first=first, factor=factor, most=most):
                 check_type("Retry: factor", factor, int | float, "a number")
                 numbers = [_backoff_s(first), factor, _backoff_s(most)]
-            case list() | tuple() as listed:
+            case Sequence() as listed if not isinstance(listed, str):
                 numbers = [_backoff_s(delay) for delay in listed]
             case fixed:
                 numbers = [_backoff_s(fixed)]
@@ -86,7 +86,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                     return min(_backoff_s(most), _backoff_s(first) * factor ** (failures - 1))
                 except OverflowError:
                     return _backoff_s(most)
-            case list() | tuple() as listed:
+            case Sequence() as listed if not isinstance(listed, str):
                 return _backoff_s(listed[min(failures, len(listed)) - 1])
             case fixed:
                 return _backoff_s(fixed)

@@ -69,6 +69,12 @@ class YieldingCallable:
         yield a
 
 
+class WrappedCallable:
+    @wrapped
+    async def __call__(self, a: int) -> int:
+        return a
+
+
 class Mailer:
     async def send(self, a: int, b: int = 1) -> int:
         return a + b
@@ -193,6 +199,9 @@ UNRUN = "it returns .* which is yet to be run"
         (wrapped(wrapped_async(in_thread)), WRAPPED),
         (functools.lru_cache(on_loop), WRAPPED),
         (managed, WRAPPED),
+        (functools.partial(wrapped(on_loop)), WRAPPED),
+        (WrappedCallable(), WRAPPED),
+        (functools.partial(App("redis://nowhere").task(on_loop)), WRAPPED),
         (returns_coroutine, UNRUN),
         (returns_awaitable, UNRUN),
         (returns_generator, UNRUN),

@@ -114,6 +114,28 @@ def test_argument_that_would_arrive_as_another_is_refused_by_place(kind, value, 
         arguments_of(task).encode((value,), {})
 
 
+def test_argument_that_is_nested_too_deeply_to_be_compared_is_refused():
+    def task(value): ...
+
+    deep: Any = float("nan")
+    for _ in range(400):
+        deep = [deep]
+    with pytest.raises(ArgumentError, match=r"^task task: "):
+        arguments_of(task).encode((deep,), {})
+
+
+def test_field_that_was_never_set_is_no_surprise():
+    @dataclasses.dataclass
+    class Late:
+        a: int
+        b: int = dataclasses.field(init=False, default=0)
+
+    def task(value): ...
+
+    task.__annotations__["value"] = Late
+    assert there_and_back(task, Late(1)) == {"value": Late(1)}
+
+
 def test_refusal_does_not_show_what_may_be_secret():
     def task(value: Any): ...
 
