@@ -30,7 +30,7 @@ from qcore.config import (
 from qcore.context import Context
 from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
-from qcore.model.callee import check_callee, name_of, place_of, source_of
+from qcore.model.callee import check_callee, is_lazy, name_of, place_of, source_of
 from qcore.model.codec import Arguments
 from qcore.model.retry import Retry
 from qcore.task import AsyncTask, Settings, SyncTask, Task
@@ -233,7 +233,13 @@ class App:
         """
         if self._lifespan is not None:
             raise ConfigError("the app has a lifespan already: an app has one")
-        if inspect.isasyncgenfunction(function):
+        is_generator = inspect.isasyncgenfunction(function)
+        if not callable(function) or (is_lazy(function) and not is_generator):
+            raise ConfigError(
+                f"lifespan is {function!r}, give an async generator function that yields once, or "
+                "one that returns an async context manager"
+            )
+        if is_generator:
             generator = cast(Callable[[], AsyncGenerator[Any, None]], function)
             self._lifespan = asynccontextmanager(generator)
         else:

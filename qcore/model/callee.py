@@ -100,7 +100,7 @@ def place_of(name: str, function: Callable[..., Any], wanted: RunIn | None) -> R
         raise ConfigError(f"task {name}: run_in={place!r} is for `def`, this is `async def`")
     if not is_async and place == "loop":
         raise ConfigError(f"task {name}: a `def` function would block the loop, use 'thread'")
-    if wanted is None and not is_async and any(map(_is_lazy, _layers(function))):
+    if wanted is None and not is_async and any(map(is_lazy, _layers(function))):
         raise ConfigError(
             f"task {name}: a `def` is wrapped around an `async def` or a function that yields, and "
             "a call of it may only begin the work: make the wrapper `async def`, or say "
@@ -109,7 +109,7 @@ def place_of(name: str, function: Callable[..., Any], wanted: RunIn | None) -> R
     return place
 
 
-def _is_lazy(function: Callable[..., Any]) -> bool:
+def is_lazy(function: Callable[..., Any]) -> bool:
     """Say whether a call of a function runs nothing yet."""
     return (
         inspect.iscoroutinefunction(function)

@@ -1,5 +1,6 @@
 """Options of another type: refused where they are given, by their name."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -125,6 +126,19 @@ def test_retry_setting_of_another_type_is_refused_by_name(settings: dict[str, An
 def test_app_setting_of_another_type_is_refused_by_name(settings: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=rf"^{message}"):
         App(**settings)
+
+
+async def forgot_to_yield() -> None: ...
+
+
+def yields_at_once() -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("function", [forgot_to_yield, yields_at_once, None, "life"])
+def test_lifespan_that_cannot_be_entered_is_refused_when_it_is_registered(app: App, function: Any):
+    with pytest.raises(ConfigError, match="give an async generator function that yields once"):
+        app.lifespan(function)
 
 
 async def test_chunk_of_another_type_is_refused(app: App):
