@@ -61,6 +61,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # the supervisor
     "server.unchecked": ("url", "error"),
     "server.doubted": ("url", "why", "remedy"),
+    "server.evicts": ("url", "why", "remedy"),
+    "server.keeps": ("url",),
     "server.refused": ("url", "why", "remedy"),
     "tasks.none": ("app", "why", "remedy"),
     "clocks.doubted": ("what", "why", "remedy"),

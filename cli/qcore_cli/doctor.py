@@ -3,6 +3,7 @@
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated
@@ -11,7 +12,7 @@ import msgspec
 import typer
 
 from qcore import ConfigError
-from qcore.broker.audit import audit, check_queue, read_queues
+from qcore.broker.audit import Horizon, audit, repair
 from qcore.broker.broker import Broker
 from qcore.broker.codeless import check_declared, check_tasks
 from qcore.broker.epoch import check_losses
@@ -25,11 +26,13 @@ from qcore.broker.examination import (
     read_info,
     read_server,
 )
+from qcore.broker.fleet import Fleet
 from qcore.broker.inspector import Inspector
+from qcore.broker.serving import QueueReading, check_queue, read_queues
 from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
-from qcore.errors import BrokerError, BrokerRefused
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore_cli.child import Description
-from qcore_cli.options import AsJson, Namespace, Url, print_json, with_broker
+from qcore_cli.options import AsJson, Namespace, Url, Yes, confirm, print_json, with_broker
 from qcore_cli.terminal import echo, printable
 from qcore_cli.worker import Lease, ShutdownTimeout, Stall, describe, stall_limit, worker_config
 
@@ -45,13 +48,19 @@ def doctor(
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
     stall: Stall = None,
+    mend: Annotated[
+        bool,
+        typer.Option("--repair", help="Mend each job that commands are named for."),
+    ] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
     """Check Redis, the timeouts and every job in the queues; exit code 1 when there is a fault.
 
-    Changes nothing. --lease, --stall and --shutdown-timeout are those of your `qcore worker`.
+    Changes nothing without --repair. --lease, --stall and --shutdown-timeout are those of your
+    `qcore worker`.
     """
     described = None if app is None else describe(app, url, namespace)
     if described is None:
@@ -60,7 +69,8 @@ def doctor(
     if app is not None:
         clocks += check_declared(described.timeouts)
     look = partial(_examine, worker=worker, clocks=clocks, described=described)
-    findings = with_broker(described.broker, look)
+    mended = _repair(described, worker, yes=yes) if mend else []
+    findings = [*with_broker(described.broker, look), *mended]
     if as_json:
         print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
@@ -92,16 +102,60 @@ async def _examine(
         findings += clocks
         names = sorted({*described.queues, *await Inspector(broker).names()})
         findings += await check_losses(broker, names)
-        for reading in await read_queues(broker, names):
-            findings += check_queue(reading, worker)
-            findings += await audit(broker, reading.name)
-            findings += await check_tasks(broker, reading.name, described.timeouts.keys())
+        for name in names:
+            findings += await _examine_queue(broker, name, worker, described)
         return findings if names else [*findings, ok("queues", "none has been used yet")]
     except BrokerError as e:
         said, _, remedy = str(e).partition("; ")
         remedy = f"{remedy or 'mend that, then run this command again'}."
         broken = fault("queues" if findings else "reachable", said, remedy[0].upper() + remedy[1:])
         return [*findings, broken] if findings else [broken, *clocks]
+
+
+async def _examine_queue(
+    broker: Broker, name: str, worker: WorkerConfig, described: Description
+) -> list[Finding]:
+    try:
+        (reading,) = await read_queues(broker, [name])
+        horizon = await _horizon(broker, reading, worker)
+        findings = [*check_queue(reading, worker), *await audit(broker, name, horizon)]
+        return [*findings, *await check_tasks(broker, name, described.timeouts.keys())]
+    except (BrokerUnavailable, BrokerRefused):
+        raise
+    except BrokerError as e:  # a key of another type: the others can be looked at
+        remedy = "Find the key that another program has written, with redis-cli TYPE; delete it."
+        return [fault(f"queue {name}", f"it cannot be read: {e}", remedy)]
+
+
+async def _horizon(broker: Broker, reading: QueueReading, worker: WorkerConfig) -> Horizon:
+    workers = (w for member in await Fleet(broker).members() for w in member.view.workers)
+    return Horizon(reading.now_ms + 2000 * worker.lease_s, {worker.owner for worker in workers})
+
+
+def _repair(described: Description, worker: WorkerConfig, *, yes: bool) -> list[Finding]:
+    """Mend what can be mended, after a question that says how much; return what was done."""
+
+    async def act(broker: Broker, *, dry: bool) -> dict[str, Counter[str]]:
+        mended: dict[str, Counter[str]] = {}
+        for name in sorted({*described.queues, *await Inspector(broker).names()}):
+            (reading,) = await read_queues(broker, [name])
+            horizon = await _horizon(broker, reading, worker)
+            mended[name] = await repair(broker, name, horizon, dry=dry)
+        return {name: kinds for name, kinds in mended.items() if kinds}
+
+    if not yes:
+        found = with_broker(described.broker, partial(act, dry=True))
+        count = sum(kinds.total() for kinds in found.values())
+        if not count:
+            return []
+        confirm(f"Repair {_counted(count, 'job')} of {', '.join(found)}?", yes=yes)
+    mended = with_broker(described.broker, partial(act, dry=False))
+    return [ok(f"repair of {name}", _kinds(kinds)) for name, kinds in mended.items()]
+
+
+def _kinds(kinds: Counter[str]) -> str:
+    each = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common())
+    return f"{kinds.total()} mended: {each}"
 
 
 async def _info(broker: Broker) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""The queues of a namespace: whether somebody serves them, and where each of their jobs lies.
+"""Where each job of a queue lies.
 
 A job is in exactly one of ready, scheduled, active and dead, and as long as it is, its payload is
 in `jobs` and no outcome in `done`. Queues are live while they are audited. So the structures are
@@ -6,24 +6,24 @@ paged through first, which shows some jobs twice and others never; what looks od
 again by one script, at one moment.
 """
 
+import math
 import re
 import shlex
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
-from qcore.broker.examination import Finding, fault, ok, span, warning
+from qcore.broker.examination import Finding, fault, ok
 from qcore.broker.keys import QueueKeys
-from qcore.broker.reading import losses_of, moment_ms, natural
-from qcore.broker.wire import earliest_ms
-from qcore.config import WorkerConfig
+from qcore.broker.reading import raw_of, text_of
+from qcore.broker.serving import PAGE, scan
 
-#: Members of one page, and payloads: of those a hundred may be 13 MB.
-_PAGE, _PAYLOADS = 500, 100
+#: Payloads of one page: a hundred may be 13 MB.
+_PAYLOADS = 100
 #: How many members of ready one call may compare.
 _COMPARED = 200_000
 #: So many jobs of one kind of disorder are named, the others are counted.
@@ -32,162 +32,7 @@ _NAMED = 5
 _WHILE_LEASED = (
     'return redis.call("ZSCORE", KEYS[1], ARGV[1]) and redis.call("ZREM", KEYS[2], ARGV[2])'
 )
-#: A job that has lost so many leases runs in a process of its own, after at most this pause.
-_SUSPECT, _PAUSE_MS = 2, 60_000
 _TOKEN = re.compile(rb"[0-9a-f]{16}:[0-9]+:(.+)", re.DOTALL)
-
-
-# -- whether somebody serves them --------------------------------------------------------------
-
-
-class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What a queue holds; times are unix ms on the Redis clock, None where there is none."""
-
-    name: str
-    now_ms: int
-    #: With suspects.
-    ready: int
-    #: Those of the ready that have lost two leases.
-    suspects: int = 0
-    #: No suspect runs, and none has lost a lease since then.
-    suspects_ms: int | None = None
-    #: Nobody takes its ready jobs, and that is meant.
-    paused: bool = False
-    #: It takes no new jobs.
-    closed: bool = False
-    scheduled: int
-    active: int
-    dead: int
-    #: When the next ready job or the next suspect was enqueued.
-    enqueued_ms: int | None
-    #: The earliest due time of a scheduled job.
-    due_ms: int | None
-    #: The earliest end of a lease.
-    lease_ends_ms: int | None
-    last_sweep_ms: int | None
-    guard_until_ms: int | None
-
-
-async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading]:
-    """Read the queues named.
-
-    Redis: depth.lua and three short reads per queue, one round trip; where suspects wait, pages
-    of at most 500 crash counts.
-    """
-    commands: list[scripts.Call | tuple[object, ...]] = []
-    for name in names:
-        keys = broker.keys(name).names
-        # the time comes last, so that no sweep is later than it
-        commands += [
-            (b"HMGET", keys["meta"], b"last_sweep", b"guard_until"),
-            (b"ZRANGE", keys["scheduled"], 0, 0, b"WITHSCORES"),
-            (b"ZRANGE", keys["active"], 0, 0, b"WITHSCORES"),
-            scripts.DEPTH.call(broker.keys(name), b""),
-        ]
-    replies = await broker.ask(commands) if commands else []
-    readings: list[QueueReading] = []
-    for name, meta, due, lease, depth in zip(
-        names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
-    ):
-        now, ready, suspects, scheduled, active, dead, *stamps, paused, closed = depth
-        readings.append(
-            QueueReading(
-                name=name,
-                now_ms=int(now),
-                ready=ready + suspects,
-                suspects=suspects,
-                suspects_ms=await _idle_since(broker, broker.keys(name)) if suspects else None,
-                paused=paused is not None,
-                closed=closed is not None,
-                scheduled=scheduled,
-                active=active,
-                dead=dead,
-                enqueued_ms=earliest_ms(stamps),
-                due_ms=moment_ms(due[1]) if due else None,
-                lease_ends_ms=moment_ms(lease[1]) if lease else None,
-                last_sweep_ms=natural(meta[0]),
-                guard_until_ms=natural(meta[1]),
-            )
-        )
-    return readings
-
-
-async def _idle_since(broker: Broker, keys: QueueKeys) -> int | None:
-    """Return when a suspect last lost a lease, unix ms; None while one runs."""
-    last: int | None = None
-    async for page in _scan(broker, b"HSCAN", keys.names["crashes"], _PAGE):
-        losses = {id: losses_of(raw) for id, raw in zip(page[::2], page[1::2], strict=True)}
-        suspects = {id: at for id, (count, at) in losses.items() if count >= _SUSPECT}
-        if suspects:
-            (tokens,) = await broker.ask([(b"HMGET", keys.names["running"], *suspects)])
-            if any(tokens):
-                return None
-            last = max(last or 0, *suspects.values())
-    return last
-
-
-def check_queue(reading: QueueReading, worker: WorkerConfig) -> list[Finding]:
-    """Whether somebody serves a queue, and whether its clock went on."""
-    check, now = f"queue {reading.name}", reading.now_ms
-    lease_ms = round(worker.lease_s * 1000)
-    # by then a lease that is over was taken back, and a due job was made ready
-    patience_ms = lease_ms + round(worker.sweep_s * 1000)
-    swept, guard = reading.last_sweep_ms, reading.guard_until_ms
-    for what, at in (("last sweep", swept), ("outage guard", guard and guard - lease_ms)):
-        if at is not None and at > now:
-            return [
-                fault(
-                    check,
-                    f"its {what} lies {span((at - now) / 1000)} in the future: the clock of Redis "
-                    "went back, and until it has caught up scheduled jobs are late",
-                    "Set the clock of the Redis host by NTP that slews and never steps; a worker "
-                    "that serves the queue mends the leases with its next sweep.",
-                )
-            ]
-    is_served = swept is not None and now - swept <= patience_ms
-    late = list(_late(reading, patience_ms, is_served=is_served))
-    sweep = "never swept" if swept is None else f"swept {span((now - swept) / 1000)} ago"
-    if late:
-        remedy = f"Start a worker that serves it: qcore worker APP --queues {reading.name}."
-        if is_served and reading.suspects_ms:
-            remedy = (
-                f"Only qcore worker APP --queues {reading.name} starts the process of its own "
-                "that such a job needs: run one, or read its logs for processes that do not start."
-            )
-        elif is_served:
-            remedy = "Read the logs of its workers for errors: they sweep, but not to the end."
-        return [fault(check, f"{'; '.join(late)}; {sweep}", remedy)]
-    counts = ", ".join(
-        f"{getattr(reading, c)} {c}" for c in ("ready", "scheduled", "active", "dead")
-    )
-    if reading.paused or reading.closed:
-        state = " and ".join(word for word in ("paused", "closed") if getattr(reading, word))
-        remedy = f"When what it is {state} for is over: qcore resume {reading.name}."
-        return [warning(check, f"{state}; {counts}; {sweep}", remedy)]
-    return [ok(check, f"{counts}; {sweep}")]
-
-
-def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterator[str]:
-    """Yield what should have happened long ago."""
-    now, guard = reading.now_ms, reading.guard_until_ms
-
-    def late(at: int | None) -> str:
-        return span((now - at) / 1000) if at is not None and now - at > patience_ms else ""
-
-    # the oldest job of a queue that is served may be old: the queue is long
-    if reading.paused:
-        pass
-    elif reading.ready and not is_served and (age := late(reading.enqueued_ms)):
-        yield f"{reading.ready} ready, nobody has taken the next one for {age}"
-    elif is_served and (idle := reading.suspects_ms) and (age := late(idle + _PAUSE_MS)):
-        yield f"{reading.suspects} ready that lost two leases, none of them has run for {age}"
-    if age := late(reading.due_ms):
-        yield f"a scheduled job has been due for {age}"
-    if (guard is None or guard <= now) and (age := late(reading.lease_ends_ms)):
-        yield f"a lease ended {age} ago and nobody has taken its job back"
-
-
-# -- where each job lies -----------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -202,6 +47,8 @@ class _Seen:
     running: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     #: Members of active that are no token.
     strange: set[bytes] = field(default_factory=set[bytes])
+    #: Leases that end too late.
+    far: set[bytes] = field(default_factory=set[bytes])
     ended: set[bytes] = field(default_factory=set[bytes])
 
     def add(self, ids: Iterable[bytes], place: str) -> None:
@@ -221,6 +68,12 @@ class _Seen:
                 self.leases[shape[1]].add(token)
             else:
                 self.strange.add(token)
+
+    def add_far(self, page: list[bytes], horizon: "Horizon") -> None:
+        for token, score in zip(page[::2], page[1::2], strict=True):
+            owner = text_of(token.partition(b":")[0])
+            if float(score) > horizon.at_ms and owner not in horizon.owners:
+                self.far.add(token)
 
     def odd(self) -> set[bytes]:
         """Return the ids that are to be looked at again."""
@@ -244,72 +97,108 @@ class _Job(msgspec.Struct, frozen=True, array_like=True):
     suspects: int
 
 
-async def audit(broker: Broker, queue: str) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """What a lease may be: one that ends later, and is of no owner that was heard, is of nobody."""
+
+    #: Unix ms on the Redis clock.
+    at_ms: float = math.inf
+    owners: Collection[str] = ()
+
+
+async def audit(broker: Broker, queue: str, horizon: Horizon = Horizon()) -> list[Finding]:
     """Return each job of a queue that is lost, in two places or without its payload.
 
     Holds every id of the queue in memory, about 0.5 KB each.
 
     Redis: pages of at most 500 ids or 100 payloads, then audit.lua for those that looked odd.
     """
-    keys, found = broker.keys(queue), defaultdict[str, list[Finding]](list)
-    check = f"jobs of {queue}"
-    seen = await _look(broker, keys)
-    for token in await _still_active(broker, keys, seen.strange):
-        found["strange"].append(_strange(check, keys, token))
-    async for id, job in _look_again(broker, keys, seen):
-        for kind, finding in _judge(check, keys, id, job):
-            found[kind].append(finding)
+    found, jobs = await _disorder(broker, queue, horizon)
     findings: list[Finding] = []
     for same in found.values():
         findings += same[:_NAMED]
         if len(same) > _NAMED:
-            said = f"and {len(same) - _NAMED} more jobs like {same[0].said.split(':')[0]}"
-            findings.append(fault(check, said, "Mend those named, then run this command again."))
-    return findings or [ok(check, f"{len(seen.places)}, each in one place with its payload")]
+            said = f"and {len(same) - _NAMED} more like {same[0].said.split(':')[0]}"
+            remedy = "Mend all of them at once: qcore doctor --repair."
+            findings.append(fault(same[0].check, said, remedy))
+    return findings or [ok(f"jobs of {queue}", f"{jobs}, each in one place with its payload")]
 
 
-async def _look(broker: Broker, keys: QueueKeys) -> _Seen:
+async def repair(
+    broker: Broker, queue: str, horizon: Horizon, *, dry: bool = False
+) -> Counter[str]:
+    """Mend all that `audit` names a command of Redis for; return how much of each kind.
+
+    Args:
+        broker: Where the queue is.
+        queue: Its name.
+        horizon: Leases beyond it are ended: the next sweep takes their jobs back.
+        dry: Count only.
+
+    Redis: what `audit` asks, then the commands, 100 findings in one round trip.
+    """
+    found, _ = await _disorder(broker, queue, horizon)
+    mended = Counter[str]()
+    for kind, same in found.items():
+        steps = [step for finding in same if (step := _steps(finding))]
+        mended[kind] = len(steps)
+        for i in range(0, 0 if dry else len(steps), 100):
+            await broker.ask([words for step in steps[i : i + 100] for words in step])
+    return +mended
+
+
+def _steps(finding: Finding) -> list[tuple[bytes, ...]]:
+    """Return the commands of a finding as Redis takes them; [] where somebody has to decide."""
+    words = [shlex.split(command) for command in finding.commands]
+    return [tuple(map(raw_of, rest)) for program, *rest in words if program == "redis-cli"]
+
+
+async def _disorder(
+    broker: Broker, queue: str, horizon: Horizon
+) -> tuple[dict[str, list[Finding]], int]:
+    """Return what is wrong by kind, and how many jobs there are."""
+    keys, found = broker.keys(queue), defaultdict[str, list[Finding]](list)
+    check = f"jobs of {queue}"
+    seen = await _look(broker, keys, horizon)
+    for token in await _still_active(broker, keys, seen.strange):
+        found["no token"].append(_strange(check, keys, token))
+    for token in await _still_active(broker, keys, seen.far):
+        found["far lease"].append(_far(check, keys, token))
+    async for id, job in _look_again(broker, keys, seen):
+        for kind, finding in _judge(check, keys, id, job):
+            found[kind].append(finding)
+    return found, len(seen.places)
+
+
+async def _look(broker: Broker, keys: QueueKeys, horizon: Horizon) -> _Seen:
     names, seen = keys.names, _Seen()
     # payloads first: a job that comes or goes meanwhile is not taken for a lost one
-    async for page in _scan(broker, b"HSCAN", names["jobs"], _PAYLOADS):
+    async for page in scan(broker, b"HSCAN", names["jobs"], _PAYLOADS):
         seen.payloads.update(page[::2])
     for name in ("scheduled", "dead"):
-        async for page in _scan(broker, b"ZSCAN", names[name], _PAGE):
+        async for page in scan(broker, b"ZSCAN", names[name], PAGE):
             seen.add(page[::2], name)
     for name in ("ready", "suspects"):
         async for page in _list(broker, names[name]):
             seen.add_list(page, name)
-    async for page in _scan(broker, b"ZSCAN", names["active"], _PAGE):
+    async for page in scan(broker, b"ZSCAN", names["active"], PAGE):
         seen.add_tokens(page[::2])
-    async for page in _scan(broker, b"HSCAN", names["running"], _PAGE):
+        seen.add_far(page, horizon)
+    async for page in scan(broker, b"HSCAN", names["running"], PAGE):
         seen.running.update(zip(page[::2], page[1::2], strict=True))
     ids = list(seen.places)
-    for i in range(0, len(ids), _PAGE):
-        page = ids[i : i + _PAGE]
+    for i in range(0, len(ids), PAGE):
+        page = ids[i : i + PAGE]
         known = await broker.ask([(b"HEXISTS", names["done"], id) for id in page])
         seen.ended.update(id for id, is_known in zip(page, known, strict=True) if is_known)
     return seen
 
 
-async def _scan(
-    broker: Broker, command: bytes, key: bytes, count: int
-) -> AsyncIterator[list[bytes]]:
-    """Yield pages; a structure that grows faster than it is read is left in the middle."""
-    (length,) = await broker.ask([(b"HLEN" if command == b"HSCAN" else b"ZCARD", key)])
-    cursor: object = 0
-    # a table that has shrunk has more places than members
-    for _ in range(100 + 20 * length // count):
-        ((cursor, page),) = await broker.ask([(command, key, cursor, b"COUNT", count)])
-        yield page
-        if cursor == b"0":
-            return
-
-
 async def _list(broker: Broker, key: bytes) -> AsyncIterator[list[bytes]]:
     """Yield pages, as far as the list reached at the beginning."""
     (length,) = await broker.ask([(b"LLEN", key)])
-    for start in range(0, length, _PAGE):
-        (page,) = await broker.ask([(b"LRANGE", key, start, start + _PAGE - 1)])
+    for start in range(0, length, PAGE):
+        (page,) = await broker.ask([(b"LRANGE", key, start, start + PAGE - 1)])
         yield page
 
 
@@ -339,15 +228,25 @@ async def _look_again(
 def _strange(check: str, keys: QueueKeys, token: bytes) -> Finding:
     return fault(
         check,
-        f"{_text(token)!r} in active is no token owner:seq:id: every sweep stops at it",
+        f"{text_of(token)!r} in active is no token owner:seq:id, so no job's lease",
         "Remove it.",
         _redis_cli("ZREM", keys, "active", token),
     )
 
 
+def _far(check: str, keys: QueueKeys, token: bytes) -> Finding:
+    return fault(
+        check,
+        f"lease {text_of(token)!r} ends too late, and no worker that was heard holds it",
+        "Give doctor the --lease of your workers; if it is no longer one, end this: the next sweep "
+        "takes its job back.",
+        _redis_cli("ZADD", keys, "active", b"XX", b"1", token),
+    )
+
+
 def _judge(check: str, keys: QueueKeys, id: bytes, job: _Job) -> Iterator[tuple[str, Finding]]:
     """Yield what is wrong with a job: the kind of it, and the finding."""
-    name, places = _text(id), _places(job)
+    name, places = text_of(id), _places(job)
     running, payload = job.running, bool(job.has_payload)
     if payload and not places:
         again = _redis_cli("RPUSH", keys, "ready", id), _redis_cli("ZADD", keys, "wake", b"0", b"1")
@@ -360,23 +259,23 @@ def _judge(check: str, keys: QueueKeys, id: bytes, job: _Job) -> Iterator[tuple[
     if len(places) > 1:
         said = f"job {name} is in {' and '.join(places)}: it may run twice"
         remedy = f"Leave it in {places[0]} only."
-        yield "places", fault(check, said, remedy, *_removals(keys, id, job, places[1:]))
+        yield "two places", fault(check, said, remedy, *_removals(keys, id, job, places[1:]))
     if places and not payload:
-        yield "payload", _without_payload(check, keys, name, places[0])
+        yield "no payload", _without_payload(check, keys, name, places[0])
     if places and job.has_outcome:
         forget = [_redis_cli(c, keys, key, id) for c, key in (("HDEL", "done"), ("ZREM", "expiry"))]
         said = f"job {name} is in {places[0]} and has an outcome: its handle says that it ended"
-        yield "outcome", fault(check, said, "Forget the outcome.", *forget)
+        yield "outcome of a live job", fault(check, said, "Forget the outcome.", *forget)
     if running and not job.leases:
         forget = _redis_cli("HDEL", keys, "running", id)
         yield (
-            "index",
+            "index without lease",
             fault(check, f"job {name} is in running, without a lease", "Remove it.", forget),
         )
     if job.leases and running not in job.leases:
         index = _redis_cli("HSET", keys, "running", id, job.leases[0])
         said = f"job {name} has a lease and is not in running: it is not shown as active"
-        yield "lease", fault(check, said, "Add it.", index)
+        yield "lease without index", fault(check, said, "Add it.", index)
 
 
 def _places(job: _Job) -> list[str]:
@@ -403,7 +302,15 @@ def _removals(keys: QueueKeys, id: bytes, job: _Job, places: Sequence[str]) -> I
     for name in ("dead", "scheduled"):
         if name in places and len(leases) > places.count("active"):
             names = [keys.names[key].decode() for key in ("active", name)]
-            words = ["redis-cli", "EVAL", _WHILE_LEASED, "2", *names, _text(leases[-1]), _text(id)]
+            words = [
+                "redis-cli",
+                "EVAL",
+                _WHILE_LEASED,
+                "2",
+                *names,
+                text_of(leases[-1]),
+                text_of(id),
+            ]
             yield shlex.join(words)
         elif name in places:
             yield _redis_cli("ZREM", keys, name, id)
@@ -426,8 +333,4 @@ def _without_payload(check: str, keys: QueueKeys, id: str, place: str) -> Findin
 
 
 def _redis_cli(command: str, keys: QueueKeys, name: str, *words: bytes) -> str:
-    return shlex.join(["redis-cli", command, keys.names[name].decode(), *map(_text, words)])
-
-
-def _text(word: bytes) -> str:
-    return word.decode(errors="backslashreplace")
+    return shlex.join(["redis-cli", command, keys.names[name].decode(), *map(text_of, words)])

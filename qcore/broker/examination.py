@@ -1,7 +1,7 @@
 """Whether a server and the settings of workers are in order: what is read, and what it means.
 
 The functions named `check_...` are pure: readings in, findings out. What is in the queues is
-looked at by `qcore.broker.audit`.
+looked at by `qcore.broker.serving` and `qcore.broker.audit`.
 """
 
 import math

@@ -1,9 +1,42 @@
 """Whether a supervisor may work on a server: what would delete jobs is refused."""
 
+import anyio
+
 from qcore.broker.broker import Broker
-from qcore.broker.examination import Level, check_eviction, check_persistence, read_info
+from qcore.broker.examination import (
+    Level,
+    check_eviction,
+    check_persistence,
+    info_fields,
+    read_info,
+)
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.telemetry import log
+
+#: Between two looks at a server that was admitted.
+WATCH_S = 60.0
+
+
+async def watch(broker: Broker, *, every_s: float = WATCH_S) -> None:
+    """Say when a server begins to delete keys for lack of memory, and when it no longer does.
+
+    Its policy can be changed at any time, and a failover may lead to a server with another one.
+
+    Redis: INFO memory, once a minute.
+    """
+    evicts = False
+    while True:
+        await anyio.sleep(every_s)
+        try:
+            (text,) = await broker.ask([(b"INFO", b"memory")])
+        except BrokerError:  # others say that it is away, or that this user may not ask
+            continue
+        found = check_eviction(info_fields(text))
+        was, evicts = evicts, found.level is not Level.OK
+        if evicts and not was:
+            log.error("server.evicts", url=broker.shown_url, why=found.said, remedy=found.remedy)
+        elif was and not evicts:
+            log.warning("server.keeps", url=broker.shown_url)
 
 
 async def admits(broker: Broker, *, allow_eviction: bool) -> bool:

@@ -21,7 +21,7 @@ from qcore.config import (
 )
 from qcore.errors import BrokerError
 from qcore.model.fleet import Processes, SupervisorState, SupervisorView, WorkerView
-from qcore.runtime.admission import admits
+from qcore.runtime.admission import admits, watch
 from qcore.runtime.brood import Brood
 from qcore.runtime.child import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
 from qcore.runtime.child_process import ChildProcess
@@ -164,6 +164,7 @@ class Supervisor:
             group.start_soon(kept, "notifier", self._notifier.run)
             await self._asked.wait()
             group.start_soon(kept, "registration", self._register)
+            group.start_soon(kept, "eviction", partial(watch, self._broker))
             group.start_soon(kept, "orphans", Orphans(self._broker, self._worker).run)
             if self._config.most > self._config.processes:
                 group.start_soon(kept, "scaler", self._scaler.run)

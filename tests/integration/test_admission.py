@@ -1,10 +1,16 @@
 """A supervisor looks at the server before it works: what deletes jobs is refused."""
 
+import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from qcore.broker.broker import Broker
+from qcore.config import BrokerConfig
+from qcore.runtime.admission import watch
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.servers import Server, deny_questions
 from tests.support.waiting import eventually
@@ -102,3 +108,30 @@ async def test_supervisor_that_is_stopped_while_it_asks_ends_in_time(
     finally:
         own_server.signal(signal.SIGCONT)
     assert command.events("worker.spawned") == []
+
+
+async def test_policy_that_changes_later_is_noticed_and_said_once(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    broker, looks = Broker(BrokerConfig(url=own_server.url)), list[object]()
+    ask = broker.ask
+
+    async def counted(commands: Any) -> Any:
+        looks.append(commands)
+        return await ask(commands)
+
+    monkeypatch.setattr(broker, "ask", counted)
+    with capture_logs() as lines:
+        watching = asyncio.create_task(watch(broker, every_s=0.02))
+        own_server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        await eventually(lambda: lines)
+        looks.clear()
+        await eventually(lambda: len(looks) > 3)
+        assert [line["event"] for line in lines] == ["server.evicts"]
+        assert "allkeys-lru" in lines[0]["why"]
+        own_server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await eventually(lambda: len(lines) == 2)
+        assert lines[1]["event"] == "server.keeps"
+        watching.cancel()
+        await asyncio.wait([watching])
+    await broker.close()

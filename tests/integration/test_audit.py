@@ -4,13 +4,14 @@ import shlex
 
 import pytest
 
-from qcore.broker.audit import audit
+from qcore.broker.audit import Horizon, audit, repair
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, Level
 from qcore.model.job import Acked, Buried, Retried
 from tests.support.moves import (
     NOW,
     OTHER_OWNER,
+    OWNER,
     QUEUE,
     ask,
     content,
@@ -161,7 +162,42 @@ async def test_many_of_a_kind_are_counted(broker):
     await ask(broker, b"DEL", broker.keys(QUEUE).names["ready"])
     found = await faults(broker)
     assert len(found) == 6
-    assert found[-1].said == "and 1198 more jobs like job lost-0 is lost"
+    assert found[-1].said == "and 1198 more like job lost-0 is lost"
+
+
+async def test_repair_mends_all_of_each_kind_and_counts_them(broker):
+    ids = [f"lost-{n}" for n in range(703)]
+    for i in range(0, len(ids), 500):
+        await put(broker, *ids[i : i + 500])
+    await ask(broker, b"DEL", broker.keys(QUEUE).names["ready"])
+    await put(broker, "twice")
+    await hand(broker, "RPUSH", "ready", "twice", b"\xff\xfe")
+    await hand(broker, "HSET", "jobs", b"\xff\xfe", b"payload")
+    await hand(broker, "RPUSH", "ready", b"\xff\xfe")  # no shell would take its name
+    await hand(broker, "ZADD", "active", 1, "rubbish")
+    counts = {"lost": 703, "two places": 2, "no token": 1}
+    assert await repair(broker, QUEUE, Horizon(), dry=True) == counts
+    assert len(await faults(broker)) == 6 + 2 + 1
+    assert await repair(broker, QUEUE, Horizon()) == counts
+    assert await faults(broker) == []
+    assert len((await content(broker))["ready"]) == 705
+    assert await repair(broker, QUEUE, Horizon()) == {}
+
+
+async def test_lease_that_nobody_can_have_is_ended_by_repair(broker):
+    """Forged, with a deadline that nobody lives to see: its job goes back with the next sweep."""
+    forged = token("forged", OTHER_OWNER)
+    await leased(broker, "held", "forged")
+    await hand(broker, "ZADD", "active", NOW * 2, token("held", OWNER), NOW * 2, forged)
+    await hand(broker, "ZREM", "active", token("forged"))
+    await hand(broker, "HSET", "running", "forged", forged)
+    horizon = Horizon(NOW + 1000, {OWNER})
+    (finding,) = await audit(broker, QUEUE, horizon)
+    assert f"{forged!r} ends too late" in finding.said
+    assert await repair(broker, QUEUE, horizon) == {"far lease": 1}
+    lives = {"lease_ms": 30_000, "sweep_ms": 10**10, "guard_ms": 0, "crash_limit": 9}
+    assert [x.id for x in await broker.reclaim(QUEUE, **lives, now_ms=NOW)] == ["forged"]
+    assert list((await content(broker))["active"]) == [token("held")]
 
 
 async def test_long_queue_is_read_in_pages(broker):

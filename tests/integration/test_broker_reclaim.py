@@ -268,3 +268,35 @@ async def test_reclaim_of_an_id_without_payload_keeps_it_visible(broker):
     (again,) = (await claim(broker, now_ms=END, prefix=f"{OWNER}:2:")).leases
     assert again.envelope is None
     await settle(broker, (again, Released()))
+
+
+async def test_reclaim_ends_a_lease_that_no_fleet_can_have(broker):
+    """Forged, with a deadline that nobody lives to see; the longest lease there is has a day."""
+    await leased(broker, "a", "b")
+    day = 24 * HOURS
+    names = broker.keys(QUEUE).names
+    await ask(broker, b"ZADD", names["active"], NOW + 2 * day + 1, token("a"), "inf", token("b"))
+    await swept(broker, NOW)
+    assert await reclaim(broker, NOW) == []
+    assert set((await content(broker))["active"].values()) == {NOW + LEASE_MS}
+    await ask(broker, b"ZADD", names["active"], NOW + 2 * day - 1, token("a"))
+    await reclaim(broker, NOW)
+    assert (await content(broker))["active"][token("a")] == NOW + 2 * day - 1
+
+
+async def test_reclaim_drops_what_is_no_lease_of_a_job(broker):
+    """What another hand wrote stops no sweep, and gives nobody a job that somebody runs."""
+    await leased(broker, "a")
+    forged = [b"rubbish", b"no:token", b"x:1:a", b"\xff"]
+    names = broker.keys(QUEUE).names
+    await ask(broker, b"ZADD", names["active"], *(word for f in forged for word in (1, f)))
+    await swept(broker, NOW)
+    call = await broker.reclaim(
+        QUEUE, lease_ms=LEASE_MS, sweep_ms=10**9, guard_ms=0, crash_limit=9, now_ms=NOW
+    )
+    assert {(item.token, item.to) for item in call} == {(f, "dropped") for f in forged}
+    assert [item.id for item in call]  # to be logged
+    found = await content(broker)
+    assert list(found["active"]) == [token("a")]
+    assert found["running"] == {"a": token("a")}
+    assert "ready" not in found

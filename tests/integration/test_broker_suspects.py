@@ -2,7 +2,7 @@
 
 import pytest
 
-from qcore.broker.audit import read_queues
+from qcore.broker.serving import read_queues
 from qcore.model.job import Released
 from tests.support.moves import (
     LEASE_MS,

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from qcore import App, Exponential, GiveUp, Retry
-from qcore.broker.audit import audit, check_queue, read_queues
+from qcore.broker.audit import audit
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Level
+from qcore.broker.serving import check_queue, read_queues
 from qcore.config import BrokerConfig, WorkerConfig
 from tests.support.fleet import ROOT
 from tests.support.moves import LEASE_MS, ask, leased, put
@@ -264,3 +265,41 @@ async def looked_at(broker: Broker) -> list[str]:
     (reading,) = await read_queues(broker, ["orders"])
     found = check_queue(reading, worker) + await audit(broker, "orders")
     return [finding.said for finding in found if finding.level is not Level.OK]
+
+
+# -- repair ----------------------------------------------------------------------------------------
+
+
+async def test_repair_mends_all_of_a_kind_after_a_question(folder: Path, own_server: Server):
+    """Five of them are named: nobody should run the command two hundred times."""
+    broker = Broker(BrokerConfig(url=own_server.url))
+    await broker.register(["orders"])
+    ids = [f"lost-{n}" for n in range(30)]
+    await put(broker, *ids)
+    await ask(broker, b"DEL", broker.keys("orders").names["ready"])
+
+    asked = await doctor(folder, own_server.url, "--repair")
+    assert "Repair 30 jobs of orders?" in asked.err
+    assert asked.code == 1
+    assert await ask(broker, b"LLEN", broker.keys("orders").names["ready"]) == 0
+
+    said = await doctor(folder, own_server.url, "--repair", "--yes", "--json")
+    (repaired,) = [f for f in said.findings if f["check"] == "repair of orders"]
+    assert repaired["said"] == "30 mended: 30 of lost"
+    assert await ask(broker, b"LLEN", broker.keys("orders").names["ready"]) == 30
+    assert "jobs of orders" not in said.not_well()
+    await broker.close()
+
+
+async def test_queue_with_a_key_of_another_program_does_not_hide_the_others(
+    folder: Path, own_server: Server
+):
+    broker = Broker(BrokerConfig(url=own_server.url))
+    await broker.register(["orders", "other"])
+    await ask(broker, b"SET", broker.keys("orders").names["jobs"], b"of somebody else")
+    said = await doctor(folder, own_server.url, "--json")
+    (finding,) = said.not_well()["queue orders"]
+    assert "cannot be read" in finding["said"]
+    assert "WRONGTYPE" in finding["said"]
+    assert any(finding["check"] == "jobs of other" for finding in said.findings)
+    await broker.close()

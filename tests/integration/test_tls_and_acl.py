@@ -14,11 +14,12 @@ import pytest
 
 import qcore
 from qcore import App, BrokerRefused, BrokerUnavailable, JobStatus, Retry
-from qcore.broker.audit import audit, read_queues
+from qcore.broker.audit import audit
 from qcore.broker.broker import Broker
 from qcore.broker.embedded import find_server
 from qcore.broker.examination import read_info, read_server
 from qcore.broker.fleet import Fleet
+from qcore.broker.serving import read_queues
 from qcore.config import BrokerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Job

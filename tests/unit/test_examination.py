@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from qcore.broker import examination as examined
-from qcore.broker.audit import QueueReading, check_queue
 from qcore.broker.examination import Finding, Level, ServerReading
 from qcore.broker.keys import QUEUE_KEYS
 from qcore.broker.scripts import AUDIT
+from qcore.broker.serving import QueueReading, check_queue
 from qcore.config import WorkerConfig
 
 NOW = 1_800_000_000_000

@@ -1,0 +1,179 @@
+"""Whether somebody serves the queues: what is read of each, and what it means."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import msgspec
+
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
+from qcore.broker.examination import Finding, fault, ok, span, warning
+from qcore.broker.keys import QueueKeys
+from qcore.broker.reading import losses_of, moment_ms, natural
+from qcore.broker.wire import earliest_ms
+from qcore.config import WorkerConfig
+
+#: Members of one page.
+PAGE = 500
+#: A job that has lost so many leases runs in a process of its own, after at most this pause.
+_SUSPECT, _PAUSE_MS = 2, 60_000
+
+
+class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What a queue holds; times are unix ms on the Redis clock, None where there is none."""
+
+    name: str
+    now_ms: int
+    #: With suspects.
+    ready: int
+    #: Those of the ready that have lost two leases.
+    suspects: int = 0
+    #: No suspect runs, and none has lost a lease since then.
+    suspects_ms: int | None = None
+    #: Nobody takes its ready jobs, and that is meant.
+    paused: bool = False
+    #: It takes no new jobs.
+    closed: bool = False
+    scheduled: int
+    active: int
+    dead: int
+    #: When the next ready job or the next suspect was enqueued.
+    enqueued_ms: int | None
+    #: The earliest due time of a scheduled job.
+    due_ms: int | None
+    #: The earliest end of a lease.
+    lease_ends_ms: int | None
+    last_sweep_ms: int | None
+    guard_until_ms: int | None
+
+
+async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading]:
+    """Read the queues named.
+
+    Redis: depth.lua and three short reads per queue, one round trip; where suspects wait, pages
+    of at most 500 crash counts.
+    """
+    commands: list[scripts.Call | tuple[object, ...]] = []
+    for name in names:
+        keys = broker.keys(name).names
+        # the time comes last, so that no sweep is later than it
+        commands += [
+            (b"HMGET", keys["meta"], b"last_sweep", b"guard_until"),
+            (b"ZRANGE", keys["scheduled"], 0, 0, b"WITHSCORES"),
+            (b"ZRANGE", keys["active"], 0, 0, b"WITHSCORES"),
+            scripts.DEPTH.call(broker.keys(name), b""),
+        ]
+    replies = await broker.ask(commands) if commands else []
+    readings: list[QueueReading] = []
+    for name, meta, due, lease, depth in zip(
+        names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
+    ):
+        now, ready, suspects, scheduled, active, dead, *stamps, paused, closed = depth
+        readings.append(
+            QueueReading(
+                name=name,
+                now_ms=int(now),
+                ready=ready + suspects,
+                suspects=suspects,
+                suspects_ms=await _idle_since(broker, broker.keys(name)) if suspects else None,
+                paused=paused is not None,
+                closed=closed is not None,
+                scheduled=scheduled,
+                active=active,
+                dead=dead,
+                enqueued_ms=earliest_ms(stamps),
+                due_ms=moment_ms(due[1]) if due else None,
+                lease_ends_ms=moment_ms(lease[1]) if lease else None,
+                last_sweep_ms=natural(meta[0]),
+                guard_until_ms=natural(meta[1]),
+            )
+        )
+    return readings
+
+
+async def _idle_since(broker: Broker, keys: QueueKeys) -> int | None:
+    """Return when a suspect last lost a lease, unix ms; None while one runs."""
+    last: int | None = None
+    async for page in scan(broker, b"HSCAN", keys.names["crashes"], PAGE):
+        losses = {id: losses_of(raw) for id, raw in zip(page[::2], page[1::2], strict=True)}
+        suspects = {id: at for id, (count, at) in losses.items() if count >= _SUSPECT}
+        if suspects:
+            (tokens,) = await broker.ask([(b"HMGET", keys.names["running"], *suspects)])
+            if any(tokens):
+                return None
+            last = max(last or 0, *suspects.values())
+    return last
+
+
+def check_queue(reading: QueueReading, worker: WorkerConfig) -> list[Finding]:
+    """Whether somebody serves a queue, and whether its clock went on."""
+    check, now = f"queue {reading.name}", reading.now_ms
+    lease_ms = round(worker.lease_s * 1000)
+    # by then a lease that is over was taken back, and a due job was made ready
+    patience_ms = lease_ms + round(worker.sweep_s * 1000)
+    swept, guard = reading.last_sweep_ms, reading.guard_until_ms
+    for what, at in (("last sweep", swept), ("outage guard", guard and guard - lease_ms)):
+        if at is not None and at > now:
+            return [
+                fault(
+                    check,
+                    f"its {what} lies {span((at - now) / 1000)} in the future: the clock of Redis "
+                    "went back, and until it has caught up scheduled jobs are late",
+                    "Set the clock of the Redis host by NTP that slews and never steps; a worker "
+                    "that serves the queue mends the leases with its next sweep.",
+                )
+            ]
+    is_served = swept is not None and now - swept <= patience_ms
+    late = list(_late(reading, patience_ms, is_served=is_served))
+    sweep = "never swept" if swept is None else f"swept {span((now - swept) / 1000)} ago"
+    if late:
+        remedy = f"Start a worker that serves it: qcore worker APP --queues {reading.name}."
+        if is_served and reading.suspects_ms:
+            remedy = (
+                f"Only qcore worker APP --queues {reading.name} starts the process of its own "
+                "that such a job needs: run one, or read its logs for processes that do not start."
+            )
+        elif is_served:
+            remedy = "Read the logs of its workers for errors: they sweep, but not to the end."
+        return [fault(check, f"{'; '.join(late)}; {sweep}", remedy)]
+    counts = ", ".join(
+        f"{getattr(reading, c)} {c}" for c in ("ready", "scheduled", "active", "dead")
+    )
+    if reading.paused or reading.closed:
+        state = " and ".join(word for word in ("paused", "closed") if getattr(reading, word))
+        remedy = f"When what it is {state} for is over: qcore resume {reading.name}."
+        return [warning(check, f"{state}; {counts}; {sweep}", remedy)]
+    return [ok(check, f"{counts}; {sweep}")]
+
+
+def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterator[str]:
+    """Yield what should have happened long ago."""
+    now, guard = reading.now_ms, reading.guard_until_ms
+
+    def late(at: int | None) -> str:
+        return span((now - at) / 1000) if at is not None and now - at > patience_ms else ""
+
+    # the oldest job of a queue that is served may be old: the queue is long
+    if reading.paused:
+        pass
+    elif reading.ready and not is_served and (age := late(reading.enqueued_ms)):
+        yield f"{reading.ready} ready, nobody has taken the next one for {age}"
+    elif is_served and (idle := reading.suspects_ms) and (age := late(idle + _PAUSE_MS)):
+        yield f"{reading.suspects} ready that lost two leases, none of them has run for {age}"
+    if age := late(reading.due_ms):
+        yield f"a scheduled job has been due for {age}"
+    if (guard is None or guard <= now) and (age := late(reading.lease_ends_ms)):
+        yield f"a lease ended {age} ago and nobody has taken its job back"
+
+
+async def scan(
+    broker: Broker, command: bytes, key: bytes, count: int
+) -> AsyncIterator[list[bytes]]:
+    """Yield pages; a structure that grows faster than it is read is left in the middle."""
+    (length,) = await broker.ask([(b"HLEN" if command == b"HSCAN" else b"ZCARD", key)])
+    cursor: object = 0
+    # a table that has shrunk has more places than members
+    for _ in range(100 + 20 * length // count):
+        ((cursor, page),) = await broker.ask([(command, key, cursor, b"COUNT", count)])
+        yield page
+        if cursor == b"0":
+            return
