@@ -18,6 +18,15 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     timeout_s: float | None
     fence: int
 
+    def log_fields(self) -> dict[str, Any]:
+        """Return what log lines name the job by."""
+        return {
+            "job": self.job_id,
+            "task": self.task,
+            "queue": self.queue,
+            "attempt": self.attempt,
+        }
+
 
 class Lifecycle:
     """What a worker's jobs can see of it; one per process."""

@@ -6,6 +6,7 @@ The library never configures logging; the command does. Events are `noun.past_te
 import inspect
 import logging
 import traceback
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import structlog
@@ -16,9 +17,9 @@ _TRACE_CHARS = 4000
 EVENTS: dict[str, tuple[str, ...]] = {
     # jobs, by the worker; debug unless something is wrong
     "job.acked": ("job", "task", "queue", "attempt", "duration_ms"),
-    "job.retried": ("job", "task", "queue", "attempt", "error", "delay_ms"),
+    "job.retried": ("job", "task", "queue", "attempt", "error", "delay_ms", "exception"),
     "job.parked": ("job", "task", "queue", "error", "delay_ms"),
-    "job.buried": ("job", "task", "queue", "attempt", "error"),
+    "job.buried": ("job", "task", "queue", "attempt", "error", "exception"),
     "job.unclassified": ("job", "queue"),
     "job.unsettled": ("job", "task", "queue", "exception"),
     "job.condemned": ("job", "queue", "worker", "how"),
@@ -49,6 +50,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # one worker process
     "worker.started": ("owner", "queues", "concurrency"),
     "worker.refused": ("error",),
+    "worker.crashed": (),
     "orders.lost": (),
     "order.unknown": ("order",),
     "service.failed": ("service",),
@@ -67,7 +69,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "tasks.none": ("app", "why", "remedy"),
     "clocks.doubted": ("what", "why", "remedy"),
     "supervisor.started": ("pid", "processes", "most", "url"),
-    "supervisor.draining": ("workers",),
+    "supervisor.draining": ("workers", "running", "oldest", "timeout_s"),
+    "terminal.lost": (),
     "supervisor.hurried": ("workers",),
     "supervisor.quieted": ("workers",),
     "supervisor.resumed": ("workers",),
@@ -92,6 +95,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "replacement.failed": ("worker", "pid", "why"),
     "process.recycled": ("pid", "task", "left"),
     "threads.abandoned": ("count",),
+    # the log itself, by the command
+    "log.regained": ("dropped",),
 }
 
 
@@ -178,6 +183,34 @@ def _to_stdlib(level: str, event: str, fields: dict[str, Any]) -> None:
 
 
 log = EventLog()
+
+
+class Job(Protocol):
+    """A job that runs, as far as log lines know of it."""
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return `job`, `task`, `queue` and `attempt`."""
+        ...
+
+
+_job: ContextVar[Job | None] = ContextVar("qcore_job", default=None)
+
+
+def bind_job(job: Job) -> None:
+    """Let what is called from now on in this context, with its threads, be work on a job.
+
+    Each job pays for this: nothing is made of it before a line is logged.
+    """
+    _job.set(job)
+
+
+def job_fields() -> dict[str, Any]:
+    """Return the `job`, `task`, `queue` and `attempt` that the calling code works on.
+
+    For the loggers of an app; empty outside of tasks. Costs nothing until it is called.
+    """
+    job = _job.get()
+    return {} if job is None else job.log_fields()
 
 
 def trace_of(error: BaseException | None) -> str:

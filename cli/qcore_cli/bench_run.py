@@ -29,7 +29,7 @@ from qcore_cli.bench_usage import Usage
 from qcore_cli.bench_verdict import Load, judge
 from qcore_cli.bench_view import Screen
 from qcore_cli.child import run_loop, worker_command
-from qcore_cli.logs import LogFormat, last_words, logs_to
+from qcore_cli.logs import LogStyle, last_words, logs_to
 from qcore_cli.terminal import echo
 
 INTERRUPTED = 130
@@ -178,7 +178,7 @@ class _Bench:
         supervisor = Supervisor(
             SupervisorConfig(processes=self._wish.settings.processes, name="bench"),
             self._wish.worker,
-            command=worker_command("qcore_cli.bench_tasks:app", LogFormat.CONSOLE),
+            command=worker_command("qcore_cli.bench_tasks:app", LogStyle()),
             broker=self._broker,
         )
         self._supervising = asyncio.create_task(supervisor.run())

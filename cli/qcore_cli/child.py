@@ -28,7 +28,7 @@ from qcore.runtime.child import (
 from qcore.runtime.inheritance import serve_alone
 from qcore.telemetry import log
 from qcore_cli.loader import load_app
-from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.logs import LogStyle, set_up_logging
 from qcore_cli.terminal import echo
 
 T = TypeVar("T")
@@ -56,9 +56,9 @@ class Description(msgspec.Struct, frozen=True):
     timeouts: dict[str, float | None]
 
 
-def worker_command(app: str, log_format: LogFormat) -> tuple[str, ...]:
-    """Return the command that starts one worker process of an app."""
-    return (*COMMAND, "worker", app, log_format)
+def worker_command(app: str, style: LogStyle) -> tuple[str, ...]:
+    """Return the command that starts one worker process of an app, which logs in a style."""
+    return (*COMMAND, "worker", app, style.word())
 
 
 def describe(app: str) -> None:
@@ -73,18 +73,21 @@ def describe(app: str) -> None:
     sys.stdout.buffer.write(b"\0" + told)
 
 
-def worker(app: str, log_format: LogFormat) -> None:
+def worker(app: str, style: LogStyle) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
     config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
-    configure_logging(log_format, everywhere={"worker": config.name, "pid": os.getpid()})
+    set_up_logging(style, everywhere={"worker": config.name, "pid": os.getpid()})
     serve_alone(config.orders_fd, config.beats_fd)
     tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
-    pool_command = (*COMMAND, "pool", app, log_format)
+    pool_command = (*COMMAND, "pool", app, style.word(), config.name)
     try:
         run_loop(run_child(load_app(app), config, pool_command=pool_command))
     except ConfigError as e:
         log.error("worker.refused", error=str(e))  # noqa: TRY400 - one line
         _end(EXIT_CONFIG)
+    except Exception:
+        log.exception("worker.crashed")
+        _end(1)
     leave(0)
 
 
@@ -97,9 +100,9 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(main)
 
 
-def pool(app: str, log_format: LogFormat) -> None:
+def pool(app: str, style: LogStyle, worker_name: str) -> None:
     """Run one process of a worker's pool."""
-    configure_logging(log_format)
+    set_up_logging(style, everywhere={"worker": worker_name, "pid": os.getpid()})
     pool_process.main(partial(load_app, app))
 
 
@@ -109,10 +112,10 @@ def main(words: list[str]) -> None:
         match words:
             case ["describe", app]:
                 describe(app)
-            case ["worker", app, form]:
-                worker(app, LogFormat(form))
-            case ["pool", app, form]:
-                pool(app, LogFormat(form))
+            case ["worker", app, style]:
+                worker(app, LogStyle.read(style))
+            case ["pool", app, style, worker_name]:
+                pool(app, LogStyle.read(style), worker_name)
             case _:
                 raise ConfigError(f"{words} is for the supervisor to start: use `qcore worker`")
     except ConfigError as e:

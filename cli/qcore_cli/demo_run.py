@@ -33,7 +33,7 @@ from qcore_cli.demo_view import (
     print_sum,
     say,
 )
-from qcore_cli.logs import LogFormat, last_words, logs_to
+from qcore_cli.logs import LogStyle, last_words, logs_to
 from school_audit import books, folder, results
 from school_audit.app import app, audit_student
 
@@ -147,7 +147,7 @@ class _Demo:
             SupervisorConfig(processes=self._wish.processes, name="demo"),
             # one job more than it runs: the next one is there when a document is done
             WorkerConfig(queues=(QUEUE,), concurrency=2),
-            command=worker_command(APP_PATH, LogFormat.CONSOLE),
+            command=worker_command(APP_PATH, LogStyle()),
             broker=app.broker,
         )
         began = time.monotonic()

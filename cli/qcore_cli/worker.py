@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import re
 import signal
 import subprocess
@@ -27,7 +28,13 @@ from qcore.runtime.supervisor import Supervisor
 from qcore.telemetry import log
 from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
 from qcore_cli.cores import usable_cores
-from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.logs import (
+    LogFormat,
+    LogLevel,
+    LogStyle,
+    columns_of_terminal,
+    set_up_logging,
+)
 from qcore_cli.options import Namespace, Url, seconds_of
 from qcore_cli.terminal import echo
 
@@ -119,6 +126,9 @@ def worker(
         typer.Option("--allow-eviction", help="Work on a Redis that deletes jobs when it is full."),
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Log lines.")] = LogFormat.CONSOLE,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="The least that is logged, of tasks as well.")
+    ] = LogLevel.INFO,
     print_stop_timeout: Annotated[
         bool,
         typer.Option(
@@ -132,10 +142,12 @@ def worker(
     """Run the jobs of an app until told to stop.
 
     SIGTERM or Ctrl-C: finish what runs, then leave. A second one: cancel what runs and give it
-    back, nothing charged. SIGHUP: replace the processes one by one. SIGTSTP: claim no more jobs;
-    SIGCONT: go on. SIGUSR1: log what runs, with stacks.
+    back, nothing charged. SIGHUP: replace the processes one by one; when the terminal is closed:
+    finish what runs, then leave. SIGTSTP: claim no more jobs; SIGCONT: go on. SIGUSR1: log what
+    runs, with stacks.
     """
-    configure_logging(log_format, everywhere={"supervisor": name} if name else None)
+    style = LogStyle(log_format, log_level, columns_of_terminal())
+    set_up_logging(style, everywhere={"supervisor": name} if name else None)
     if print_stop_timeout:
         echo(stop_timeout(shutdown_timeout))
         return
@@ -172,7 +184,7 @@ def worker(
         health_port=health_port,
         metrics_port=metrics_port,
     )
-    command = worker_command(app, log_format)
+    command = worker_command(app, style)
     raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
 
 
@@ -243,16 +255,24 @@ def _obey_early_signals() -> None:
     Also as the first process of a container, which gets no signal that it has no handler for.
     """
 
+    terminal = _Terminal()
+
     def leave(*_: object) -> None:
         raise SystemExit(0)
+
+    def hang_up(*_: object) -> None:
+        if terminal.is_lost:
+            leave()
 
     def pass_over(*_: object) -> None:
         pass
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, pass_over)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, hang_up)
     # who started this process may ignore it, and it would inherit that: no child had an exit code
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -260,6 +280,7 @@ def _obey_early_signals() -> None:
 def _obey_signals(supervisor: Supervisor) -> None:
     """Let signals be orders to the supervisor; the second one to stop means now."""
     loop, stops = asyncio.get_running_loop(), 0
+    terminal = _Terminal()
 
     def stop() -> None:
         nonlocal stops
@@ -269,13 +290,42 @@ def _obey_signals(supervisor: Supervisor) -> None:
         else:
             supervisor.stop_now()
 
+    def hang_up() -> None:
+        if terminal.is_lost:
+            supervisor.drain()
+            log.warning("terminal.lost")
+        else:
+            supervisor.roll(signal.SIGHUP.name)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    for number in (signal.SIGHUP, signal.SIGUSR2):
-        loop.add_signal_handler(number, supervisor.roll, number.name)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+    loop.add_signal_handler(signal.SIGUSR2, supervisor.roll, signal.SIGUSR2.name)
     loop.add_signal_handler(signal.SIGTSTP, supervisor.quiet)
     loop.add_signal_handler(signal.SIGCONT, supervisor.resume)
     loop.add_signal_handler(signal.SIGUSR1, supervisor.dump)
+
+
+class _Terminal:
+    """The terminal that this process was started on, wherever its output goes.
+
+    When that is closed SIGHUP comes, as it does for a reload; nohup asks to live on.
+    """
+
+    def __init__(self) -> None:
+        self._is_needed = self._is_there() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there was one, and it is gone."""
+        return self._is_needed and not self._is_there()
+
+    def _is_there(self) -> bool:
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        except OSError:
+            return False
+        return True
 
 
 def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:

@@ -152,6 +152,7 @@ class Brood:
             await child.ready.wait()
         child.catch_up()
         if child.ready.is_set():
+            await child.claiming.wait()
             after_s = round(child.age_s, 3)
             log.info("worker.ready", worker=child.name, pid=child.process.pid, after_s=after_s)
         else:

@@ -123,8 +123,8 @@ def _obey(worker: Worker, orders_fd: int) -> None:
         return
     if not orders:
         asyncio.get_running_loop().remove_reader(orders_fd)
-        log.warning("orders.lost")
         worker.drain()
+        log.warning("orders.lost")
     actions = {
         DRAIN: worker.drain,
         STOP_NOW: worker.stop_now,
@@ -169,10 +169,10 @@ def _beat(worker: Worker, app: App, lag_s: float, beats_fd: int) -> Beat:
 
 
 async def _beat_on(worker: Worker, app: App, watchdog: Watchdog, config: ChildConfig) -> None:
-    """Beat from the event loop, so that a blocked loop falls silent; faster until it is ready."""
+    """Beat from the event loop, so that a blocked loop falls silent; faster until it works."""
     while True:
         beat = _beat(worker, app, watchdog.take_lag_s(), config.beats_fd)
-        await anyio.sleep(config.worker.heartbeat_s if beat.ready else _BOOT_BEAT_S)
+        await anyio.sleep(_BOOT_BEAT_S if beat.claim_age_s is None else config.worker.heartbeat_s)
 
 
 def leave(code: int) -> None:

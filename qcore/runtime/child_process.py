@@ -96,6 +96,8 @@ class ChildProcess:
         self.beat: Beat | None = None
         self.gone = asyncio.Event()
         self.ready = asyncio.Event()
+        #: It is ready, and Redis has answered a claim of it.
+        self.claiming = asyncio.Event()
         #: It is ready, or has ended before.
         self.booted = asyncio.Event()
         #: It is gone, its exit code is known and logged.
@@ -173,6 +175,8 @@ class ChildProcess:
         if beat.ready:
             self.ready.set()
             self.booted.set()
+            if beat.claim_age_s is not None and not beat.draining:
+                self.claiming.set()
         self._on_beat(beat)
 
     def order(self, order: bytes) -> None:

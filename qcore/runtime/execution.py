@@ -255,7 +255,7 @@ class Executor:
             raw = encode_result(result, self._result_limit_bytes if keep_ms else -1)
         if self._logs_acks:
             duration_ms = _now_ms() - running.started_ms
-            log.debug("job.acked", **self._fields(running), duration_ms=duration_ms)
+            log.debug("job.acked", **running.log_fields(), duration_ms=duration_ms)
         if not keep_ms:
             return ACKED
         return Acked(encode(JobOutcome(JobStatus.COMPLETED, msgspec.Raw(raw))), keep_ms)
@@ -306,7 +306,7 @@ class Executor:
             return None
         if running.stop is Stop.CANCELLED:
             return self._cancelled("on request, while it ran", running)
-        log.info("job.released", **self._fields(running))
+        log.info("job.released", **running.log_fields())
         return Released()
 
     def _cancelled(self, reason: str, running: Running) -> Outcome:
@@ -383,21 +383,26 @@ class Executor:
         self, error: BaseException, running: Running, state: JobState, delay_s: float
     ) -> Outcome:
         delay_ms = round(delay_s * 1000)
-        log.info("job.retried", **self._fields(running), error=_one_line(error), delay_ms=delay_ms)
+        log.info(
+            "job.retried",
+            **running.log_fields(),
+            **_trace_in(state),
+            error=_one_line(error),
+            delay_ms=delay_ms,
+        )
         return Retried(delay_ms, encode(state))
 
     def _buried(self, error: BaseException, running: Running, state: JobState) -> Outcome:
-        log.warning("job.buried", **self._fields(running), error=_one_line(error))
+        log.warning(
+            "job.buried", **running.log_fields(), **_trace_in(state), error=_one_line(error)
+        )
         return Buried(encode(state))
 
-    def _fields(self, running: Running) -> dict[str, Any]:
-        lease = running.lease
-        return {
-            "job": lease.id,
-            "task": running.task_name,
-            "queue": lease.queue,
-            "attempt": decode_state(lease.state).failures + 1,
-        }
+
+def _trace_in(state: JobState) -> dict[str, str]:
+    """Return the last error of a record for a log line, where it is more than a line of words."""
+    text = state.errors[-1].text.rstrip() if state.errors else ""
+    return {"exception": text} if "\n" in text else {}
 
 
 def _start_clock(task: Task[Any, Any], running: Running) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from qcore.app import App
 from qcore.config import BrokerConfig, child_variable
-from qcore.context import Context, Lifecycle
+from qcore.context import Context, Facts, Lifecycle
 from qcore.errors import ArgumentError, ConfigError, Parked, ResultError
 from qcore.model.codec import encode
 from qcore.model.reasons import reason_of, wish_in
@@ -27,6 +27,7 @@ from qcore.runtime.isolation import Isolation
 from qcore.runtime.processes import LENGTH_BYTES, POOL_START, PoolStart, Reply, Request, frame
 from qcore.runtime.results import encode_result
 from qcore.task import Task
+from qcore.telemetry import bind_job
 
 _request = msgspec.msgpack.Decoder(Request)
 
@@ -107,7 +108,7 @@ def _serve(
     try:
         task, named = _prepared(request, load)
         task.app.configure(url=broker.url, namespace=broker.namespace)  # for `enqueue_sync`
-        result = isolation.run(partial(task.function, **named))
+        result = isolation.run(partial(_work_on, request.facts, partial(task.function, **named)))
         return Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
     except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
         return _described(wish_in(e))
@@ -127,6 +128,11 @@ def _described(error: BaseException) -> Reply:
         case _:
             kind = type(error).__name__
             return Reply(kind=kind, text=error_text(error), reason=reason_of(error))
+
+
+def _work_on(facts: Facts, function: Callable[[], Any]) -> Any:
+    bind_job(facts)
+    return function()
 
 
 def _prepared(request: Request, load: Callable[[], App]) -> tuple[Task[Any, Any], dict[str, Any]]:

@@ -70,8 +70,8 @@ class Rolling:
         # a signal after an order does all that the order wants
         self._generation = generation or self._generation
         self._since = asyncio.get_running_loop().time()
-        log.info("roll.started", why=why, workers=len(self._staying()))
         self._called.set()
+        log.info("roll.started", why=why, workers=len(self._staying()))
 
     async def run(self) -> None:
         """Replace what is to be replaced, until stopped."""

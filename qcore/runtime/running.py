@@ -2,10 +2,12 @@
 
 import asyncio
 from enum import Enum
+from typing import Any
 
 import msgspec
 
 from qcore.context import Context
+from qcore.model.codec import decode_state
 from qcore.model.fleet import RunningJob
 from qcore.model.job import Lease
 
@@ -59,6 +61,16 @@ class Running(msgspec.Struct, eq=False):
         age_s = round(asyncio.get_running_loop().time() - self.claimed_at, 3)
         lease = self.lease
         return RunningJob(lease.id[:64], self.task_name[:100], age_s, lease.queue)
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return what its log lines name it by."""
+        lease = self.lease
+        return {
+            "job": lease.id,
+            "task": self.task_name,
+            "queue": lease.queue,
+            "attempt": decode_state(lease.state).failures + 1,
+        }
 
     def cancel(self, why: Stop) -> None:
         """Cancel the job; again only for a reason that weighs more than those before.

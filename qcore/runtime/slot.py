@@ -15,6 +15,8 @@ from qcore.telemetry import log
 
 #: A child that lived so long after it was ready resets the restart backoff.
 _STABLE_S = 10.0
+#: A worker that is to be replaced stays so long for the first claim of its successor.
+_FIRST_CLAIM_S = 2.0
 
 
 class Slot:
@@ -140,9 +142,11 @@ class Slot:
         heir = self._heir = self._start()
         if heir is not None:
             await heir.booted.wait()
+            with anyio.move_on_after(_FIRST_CLAIM_S):  # Redis may be away
+                await heir.claiming.wait()
             if self._stopping.is_set():
                 return True
-        if heir is None or not heir.ready.is_set():
+        if heir is None or heir.gone.is_set() or not heir.ready.is_set():
             log.error("replacement.failed", worker=old.name, pid=old.process.pid, why=why)
             old.leaves_for = ""
             return False

@@ -18,6 +18,7 @@ from qcore.config import (
     host_name,
     service_manager,
     supervisors_share_s,
+    time_for_jobs_s,
 )
 from qcore.errors import BrokerError
 from qcore.model.fleet import Processes, SupervisorState, SupervisorView, WorkerView
@@ -44,6 +45,8 @@ EXIT_BOOT_LOOP = 70
 _NOW_S = 6.0
 #: To take its record away a supervisor has so long at least and at most: Redis may have just gone.
 _LAST_ACT_LEAST_S, _LAST_ACT_MOST_S = 0.1, 1.0
+#: Jobs that it names when it is told to stop.
+_NAMED = 3
 
 
 class Supervisor:
@@ -73,6 +76,7 @@ class Supervisor:
         check_stall(config.stall_s, worker)
         # half of its own share is to kill children that are late, half to take back their jobs
         self._own_s = supervisors_share_s(worker.shutdown_timeout_s) / 2
+        self._jobs_s = round(time_for_jobs_s(worker.shutdown_timeout_s), 1)
         self._kill_after_s = worker.shutdown_timeout_s - self._own_s
         self._config = config
         self._worker = msgspec.structs.replace(
@@ -206,16 +210,16 @@ class Supervisor:
     def quiet(self) -> None:
         """Let every child claim nothing until `resume`; what runs goes on."""
         if not self._stopping.is_set():
-            log.info("supervisor.quieted", workers=len(self._brood.living))
             self._is_quiet = True
             self._brood.order(QUIET)
+            log.info("supervisor.quieted", workers=len(self._brood.living))
 
     def resume(self) -> None:
         """Let the children claim again after `quiet`; without one it does nothing."""
         if self._is_quiet and not self._stopping.is_set():
-            log.info("supervisor.resumed", workers=len(self._brood.living))
             self._is_quiet = False
             self._brood.order(RESUME)
+            log.info("supervisor.resumed", workers=len(self._brood.living))
 
     def roll(self, why: str) -> None:
         """Replace every child, one at a time, each when its successor is ready."""
@@ -227,8 +231,8 @@ class Supervisor:
         if self._stopping.is_set():
             return
         if order.leave:
-            log.info("exit.ordered", generation=order.generation)
             self.drain()
+            log.info("exit.ordered", generation=order.generation)
         else:
             self._rolling.roll("restart", order.generation)
 
@@ -267,13 +271,12 @@ class Supervisor:
         )
 
     def _order(self, order: bytes) -> None:
-        now = anyio.current_time()
-        if not self._stopping.is_set():
-            log.info("supervisor.draining", workers=len(self._brood.living))
+        now, is_first = anyio.current_time(), not self._stopping.is_set()
+        hurries = order == STOP_NOW and not self._hurry.is_set()
+        if is_first:
             self._kill_at = now + self._kill_after_s
             self._leave_at = self._kill_at + self._own_s
-        if order == STOP_NOW and not self._hurry.is_set():
-            log.info("supervisor.hurried", workers=len(self._brood.living))
+        if hurries:
             self._kill_at = min(self._kill_at, now + _NOW_S)
             self._hurry.set()
         self._ordered = order
@@ -283,6 +286,21 @@ class Supervisor:
         self._asked.set()
         self._brood.order(order)
         self._limit_taking()
+        if is_first:
+            self._log_draining()
+        if hurries:
+            log.info("supervisor.hurried", workers=len(self._brood.living))
+
+    def _log_draining(self) -> None:
+        beats = [child.beat for child in self._brood.living if child.beat is not None]
+        oldest = sorted((job for beat in beats for job in beat.oldest), key=lambda job: -job.age_s)
+        log.info(
+            "supervisor.draining",
+            workers=len(self._brood.living),
+            running=sum(beat.running for beat in beats),
+            oldest=[f"{job.task} {job.queue}/{job.id}" for job in oldest[:_NAMED]],
+            timeout_s=self._jobs_s,
+        )
 
     def _limit_taking(self) -> None:
         """Give what is left of the shutdown timeout to a Redis that does not answer just now."""

@@ -35,7 +35,7 @@ from qcore.runtime.services import kept
 from qcore.runtime.slots import Room, Slots
 from qcore.runtime.tally import Tally
 from qcore.runtime.threads import Thread, Threads
-from qcore.telemetry import log
+from qcore.telemetry import bind_job, log
 
 #: A leaving worker wakes another one if Redis answers within this.
 _PASS_ON_S = 0.5
@@ -184,9 +184,9 @@ class Worker:
         limit_s = self._config.shutdown_timeout_s if timeout_s is None else timeout_s
         self._stop_at = asyncio.get_running_loop().time() + limit_s
         self._lifecycle.shutdown_requested = True
-        log.info("worker.draining", running=len(self._running), timeout_s=limit_s)
         self._stop.set()
         self._turn.set()
+        log.info("worker.draining", running=len(self._running), timeout_s=limit_s)
 
     def stop_now(self) -> None:
         """Cancel what runs and release it uncharged, without waiting for it to finish."""
@@ -349,6 +349,7 @@ class Worker:
             running.task = asyncio.get_running_loop().create_task(self._execute(running))
 
     async def _execute(self, running: Running) -> None:
+        bind_job(running)
         try:
             outcome = await self._executor.execute(running)
         except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome

@@ -19,7 +19,7 @@ from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import RollState, WorkerState
 from qcore.runtime.supervisor import EXIT_BOOT_LOOP, Supervisor
 from qcore_cli.child import worker_command
-from qcore_cli.logs import LogFormat
+from qcore_cli.logs import LogFormat, LogStyle
 from tests.support import fleet_tasks
 from tests.support.checker import assert_sound
 from tests.support.fleet import TASKS, Fleet, fleet_on
@@ -40,7 +40,7 @@ async def supervisor(
     supervisor = Supervisor(
         SupervisorConfig(processes=2),
         config,
-        command=worker_command(TASKS, LogFormat.JSON),
+        command=worker_command(TASKS, LogStyle(LogFormat.JSON)),
         broker=broker,
     )
     running = asyncio.create_task(supervisor.run())

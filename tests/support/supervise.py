@@ -7,7 +7,7 @@ import msgspec
 
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore_cli.child import worker_command
-from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.logs import LogFormat, LogStyle, configure_logging
 from qcore_cli.worker import _supervise
 
 
@@ -23,7 +23,7 @@ class Settings(msgspec.Struct, frozen=True):
 def main() -> None:
     configure_logging(LogFormat.JSON)
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
-    command = worker_command(settings.app, LogFormat.JSON)
+    command = worker_command(settings.app, LogStyle(LogFormat.JSON))
     sys.exit(
         asyncio.run(_supervise(settings.broker, settings.supervisor, settings.worker, command))
     )
