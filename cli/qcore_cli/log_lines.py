@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from qcore_cli.terminal import printable
+
 #: Fields that have their place, in the order in which structlog's own lines show them.
 _PLACED = ("timestamp", "level", "event", "exception")
 #: What nobody needs who watches a terminal; JSON has everything.
@@ -23,7 +25,7 @@ def json_line(event: Mapping[str, Any]) -> str:
 def text_line(event: Mapping[str, Any]) -> str:
     """Return a line for a file, and the trace below it."""
     fields = " ".join(_fields(event))
-    head = f"{event['timestamp']} [{event['level']:9}] {_plain(event['event'])}"
+    head = f"{event['timestamp']} [{event['level']:9}] {printable(event['event'])}"
     return f"{head:<60} {fields}".rstrip() + _below(event)
 
 
@@ -33,7 +35,7 @@ def terminal_line(event: Mapping[str, Any], columns: int, *, color: bool) -> str
     if event["event"] == "job.acked":
         return _ack(event, at, columns)
     say = _SENTENCES.get(event["event"])
-    words = say(event) if say else [_plain(event["event"]), *_fields(_seen(event))]
+    words = say(event) if say else [printable(event["event"]), *_fields(_seen(event))]
     if level != "info":
         words.insert(0, level)
     lines = [at]
@@ -58,8 +60,8 @@ def _seen(event: Mapping[str, Any]) -> dict[str, Any]:
 def _ack(event: Mapping[str, Any], at: str, columns: int) -> str:
     ms = event["duration_ms"]
     took = f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
-    line = _plain(f"{at} done    {str(event['task']).rpartition('.')[2]}  {took}")
-    whole = _plain(f"{line}  {event['queue']}/{event['job']}")
+    line = printable(f"{at} done    {str(event['task']).rpartition('.')[2]}  {took}")
+    whole = printable(f"{line}  {event['queue']}/{event['job']}")
     return whole if len(whole) <= columns else line[:columns]
 
 
@@ -70,7 +72,7 @@ def _draining(event: Mapping[str, Any]) -> list[str]:
     named = ", ".join(map(str, event["oldest"]))
     jobs = "1 job" if running == 1 else f"{running} jobs"
     return (
-        f"stopping: waits for {jobs}, at most {event['timeout_s']:g} s: {_plain(named)}. Ctrl-C "
+        f"stopping: waits for {jobs}, at most {event['timeout_s']:g} s: {printable(named)}. Ctrl-C "
         "again cancels what runs and gives it back"
     ).split()
 
@@ -79,24 +81,18 @@ _SENTENCES = {"supervisor.draining": _draining}
 
 
 def _fields(event: Mapping[str, Any]) -> list[str]:
-    return [f"{_plain(k)}={_shown(v)}" for k, v in event.items() if k not in _PLACED]
+    return [f"{printable(k)}={_shown(v)}" for k, v in event.items() if k not in _PLACED]
 
 
 def _below(event: Mapping[str, Any]) -> str:
     lines = str(event.get("exception") or "").splitlines()
-    return "".join(f"\n    {_plain(line)}" for line in lines)
+    return "".join(f"\n    {printable(line)}" for line in lines)
 
 
 def _shown(value: object) -> str:
     try:
         if not isinstance(value, str):
-            return _plain(repr(value))
+            return printable(repr(value))
         return value if value.isprintable() and value and " " not in value else repr(value)
     except Exception as e:  # noqa: BLE001 - a __repr__ of the user's that raises
         return f"<{type(value).__name__}, which cannot be shown: {type(e).__name__}>"
-
-
-def _plain(text: object) -> str:
-    """Return text without what a terminal would obey, in one line."""
-    said = str(text)
-    return said if said.isprintable() else said.encode("unicode_escape").decode()

@@ -55,7 +55,7 @@ async def test_server_that_comes_late_and_evicts_ends_the_supervisor(
 ):
     own_server.kill()
     command = fleet.start(processes=1)
-    await command.ready(1)
+    await eventually(lambda: command.events("worker.started"), 30)
     own_server.options["maxmemory-policy"] = "allkeys-lfu"
     own_server.start()
     assert await command.ended(30) == 78

@@ -108,7 +108,7 @@ async def test_worker_without_room_is_ready_though_it_claims_nothing(fleet: Flee
 async def test_readiness_waits_for_the_first_claim(fleet: Fleet, own_server: Server, port: int):
     own_server.kill()
     command = fleet.start_with(processes=1, health_port=port)
-    await command.ready(1)
+    await eventually(lambda: command.events("worker.started"), 30)
     said = (503, "not ready: Redis has not answered a claim yet\n")
     await eventually(says(port, "/readyz", said))
     assert await get(port, "/livez") == ALIVE
