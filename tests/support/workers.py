@@ -12,7 +12,7 @@ from qcore.broker.inspector import JobRecord
 from qcore.config import WorkerConfig
 from qcore.runtime.worker import Worker
 from qcore_cli.child import COMMAND
-from qcore_cli.logs import LogFormat
+from qcore_cli.logs import LogStyle
 from tests.support.waiting import eventually
 
 LEASE_S = 1.5
@@ -42,7 +42,7 @@ async def working(
         "shutdown_timeout_s": 5.0,
     }
     config = WorkerConfig(**defaults | settings)
-    pool_command = (*COMMAND, "pool", path, LogFormat.CONSOLE)
+    pool_command = (*COMMAND, "pool", path, LogStyle().word(), "worker.1")
     worker = Worker(app, config, owner=owner or new_owner(), pool_command=pool_command)
     running = asyncio.create_task(worker.run())
     try:
