@@ -353,8 +353,7 @@ class Worker:
         try:
             outcome = await self._executor.execute(running)
         except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
-            # caught nowhere deeper: a GeneratorExit that a future raises closes all coroutines of
-            # the task but this one, and what they return is lost
+            # caught nowhere deeper: a GeneratorExit of a future closes all coroutines but this one
             outcome = self._executor.outcome_of(e, running)
         self._end(running, outcome)
 
