@@ -80,7 +80,7 @@ async def test_every_line_of_a_task_names_its_job_wherever_it_runs(fleet: Fleet)
     fleet.write_tasks("shop", LOGGING)
     command = fleet.start(processes=1, app="shop:app")
     jobs = await enqueued(fleet, "on_loop", "in_thread", "in_process", "fails")
-    await fleet.emptied(20)
+    await fleet.emptied(40)
     for place in ("on_loop", "in_thread", "in_process"):
         lines = await eventually(lambda place=place: said(command, jobs[place]))
         events = [line["event"] for line in lines]
@@ -106,7 +106,7 @@ async def test_no_line_shows_a_variable_an_argument_or_a_password(fleet: Fleet, 
     fleet.write_tasks("shop", LOGGING)
     command = fleet.start(processes=1, app="shop:app", log_format=form, log_level="debug")
     await enqueued(fleet, "on_loop", "in_thread", "in_process", "fails")
-    await fleet.emptied(20)
+    await fleet.emptied(40)
     await eventually(lambda: command.log.read_text().count("structlog failed") == 3)
     command.signal(signal.SIGUSR1)
     await eventually(lambda: "thread.dumped" in command.log.read_text())
@@ -163,7 +163,7 @@ async def test_reader_of_the_log_that_stops_stops_nothing(fleet: Fleet):
         async with fleet.producer() as producer:
             for _ in range(20):
                 await producer.send("fail_once", "x")
-            await eventually(lambda: len(fleet.done()) == 20, 30)
+            await eventually(lambda: len(fleet.done()) == 20, 60)
             long = await producer.send("work", 60.0)
             await eventually(lambda: fleet.runs().get(long))
             began = time.monotonic()
@@ -191,7 +191,7 @@ async def test_log_that_cannot_be_written_stops_nothing(fleet: Fleet, kind: str,
         async with fleet.producer() as producer:
             for _ in range(20):
                 await producer.send("fail_once", "x")
-            await eventually(lambda: len(fleet.done()) == 20, 30)
+            await eventually(lambda: len(fleet.done()) == 20, 60)
         await eventually(lambda: ready(port))
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 20) == 0
@@ -257,7 +257,7 @@ async def test_worker_on_a_terminal_shows_each_job_and_fits_its_width(fleet: Fle
     try:
         async with fleet.producer() as producer:
             await producer.send_many("work", 3)
-            await eventually(lambda: session.said().count("done    work  ") == 3, 30)
+            await eventually(lambda: session.said().count("done    work  ") == 3, 60)
             await producer.send("work", 60.0)
             registry = Registry(producer.app.broker)
 
@@ -280,7 +280,7 @@ async def test_worker_on_a_terminal_shows_each_job_and_fits_its_width(fleet: Fle
 
 async def test_closed_terminal_ends_worker_and_supervisor(fleet: Fleet):
     session = Session(fleet)
-    await eventually(lambda: "worker.ready" in session.said(), 30)
+    await eventually(lambda: "worker.ready" in session.said(), 60)
     session.close()
     assert await session.ended() == 0
     await eventually(lambda: not fleet.left_behind())
@@ -301,7 +301,7 @@ async def test_pipe_to_tee_counts_as_its_terminal(fleet: Fleet):
 
     async with fleet.producer() as producer:
         await producer.send("work")
-        await eventually(shown, 30)
+        await eventually(shown, 60)
     session.close()
     assert await session.ended() == 0
     os.close(reader)
@@ -314,10 +314,10 @@ async def test_nohup_outlives_its_terminal(fleet: Fleet, port: int):
     try:
         async with fleet.producer() as producer:
             await producer.send("work")
-            await eventually(lambda: len(fleet.done()) == 1, 30)
+            await eventually(lambda: len(fleet.done()) == 1, 60)
             session.close()
             await producer.send("work")
-            await eventually(lambda: len(fleet.done()) == 2, 30)
+            await eventually(lambda: len(fleet.done()) == 2, 60)
         assert session.process.poll() is None
         session.process.send_signal(signal.SIGTERM)
         assert await session.ended() == 0
