@@ -13,8 +13,8 @@ _PAGE = 100
 #: So many tasks of a queue are named.
 _NAMED = 5
 _REMEDY = (
-    "Start a worker whose app has it: App(include=[...]) names the modules with tasks that a worker "
-    "imports. After a day such a job is dead; then revive it."
+    "Start a worker whose app has it: App(include=[...]) names the modules with tasks that a "
+    "worker imports. After a day such a job is dead; then revive it."
 )
 
 
