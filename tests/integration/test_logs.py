@@ -219,6 +219,7 @@ class Session:
 
     def __init__(self, fleet: Fleet, *, prefix: tuple[str, ...] = (), stderr: int = -1) -> None:
         self._own, other = pty.openpty()
+        output = other if stderr < 0 else stderr  # nohup makes a file of a terminal
         fcntl.ioctl(self._own, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         worker = (sys.executable, "-m", "qcore_cli", "worker", "tests.support.fleet_tasks:app")
         flags = ("--url", fleet.url, "--namespace", fleet.namespace, "--processes", "1")
@@ -226,8 +227,8 @@ class Session:
         self.process = subprocess.Popen(
             words,
             stdin=other,
-            stdout=other,
-            stderr=other if stderr < 0 else stderr,
+            stdout=output,
+            stderr=output,
             env=fleet.env | {"NO_COLOR": "1"},
             cwd=ROOT,
             start_new_session=True,
