@@ -120,6 +120,9 @@ class ProcessDied(QcoreError):
 class BrokerError(QcoreError):
     """Something is wrong with Redis or with the way to it."""
 
+    #: False when it is certain that the call had no effect.
+    sent = True
+
 
 class BrokerUnavailable(BrokerError):
     """Redis could not be reached or did not answer in time.

@@ -118,7 +118,9 @@ class Line:
                 f"Redis at {self._place.shown} did not answer within {after}{doubt}", sent=sent
             ) from e
         except Exception as e:
-            raise failure_of(e, self._place.shown, sent=sent) from e
+            failure = failure_of(e, self._place.shown, sent=sent)
+            failure.sent = failure.sent and sent  # a wrong password is refused before any call
+            raise failure from e
 
     @contextmanager
     def _watching(self, limit: asyncio.Timeout) -> Generator[None]:

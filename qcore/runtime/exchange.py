@@ -9,7 +9,7 @@ from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.connection import Backoff
 from qcore.broker.wire import ClaimRequest, Turn
 from qcore.config import WorkerConfig
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.errors import BrokerError
 from qcore.model.job import Lease, Outcome, Released
 from qcore.runtime.slots import Room
 from qcore.telemetry import log
@@ -155,7 +155,7 @@ class Exchange:
         try:
             turn = await self._broker.turn(sending, claim)
         except BaseException as e:
-            if not isinstance(e, BrokerUnavailable) or e.sent:
+            if not isinstance(e, BrokerError) or e.sent:
                 self._unconfirmed.update(lease.token for lease, _ in sending)
                 if claim is not None:
                     self._lose(claim.prefix, claim.queues)
@@ -165,7 +165,7 @@ class Exchange:
         self._keep_unsettled(turn)
         if claim is not None:
             for queue, error in turn.unclaimed.items():
-                if not isinstance(error, BrokerUnavailable) or error.sent:
+                if error.sent:
                     self._lose(claim.prefix, [queue])
         self._confirm(turn)
         self._note_absence(turn)

@@ -135,3 +135,15 @@ async def test_policy_that_changes_later_is_noticed_and_said_once(
         watching.cancel()
         await asyncio.wait([watching])
     await broker.close()
+
+
+async def test_worker_with_a_wrong_password_leaves_at_once(tmp_path: Path, own_server: Server):
+    """A claim that was refused before it was sent took nothing: there is nothing to look for."""
+    url = own_server.url.replace("://", "://nobody:wrong@")
+    with fleet_on(tmp_path, url, "wrong") as fleet:
+        command = fleet.start(processes=1, shutdown_timeout=60)
+        await eventually(lambda: command.events("broker.lost"), 30)
+        assert not command.events("worker.ready")
+        command.signal()
+        assert await command.ended(25) == 0
+        assert command.exit_codes() == [0]
