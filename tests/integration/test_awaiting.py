@@ -321,7 +321,7 @@ async def test_node_that_is_away_delays_only_its_own_results(
     ended = Inspector(app.broker).ended
     lost = [asyncio.create_task(ended("bad", f"{n}")) for n in range(150)]
     results = [asyncio.create_task((await one.enqueue()).result()) for _ in range(150)]
-    await eventually(lambda: sum(wait.seen for wait in queue._all()) == 150)
+    await eventually(lambda: sum(wait.seen_at is not None for wait in queue._all()) == 150)
     for lease in await leases(other):
         await settle(other, (lease, kept(1)), now_ms=None)
     assert await asyncio.gather(*results) == [1] * 150
