@@ -21,7 +21,7 @@ from typing import Any
 from qcore.broker import scripts
 from qcore.broker.bells import Bells
 from qcore.broker.cluster import answered, answers
-from qcore.broker.coalescer import Coalescer
+from qcore.broker.coalescer import CALL_BYTES, Coalescer
 from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.scripts import Call
@@ -29,19 +29,20 @@ from qcore.broker.waiting import Ending, Waiting
 from qcore.broker.wire import (
     CHORE_LIMIT,
     ClaimRequest,
+    Pruned,
     Reclaimed,
     Swept,
     Turn,
     by_queue,
     claim_call,
     id_of,
-    part_of,
+    parts_of,
     read_leases,
     read_reclaimed,
     settle_calls,
 )
 from qcore.config import BrokerConfig
-from qcore.errors import BrokerError, PayloadTooLarge
+from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome
 
@@ -199,13 +200,13 @@ class Broker:
         the settles can be repeated: those that took effect come back as lost. The claim must not
         be; ask `recover` with its prefix.
 
-        Redis: settle.lua once per queue and 500 jobs, then claim.lua; one round trip. In a
-        Cluster a claim.lua per queue, one after another while there is room, so that the order
-        of the queues and the limit hold.
+        Redis: settle.lua once per queue and 500 jobs, then claim.lua; one round trip. For each
+        250 queues, in a Cluster for each queue, a claim.lua of its own, one after another while
+        there is room, so that the order of the queues and the limit hold.
         """
         now = _now(now_ms)
         settles = settle_calls(self.keys, ended, now)
-        claims = [part_of(claim, q) for q in self.groups(claim.queues)] if claim is not None else []
+        claims = parts_of(claim, self.groups(claim.queues)) if claim is not None else []
         first = claims.pop(0) if claims else None
         calls = [call for _, call in settles]
         if first is not None:
@@ -218,11 +219,15 @@ class Broker:
             turn.note_claim(first, replies[-1])
         for part in claims:
             left = claim.limit - len(turn.leases) if claim is not None else 0
-            if left <= 0:
+            if left <= 0 or turn.payload_bytes() >= CALL_BYTES:
                 turn.again_ms = 0  # nobody knows, so look when there is room
                 break
             request = replace(part, limit=left)
-            (reply,) = await self._turns.send([claim_call(self.keys, request, now)])
+            try:
+                (reply,) = await self._turns.send([claim_call(self.keys, request, now)])
+            except BrokerUnavailable as e:
+                e.sent = True  # what went before may have taken effect
+                raise
             turn.note_claim(request, reply)
         turn.raise_if_nothing_worked()
         return turn
@@ -430,20 +435,16 @@ class Broker:
             reclaimed += read_reclaimed(rest)
         return reclaimed
 
-    async def prune(
-        self, queue: str, *, cursor: int = 0, now_ms: int | None = None
-    ) -> tuple[int, int]:
+    async def prune(self, queue: str, *, cursor: int = 0, now_ms: int | None = None) -> Pruned:
         """Completed, cancelled -> -: forget outcomes whose time is over, and silent producers.
 
-        An outcome leaves a trace, for as long as it was kept and at most 24 h.
-
-        Returns:
-            How many times were over, and the cursor for the next call.
+        An outcome leaves a trace, for as long as it was kept and at most 24 h. At most 200 a call
+        and 1 MB of outcomes, and a page of 500 producers.
         """
         limits = CHORE_LIMIT, TRACE_MS, TRACE_BYTES, PRODUCER_SILENT_MS
         call = scripts.PRUNE.call(self.keys(queue), _now(now_ms), *limits, cursor)
-        ((count, cursor),) = await self.ask([call])
-        return int(count), int(cursor)
+        ((count, cursor, more),) = await self.ask([call])
+        return Pruned(int(count), int(cursor), bool(more))
 
 
 def _now(now_ms: int | None) -> object:

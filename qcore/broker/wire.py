@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from qcore.broker import scripts
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
@@ -16,6 +16,8 @@ from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retr
 
 #: A count of lost leases that did not grow for so long is forgotten; see lua/lib/lines.lua.
 FORGOTTEN_MS = 72 * 3600 * 1000
+#: One claim call looks at so many queues: a millisecond of Redis where all are empty.
+CLAIM_QUEUES = 250
 #: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
 CHORE_LIMIT = 200
 
@@ -44,6 +46,10 @@ class Turn:
     unreadable: dict[str, str] = field(default_factory=dict[str, str])
     #: Queues of which some call took effect.
     answered: set[str] = field(default_factory=set[str])
+
+    def payload_bytes(self) -> int:
+        """Return the size of what was claimed."""
+        return sum(len(lease.envelope or b"") for lease in self.leases)
 
     def note_settle(self, queue: str, reply: list[bytes] | BrokerError) -> None:
         """Add the reply to one settle call; several calls of a queue fail together."""
@@ -83,12 +89,31 @@ class ClaimRequest:
     suspects: bool = False
 
 
-def part_of(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
-    """Return the claim for some of its queues."""
+def parts_of(claim: ClaimRequest, groups: Iterable[Sequence[str]]) -> list[ClaimRequest]:
+    """Split a claim by groups of its queues, and into calls that do not hold up others."""
+    return [
+        _part_of(claim, group[i : i + CLAIM_QUEUES])
+        for group in groups
+        for i in range(0, len(group), CLAIM_QUEUES)
+    ]
+
+
+def _part_of(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
     if len(queues) == len(claim.queues):
         return claim
     most = dict(zip(claim.queues, claim.limits, strict=True)) if claim.limits else {}
     return replace(claim, queues=queues, limits=[most[q] for q in queues] if most else ())
+
+
+class Pruned(NamedTuple):
+    """What one call of prune.lua did."""
+
+    #: Outcomes and traces whose time was over.
+    over: int
+    #: Where the next call goes on among the producers.
+    cursor: int
+    #: There is more to forget, so call at once.
+    more: bool
 
 
 @dataclass(slots=True, frozen=True)

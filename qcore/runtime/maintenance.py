@@ -113,9 +113,9 @@ class Maintenance:
             log.error("broker.emptied", url=self._broker.shown_url, queues=lost)
 
     async def _prune(self, queue: str) -> None:
-        count = CHORE_LIMIT
-        while count == CHORE_LIMIT:
-            count, self._cursors[queue] = await self._broker.prune(
+        more = True
+        while more:
+            _, self._cursors[queue], more = await self._broker.prune(
                 queue, cursor=self._cursors[queue]
             )
 

@@ -1,11 +1,17 @@
 """claim: ready -> active."""
 
 import asyncio
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_BYTES
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.wire import CLAIM_QUEUES, ClaimRequest
+from qcore.config import BrokerConfig
+from qcore.errors import BrokerUnavailable
 from qcore.model.job import Acked, Released
 from tests.support.moves import (
     LEASE_MS,
@@ -27,7 +33,7 @@ from tests.support.moves import (
     token,
     tokens,
 )
-from tests.support.servers import on_standalone_and_cluster
+from tests.support.servers import Server, on_standalone_and_cluster
 
 both = on_standalone_and_cluster
 
@@ -94,7 +100,7 @@ async def test_claim_never_takes_a_scheduled_job_early(broker):
 
 
 @both
-async def test_claim_promotes_at_most_200_a_queue(broker):
+async def test_claim_promotes_at_most_200(broker):
     await put(broker, *(f"{n:03}" for n in range(250)), when="+10")
     turn = await claim(broker, now_ms=NOW + 10)
     assert len(turn.leases) == 200
@@ -117,6 +123,27 @@ async def test_claim_stops_at_the_bytes_of_a_reply_and_keeps_the_order(broker):
     assert sorted(found["running"]) == ids[:4]
     assert found["wake"] == MARKER
     assert [lease.id for lease in (await claim(broker)).leases] == ids[4:]
+
+
+def peak_bytes(server: Server) -> int:
+    """Return the most resident memory that a server has taken."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+async def test_claim_behind_a_small_payload_reads_few_large_ones_for_nothing(own_server):
+    """The peak of the server tells: all payloads together are 60 times as large as a reply."""
+    broker = Broker(BrokerConfig(url=own_server.url))
+    await put(broker, "small")
+    large = [f"{n:03}" for n in range(480)]
+    for part in range(0, 480, 40):
+        await put(broker, *large[part : part + 40], body=bytes(CALL_BYTES // 8))
+    before = peak_bytes(own_server)
+    turn = await claim(broker)
+    assert [lease.id for lease in turn.leases] == ["small", *large[:7]]
+    assert peak_bytes(own_server) - before < 20 * CALL_BYTES
+    assert (await content(broker))["ready"] == large[7:]
+    await broker.close()
 
 
 @both
@@ -293,3 +320,55 @@ async def test_claim_promotes_in_each_queue(broker, queues):
         await put(broker, f"job-{queue}", queue=queue, when="+10")
     turn = await claim(broker, queues=queues, now_ms=NOW + 10)
     assert [lease.queue for lease in turn.leases] == queues
+
+
+async def test_claim_over_many_queues_is_several_calls_in_their_order(broker, monkeypatch):
+    queues = [f"q{n:04}" for n in range(2 * CLAIM_QUEUES + 1)]
+    first, last = queues[0], queues[-1]
+    for queue in (last, queues[CLAIM_QUEUES], first):
+        await put(broker, f"{queue}-a", f"{queue}-b", queue=queue)
+    calls, send = list[int](), broker._turns.send
+
+    async def count(commands):
+        calls.append(len(commands[0].keys) // len(scripts.CLAIM.keys))
+        return await send(commands)
+
+    monkeypatch.setattr(broker._turns, "send", count)
+    turn = await claim(broker, 3, queues=queues)
+    assert calls == [CLAIM_QUEUES, CLAIM_QUEUES]
+    assert [lease.queue for lease in turn.leases] == [first, first, queues[CLAIM_QUEUES]]
+    assert turn.again_ms == 0
+    turn = await claim(broker, 500, queues=queues, prefix=f"{OWNER}:2:")
+    assert [lease.queue for lease in turn.leases] == [queues[CLAIM_QUEUES], last, last]
+    assert turn.again_ms is None
+
+
+async def test_claim_whose_second_call_fails_says_that_the_first_may_have_taken_jobs(
+    broker, monkeypatch
+):
+    queues = [f"q{n:04}" for n in range(CLAIM_QUEUES + 1)]
+    await put(broker, "a", queue=queues[0])
+    line, calls = broker._turns, 0
+    send = line.send
+
+    async def fail(commands):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise BrokerUnavailable("it is away")
+        return await send(commands)
+
+    monkeypatch.setattr(line, "send", fail)
+    with pytest.raises(BrokerUnavailable) as failed:
+        await claim(broker, queues=queues)
+    assert failed.value.sent
+    assert set((await content(broker, queues[0]))["running"]) == {"a"}
+
+
+async def test_claim_promotes_no_more_over_many_queues_and_leaves_none_out(broker):
+    queues = [f"q{n}" for n in range(4)]
+    for queue in queues:
+        await put(broker, *(f"{queue}-{n:03}" for n in range(150)), queue=queue, when="+10")
+    turn = await claim(broker, queues=queues, now_ms=NOW + 10)
+    assert Counter(lease.queue for lease in turn.leases) == {"q0": 150, "q1": 50, "q2": 1, "q3": 1}
+    assert turn.again_ms == 0

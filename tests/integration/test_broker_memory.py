@@ -108,7 +108,7 @@ async def test_sweeps_and_chores_go_on_in_a_full_server(full):
     assert len(await reclaim_owner(full, NOW + 1, owner=OWNER)) == 1
     assert len(await reclaim(full, NOW + LEASE_MS)) == 1
     assert await full.promote([QUEUE], now_ms=NOW + LEASE_MS) == (1, 0)
-    assert await full.prune(QUEUE, now_ms=NOW) == (0, 0)
+    assert await full.prune(QUEUE, now_ms=NOW) == (0, 0, False)
     assert await full.recover([QUEUE], f"{OWNER}:9:", LEASE_MS, now_ms=NOW) == []
     assert sorted((await content(full))["ready"]) == ["a", "b", "c"]
 

@@ -240,7 +240,7 @@ async def test_settle_in_several_queues_takes_one_script_each(broker):
 async def test_settle_of_an_expired_keep_time_of_zero_can_be_pruned_at_once(broker):
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Acked(b"x", 0)))
-    assert await broker.prune(QUEUE, now_ms=NOW) == (1, 0)
+    assert await broker.prune(QUEUE, now_ms=NOW) == (1, 0, False)
     assert await content(broker) == {"done": {"a": "x"}, "expiry": {"a": NOW}}
 
 

@@ -235,7 +235,7 @@ async def test_handle_of_a_cancelled_job_says_so_when_the_reason_is_gone(
     job = await one.options(delay=60).enqueue()
     assert await job.cancel()
     await app.broker.ask([(b"ZADD", app.broker.keys("default").names["expiry"], 1, job.id)])
-    assert await app.broker.prune("default") == (1, 0)
+    assert await app.broker.prune("default") == (1, 0, False)
     for handle in (job, app.job(job.ref)):
         assert await handle.status() is JobStatus.CANCELLED
         with pytest.raises(JobCancelled, match=f"{job.ref} was cancelled: .* no longer kept"):

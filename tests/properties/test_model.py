@@ -150,10 +150,11 @@ class House(Agreeing):
             if left <= 0 or room <= 0:
                 break
             model = self.models[name]
-            deadline = self.now + LEASE_MS
+            deadline, waited = self.now + LEASE_MS, len(model.scheduled)
             ids, room, fence = model.claim(
-                self.now, deadline, prefix, min(left, most), room, promote, line
+                self.now, deadline, prefix, min(left, most), room, max(1, promote), line
             )
+            promote -= waited - len(model.scheduled)
             left -= len(ids)
             taken += [(name, prefix + id, fence) for id in ids]
         took = bool(taken)
@@ -315,7 +316,8 @@ class House(Agreeing):
     def prune(self, queue: str, limit: int) -> None:
         model = self.models[queue]
         reply = self.ask(scripts.PRUNE, queue, self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS, 0)
-        self.agree(reply, [model.prune(self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS), b"0"])
+        count = model.prune(self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS)
+        self.agree(reply, [count, b"0", int(count == limit)])
 
     # -- users and operators ----------------------------------------------------------------------
 

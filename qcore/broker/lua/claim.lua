@@ -17,7 +17,7 @@
 --       lease_ms   ms    until the lease ends
 --       prefix     text  `owner:seq:`, in front of each id it makes the token
 --       most_bytes int   payload in one reply; one job always fits
---       promote    int   due jobs promoted per queue
+--       promote    int   due jobs promoted in all; and one of each queue at least
 --       suspects   text  '1': claims suspects and nothing else; '0': none
 --       limits...  int   at most so many jobs of each queue
 -- reply { now_ms, when to claim again (unix ms, '' for never), suspects that wait, then per queue
@@ -48,16 +48,16 @@ promote = bounded(promote)
 redis.call('ZREM', queues[1].active, '')
 for _, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
-  local promoted = promote_due(k, now, promote)
+  local promoted = promote_due(k, now, math.max(promote, 1))
+  promote = promote - promoted
   -- who claims suspects wakes somebody for what else became ready
   if promoted > 0 and suspects == '1' and not k.pause then redis.call('ZADD', k.wake, 0, '1') end
   local most = likely(k.line, k.jobs, math.min(left, k.most), room)
   local ids = not k.pause and redis.call('LPOP', k.line, most) or {}
   if #ids > 0 then
-    local payloads = redis.call('HMGET', k.jobs, unpack(ids))
-    room = fitting(k.line, ids, payloads, room)
+    local payloads, free = fitting(k.line, k.jobs, ids, room)
     lease(k.active, k.running, ids, prefix, deadline)
-    left, taken = left - #ids, taken + #ids
+    left, room, taken = left - #ids, free, taken + #ids
     reply[#reply + 1] = { k.number, rise(k.meta, k.fence, now), ids, payloads, columns(k, ids) }
   end
 end

@@ -10,7 +10,7 @@
 --       bytes      int   so much of the beginning of an outcome is its trace
 --       silent_ms  ms    a producer is forgotten after so long
 --       cursor     int   where to go on among the producers
--- reply { outcomes whose time was over, cursor }
+-- reply { outcomes whose time was over, cursor, 1 if there is more to forget }
 -- @include clock kinds
 local active, done, expiry, producers = unpack(KEYS, 1, 4)
 local now_ms, limit, trace_ms, bytes, silent_ms, cursor = unpack(ARGV, 1, 6)
@@ -20,12 +20,18 @@ limit, trace_ms, bytes = bounded(limit), integer(trace_ms), integer(bytes)
 silent_ms = integer(silent_ms)
 check('ZCARD', expiry)
 check('HLEN', done)
-local page = redis.call('HSCAN', producers, cursor, 'COUNT', 1000)
+-- So many bytes of outcomes are read, and so many producers looked at. While a tenth of them is
+-- silent, the next page is worth a look.
+local MOST_BYTES, PAGE = 1024 * 1024, 500
+local page = redis.call('HSCAN', producers, cursor, 'COUNT', PAGE)
 redis.call('ZREM', active, '')
 local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', whole(now), 'LIMIT', 0, limit)
+local read, count, silent = 0, 0, 0
 for _, id in ipairs(over) do
+  if read > MOST_BYTES then break end
   -- a trace has no time in front
   local kept = redis.call('HGET', done, id) or ''
+  read, count = read + #kept, count + 1
   local keep_ms, at = string.match(kept, '^(%d+) ()')
   keep_ms = natural(keep_ms)
   if keep_ms then
@@ -38,6 +44,7 @@ for _, id in ipairs(over) do
 end
 for i = 1, #page[2], 2 do
   local at = natural(string.match(page[2][i + 1], ' (%d+)$'))
-  if not at or now - at > silent_ms then redis.call('HDEL', producers, page[2][i]) end
+  if not at or now - at > silent_ms then silent = silent + redis.call('HDEL', producers, page[2][i]) end
 end
-return { #over, page[1] }
+local is_more = #over == limit or read > MOST_BYTES or silent > PAGE / 10
+return { count, page[1], is_more and 1 or 0 }

@@ -18,20 +18,29 @@ local function likely(line, jobs, most, room)
   return size == 0 and most or math.min(most, math.floor(room / size) + 1)
 end
 
--- fitting: how many payloads fit into `room` bytes, at least one; the others go back to the head.
--- Returns the room that is left.
-local function fitting(line, ids, payloads, room)
-  local fit = 0
-  for i = 1, #ids do
-    room = room - #(payloads[i] or '')
-    if room < 0 and i > 1 then break end
-    fit = i
+-- So many payloads are read at once: the oldest may be small and the others as large as they can be,
+-- and what does not fit is read for nothing.
+local PART = 16
+
+-- fitting: reads the payloads that fit into `room` bytes, at least one; the other ids go back to the
+-- head. Returns the payloads, and the room that is left.
+local function fitting(line, jobs, ids, room)
+  local payloads, fit = {}, 0
+  while fit < #ids and (room > 0 or fit == 0) do
+    local part = redis.call('HMGET', jobs, unpack(ids, fit + 1, math.min(fit + PART, #ids)))
+    for i = 1, #part do
+      room = room - #(part[i] or '')
+      if room < 0 and fit > 0 then break end
+      fit = fit + 1
+      payloads[fit] = part[i]
+    end
   end
+  local rest = {}
   for i = #ids, fit + 1, -1 do
-    redis.call('LPUSH', line, ids[i])
-    ids[i], payloads[i] = nil, nil
+    rest[#rest + 1], ids[i] = ids[i], nil
   end
-  return room
+  if #rest > 0 then redis.call('LPUSH', line, unpack(rest)) end
+  return payloads, room
 end
 
 -- lease: writes the tokens `prefix .. id` of all ids.
