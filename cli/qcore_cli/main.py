@@ -12,7 +12,7 @@ import typer
 
 from qcore import QcoreError, __version__
 from qcore.broker.embedded import run_foreground
-from qcore_cli import fleet, inspect, pause, worker
+from qcore_cli import fleet, forget, inspect, pause, worker
 from qcore_cli.bench import bench
 from qcore_cli.demo import demo
 from qcore_cli.doctor import doctor
@@ -50,7 +50,7 @@ app.command()(fleet.status)
 app.command()(fleet.restart)
 app.command()(top)
 app.command()(doctor)
-app.command()(inspect.queues)
+app.add_typer(forget.queues, name="queues")
 app.add_typer(inspect.jobs, name="jobs")
 app.add_typer(inspect.dead, name="dead")
 app.command()(inspect.clear)

@@ -438,8 +438,7 @@ class Broker:
     async def prune(self, queue: str, *, cursor: int = 0, now_ms: int | None = None) -> Pruned:
         """Completed, cancelled -> -: forget outcomes whose time is over, and silent producers.
 
-        An outcome leaves a trace, for as long as it was kept and at most 24 h. At most 200 a call
-        and 1 MB of outcomes, and a page of 500 producers.
+        An outcome leaves a trace, for as long as it was kept and at most 24 h. 200 a call, or 1 MB.
         """
         limits = CHORE_LIMIT, TRACE_MS, TRACE_BYTES, PRODUCER_SILENT_MS
         call = scripts.PRUNE.call(self.keys(queue), _now(now_ms), *limits, cursor)

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 from collections import defaultdict, deque
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ CALL_JOBS = 500
 CALL_BYTES = 1024 * 1024
 #: The share of a call's time that replicas get to confirm it; in the rest their number arrives.
 _WAIT_SHARE = 0.8
+#: The name of a queue is told again after so long: a queue may be forgotten, no sooner than an hour
+#: after its last enqueue.
+_TOLD_S = 1800.0
 #: A parcel that was not confirmed, and has no more of its time left than this share, is given up.
 _LEFT_SHARE = 0.25
 
@@ -59,9 +63,9 @@ class Coalescer:
     ) -> None:
         self.line = line
         self._confirm = confirm
-        #: The set of all queues, and those that this process has written into it.
+        #: The set of all queues; and when, by loop time, this process has written which into it.
         self._names = names
-        self._named: set[str] = set()
+        self._named: dict[str, float] = {}
         self._timeout_s = timeout_s
         self._nonce = new_owner()
         self._number = 0
@@ -159,7 +163,8 @@ class Coalescer:
         for parcel in batch:
             groups[parcel.keys.queue].append(parcel)
         calls = [self._call(parcels) for parcels in groups.values()]
-        unnamed = groups.keys() - self._named
+        told_since = asyncio.get_running_loop().time() - _TOLD_S
+        unnamed = {queue for queue in groups if self._named.get(queue, -math.inf) < told_since}
         replies, replicas = await self._send(batch, calls, unnamed)
         failure = BrokerError("no error")
         for parcels, reply in zip(groups.values(), replies, strict=True):
@@ -191,7 +196,7 @@ class Coalescer:
         except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
             return [e] * len(calls), None
         if unnamed and not isinstance(replies[-1], Exception):
-            self._named |= unnamed
+            self._named |= dict.fromkeys(unnamed, asyncio.get_running_loop().time())
         return replies[: len(calls)], replies[len(calls)] if wait else None
 
     def _call(self, parcels: list[_Parcel]) -> Call:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,10 +11,8 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.epoch import is_emptied
-from qcore.broker.identity import made_ms
 from qcore.broker.keys import queues_key
 from qcore.broker.reading import (
-    FAR_MS,
     losses_of,
     moment_ms,
     natural,
@@ -24,7 +21,7 @@ from qcore.broker.reading import (
     text_of,
 )
 from qcore.broker.scripts import Call
-from qcore.broker.wire import CHORE_LIMIT, earliest_ms
+from qcore.broker.wire import CHORE_LIMIT, check_not_cleared, earliest_ms
 from qcore.config import KEEP_S, NAME, Seconds, seconds
 from qcore.errors import ArgumentError, CodecError, JobNotFound
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
@@ -33,6 +30,8 @@ from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
 #: A reason is one line for operators; a longer pause is a slip of the finger.
 _REASON_CHARS = 200
 _PAUSE_MOST_S = 10 * 365 * 24 * 3600
+#: So many payloads are read at once: they may be 6 MB.
+_PAYLOADS = 50
 #: Between two of many calls; on a slow link there are pauses enough.
 _MOST_PAUSE_S = 0.1
 
@@ -101,20 +100,25 @@ class Inspector:
 
     async def names(self) -> list[str]:
         """Return the names of all queues ever used, sorted."""
-        (names,) = await self._broker.ask(
-            [(b"SMEMBERS", queues_key(self._broker.config.namespace))]
-        )
-        return sorted(name for raw in names if NAME.fullmatch(name := text_of(raw)))
+        key, names, cursor = queues_key(self._broker.config.namespace), set[bytes](), b"0"
+        while True:
+            ((cursor, page),) = await self._broker.ask([(b"SSCAN", key, cursor, b"COUNT", 500)])
+            names.update(page)
+            if cursor == b"0":
+                return sorted(name for raw in names if NAME.fullmatch(name := text_of(raw)))
 
     async def queues(self, names: Sequence[str] | None = None) -> list[QueueStats]:
         """Return the depths of the named queues, by default of all.
 
-        Redis: depth.lua once per queue, one round trip.
+        Redis: depth.lua once per queue, 200 in one round trip.
         """
         names = await self.names() if names is None else names
-        calls = [scripts.DEPTH.call(self._broker.keys(name), b"") for name in names]
-        replies = await self._broker.ask(calls) if calls else []
-        return [_stats(name, reply) for name, reply in zip(names, replies, strict=True)]
+        found: list[QueueStats] = []
+        for i in range(0, len(names), CHORE_LIMIT):
+            part = names[i : i + CHORE_LIMIT]
+            calls = [scripts.DEPTH.call(self._broker.keys(name), b"") for name in part]
+            found += map(_stats, part, await self._broker.ask(calls))
+        return found
 
     async def job(self, queue: str, id: str) -> JobRecord | None:
         """Return what is known about one job, or None when there is no trace of it.
@@ -162,17 +166,16 @@ class Inspector:
         (found,) = await self._broker.ask(
             [(b"ZREVRANGE", keys.names["dead"], skip, skip + limit - 1, b"WITHSCORES")]
         )
-        ids = found[::2]
-        if not ids:
-            return []
-        columns = await self._broker.ask(
-            [(b"HMGET", keys.names[name], *ids) for name in ("jobs", "state", "crashes")]
-        )
-        rows = zip(ids, *columns, found[1::2], strict=True)
-        records = (
-            _record(queue, text_of(id), [b"dead", payload, state, crashes, at, None])
-            for id, payload, state, crashes, at in rows
-        )
+        records: list[JobRecord | None] = []
+        for i in range(0, len(found), 2 * _PAYLOADS):
+            ids, deaths = found[i : i + 2 * _PAYLOADS : 2], found[i + 1 : i + 2 * _PAYLOADS : 2]
+            columns = await self._broker.ask(
+                [(b"HMGET", keys.names[name], *ids) for name in ("jobs", "state", "crashes")]
+            )
+            records += (
+                _record(queue, text_of(id), [b"dead", payload, state, crashes, at, None])
+                for id, payload, state, crashes, at in zip(ids, *columns, deaths, strict=True)
+            )
         return [record for record in records if record is not None]
 
     async def cancel(self, queue: str, ids: Sequence[str]) -> list[str]:
@@ -217,12 +220,21 @@ class Inspector:
         """Dead -> ready: every job that was dead when this began; return the ids revived.
 
         A job that dies again meanwhile is not revived a second time.
+
+        Redis: two calls per 200 jobs, with pauses.
         """
-        key, revived = self._broker.keys(queue).names["dead"], list[str]()
-        (all_ids,) = await self._broker.ask([(b"ZRANGE", key, 0, -1)])
-        ids = [text_of(id) for id in all_ids]
-        for i in range(0, len(ids), CALL_JOBS):
-            revived += await self.revive(queue, ids[i : i + CALL_JOBS])
+        key, revived, skip = self._broker.keys(queue).names["dead"], list[str](), 0
+        (left,) = await self._broker.ask([(b"ZCARD", key)])  # who dies meanwhile stands behind them
+        while left > 0:
+            began, last = time.monotonic(), skip + min(left, CHORE_LIMIT) - 1
+            (page,) = await self._broker.ask([(b"ZRANGE", key, skip, last)])
+            if not page:
+                break
+            done = await self.revive(queue, [text_of(id) for id in page])
+            revived += done
+            left -= len(page)
+            skip += len(page) - len(done)  # they have no payload, and stay
+            await _pause_since(began)
         return revived
 
     async def purge(
@@ -273,7 +285,7 @@ class Inspector:
         """Make one of many calls, then leave Redis to others for as long as it took."""
         began = time.monotonic()
         (reply,) = await self._broker.ask([call])
-        await asyncio.sleep(min(time.monotonic() - began, _MOST_PAUSE_S))
+        await _pause_since(began)
         return reply
 
     async def pause(self, queue: str, *, for_: Seconds | None = None, reason: str = "") -> Pause:
@@ -324,6 +336,10 @@ class Inspector:
         return any((await self._broker.ask([call]))[0])
 
 
+async def _pause_since(began: float) -> None:
+    await asyncio.sleep(min(time.monotonic() - began, _MOST_PAUSE_S))
+
+
 def _pause_ms(queue: str, for_: Seconds) -> int:
     for_s = seconds(f"queue {queue}: for_", for_, ArgumentError)
     if not 0.001 <= for_s <= _PAUSE_MOST_S:
@@ -356,21 +372,9 @@ def _stats(name: str, reply: list[Any]) -> QueueStats:
 
 
 def _found(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
-    """Return the record of a job; None if there is no trace of it, and it cannot be a cleared one.
-
-    Raises:
-        JobNotFound: it was made before its queue was cleared.
-    """
     record = _record(queue, id, reply)
-    cleared = natural(reply[4])
-    if record is None and cleared is not None and cleared < FAR_MS:
-        made = made_ms(id)
-        if made is None or made <= cleared:
-            at = datetime.fromtimestamp(cleared / 1000, UTC)
-            raise JobNotFound(
-                f"there is no trace of job {queue}/{id}: its queue was cleared at "
-                f"{at:%Y-%m-%d %H:%M:%SZ}; it was cancelled then, or ended before and kept nothing"
-            )
+    if record is None:
+        check_not_cleared(queue, id, reply[4])
     return record
 
 

@@ -93,6 +93,7 @@ RESUME = Script("resume")
 REVIVE = Script("revive")
 PURGE = Script("purge")
 PRUNE = Script("prune")
+FORGET = Script("forget")
 FIND = Script("find")
 DEPTH = Script("depth")
 AUDIT = Script("audit")
@@ -117,6 +118,7 @@ SCRIPTS = (
     REVIVE,
     PURGE,
     PRUNE,
+    FORGET,
     FIND,
     DEPTH,
     AUDIT,

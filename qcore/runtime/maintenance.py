@@ -12,6 +12,7 @@ from qcore.broker.reading import text_of
 from qcore.broker.wire import CHORE_LIMIT, Reclaimed
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
+from qcore.runtime.unserved import Unserved
 from qcore.telemetry import log
 
 #: Sweeps between two prunings of kept outcomes.
@@ -51,6 +52,7 @@ class Maintenance:
         async with anyio.create_task_group() as group:
             group.start_soon(self._keep_sweeping)
             group.start_soon(self._keep_pruning)
+            group.start_soon(Unserved(self._broker, self._config).run)
 
     # -- sweeps ---------------------------------------------------------------------------------
 

@@ -172,6 +172,7 @@ BUSY: dict[str, list[list[object]]] = {
     "reclaim_owner": [[NOW, OWNER, charge, limit, 0] for charge, limit in ((1, 9), (1, 1), (0, 9))],
     "cancel": [[NOW, 5, "gone", *IDS]],
     "clear": [[NOW, 9, "gone", 5]],
+    "forget": [[NOW, 5, 1]],
     "pause": [[NOW, 5, "why"]],
     "close": [[NOW]],
     "resume": [[NOW]],

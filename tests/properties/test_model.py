@@ -151,9 +151,8 @@ class House(Agreeing):
                 break
             model = self.models[name]
             deadline, waited = self.now + LEASE_MS, len(model.scheduled)
-            ids, room, fence = model.claim(
-                self.now, deadline, prefix, min(left, most), room, max(1, promote), line
-            )
+            words = self.now, deadline, prefix, min(left, most), room, max(1, promote), line
+            ids, room, fence = model.claim(*words)
             promote -= waited - len(model.scheduled)
             left -= len(ids)
             taken += [(name, prefix + id, fence) for id in ids]

@@ -27,7 +27,7 @@ READS = {
     "ZCARD",
 }
 READS |= {"ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCAN", "ZSCORE"}
-WRITES = {"HDEL", "HSET", "HSETNX", "LPOP", "LPUSH", "PUBLISH", "RPUSH", "ZADD", "ZREM"}
+WRITES = {"HDEL", "HSET", "HSETNX", "LPOP", "LPUSH", "PUBLISH", "RPUSH", "UNLINK", "ZADD", "ZREM"}
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
 _KEY_LINE = re.compile(r"^--(?: KEYS|     )  (\w+) +(list|zset|hash|set) +(\S.*)$")

@@ -180,6 +180,8 @@ class Model:
 
     def again(self, line: str, now: int, *, took: bool) -> float:
         """Return when a claim can bring more; 0 for now. Called once all queues had their turn."""
+        if not (self.ready or self.suspects or self.scheduled):
+            return math.inf  # also of a paused queue: when its pause ends there is nothing to claim
         if (until := self.paused_until(now)) is not None:
             return until
         if getattr(self, line):

@@ -30,7 +30,7 @@ check('LLEN', ready)
 check('ZCARD', scheduled, wake)
 check('HLEN', jobs)
 local seen = string.match(redis.call('HGET', producers, nonce) or '', '^(%d+) ')
-if (natural(seen) or 0) >= integer(call) then
+if seen and (natural(seen) or 0) >= integer(call) then
   -- The repeat of a call whose reply was lost. It writes, for a WAIT behind it speaks of what its
   -- own connection wrote; at first a removal of nothing, which a full Redis does not refuse.
   redis.call('ZREM', scheduled, '')
