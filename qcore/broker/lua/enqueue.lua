@@ -41,7 +41,7 @@ local closed, epoch = unpack(redis.call('HMGET', meta, 'closed', 'epoch'))
 if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
 -- The first write may allocate, so a full Redis refuses the whole call here.
 redis.call('HSET', producers, nonce, whole(integer(call)) .. ' ' .. whole(now))
-if not epoch then redis.call('HSET', meta, 'epoch', whole(now)) end
+if not natural(epoch) then redis.call('HSET', meta, 'epoch', whole(now)) end
 
 local stamp, added, known, earliest = struct.pack('>I8', now), {}, {}, false
 for i = items, #ARGV, 3 do
