@@ -179,7 +179,6 @@ BUSY: dict[str, list[list[object]]] = {
     "revive": [["dead0", "record", "dead1", "record"]],
     "purge": [[NOW + 10**6, 0, 9], ["", "", 9, "dead0", "dead1"]],
     "prune": [[NOW + 10**6, 9, 5, 5, 5, 0]],
-    "forget": [[NOW, 5, 1]],
     "find": [[id, "c9"] for id in ("held0", "late0", "ready0", "dead0")],
     "depth": [[NOW]],
     "audit": [["ready0", "1", "", "held0", "0", f"{OWNER}:2:held0"]],
