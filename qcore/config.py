@@ -101,7 +101,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check names and ranges."""
         check_name("namespace", self.namespace)
-        _in_range("call_timeout_s", self.call_timeout_s, 0.05, 300)
+        _in_range("--call-timeout", self.call_timeout_s, 0.05, 300)
         _in_range("enqueue_timeout_s", self.enqueue_timeout_s, 0.05, 3600)
         _in_range("payload_limit_bytes", self.payload_limit_bytes, 1024, 16 * 1024 * 1024)
 
@@ -149,7 +149,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("--shutdown-timeout", self.shutdown_timeout_s, 0.1, 24 * 3600)
         _in_range("crash_limit", self.crash_limit, 1, 1_000)
         _in_range("reconnect_least_s", self.reconnect_least_s, 0.01, 60)
-        _in_range("reconnect_most_s", self.reconnect_most_s, self.reconnect_least_s, 300)
+        _in_range("--reconnect", self.reconnect_most_s, self.reconnect_least_s, 300)
         for option, value, part in (("extend_s", self.extend_s, 3), ("sweep_s", self.sweep_s, 4)):
             # float noise must not refuse 30 / 3
             if not 0 < value <= self.lease_s / part + 1e-9:
@@ -309,7 +309,17 @@ def broker_config(
                 "private server on this machine)"
             )
         url = "embedded://.qcore"
-    return BrokerConfig(url=url, namespace=namespace or env.get("QCORE_NAMESPACE") or "qcore")
+    timeout = env.get("QCORE_CALL_TIMEOUT")
+    return BrokerConfig(
+        url=url,
+        namespace=namespace or env.get("QCORE_NAMESPACE") or "qcore",
+        call_timeout_s=float(seconds("QCORE_CALL_TIMEOUT", _number(timeout))) if timeout else 5.0,
+    )
+
+
+def _number(text: str) -> Seconds:
+    """Return plain digits as seconds, other text as it is: durations with a unit are text."""
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else text
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:

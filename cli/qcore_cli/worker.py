@@ -64,6 +64,23 @@ Stall = Annotated[
     ),
 ]
 
+Reconnect = Annotated[
+    float,
+    typer.Option(
+        parser=seconds_of,
+        metavar="TIME",
+        help="While Redis is away, tries follow each other within this.",
+    ),
+]
+CallTimeout = Annotated[
+    float | None,
+    typer.Option(
+        parser=seconds_of,
+        metavar="TIME",
+        help="One call on Redis may take so long; else QCORE_CALL_TIMEOUT, else 5.",
+    ),
+]
+
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)([MG])(?::(\d+(?:\.\d+)?)([MG]))?")
 _RANGE = re.compile(r"([0-9]{1,6})\.\.([0-9]{1,6})")
 _UNITS = {"M": 1024**2, "G": 1024**3}
@@ -96,6 +113,8 @@ def worker(
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
     stall: Stall = None,
+    reconnect: Reconnect = 2.0,
+    call_timeout: CallTimeout = None,
     max_jobs: Annotated[
         int | None, typer.Option(help="Replace a process after about so many jobs.")
     ] = None,
@@ -153,13 +172,17 @@ def worker(
         return
     _obey_early_signals()
     described = describe(app, url, namespace)
+    broker = described.broker
+    if call_timeout is not None:
+        broker = msgspec.structs.replace(broker, call_timeout_s=call_timeout)
     config = worker_config(
         _served(queues, described.queues),
         concurrency=concurrency,
         lease=lease,
         shutdown_timeout=shutdown_timeout,
+        reconnect=reconnect,
     )
-    _doubt(check_clocks(config, described.broker.call_timeout_s, described.timeouts))
+    _doubt(check_clocks(config, broker.call_timeout_s, described.timeouts))
     if not described.timeouts:
         (finding,) = check_declared(())
         log.warning("tasks.none", app=app, why=finding.said, remedy=finding.remedy)
@@ -185,7 +208,7 @@ def worker(
         metrics_port=metrics_port,
     )
     command = worker_command(app, style)
-    raise typer.Exit(asyncio.run(_supervise(described.broker, supervision, config, command)))
+    raise typer.Exit(asyncio.run(_supervise(broker, supervision, config, command)))
 
 
 def stop_timeout(shutdown_timeout: float) -> int:
@@ -207,7 +230,12 @@ def _doubt(findings: list[Finding]) -> None:
 
 
 def worker_config(
-    queues: tuple[str, ...], *, lease: float, shutdown_timeout: float, concurrency: int = 100
+    queues: tuple[str, ...],
+    *,
+    lease: float,
+    shutdown_timeout: float,
+    concurrency: int = 100,
+    reconnect: float = 2.0,
 ) -> WorkerConfig:
     """Return the settings of a worker process, the other times in proportion to the lease.
 
@@ -224,6 +252,8 @@ def worker_config(
         heartbeat_s=max(0.05, min(1.0, lease / 10)),
         lag_limit_s=max(0.05, min(1.0, lease / 10)),
         shutdown_timeout_s=shutdown_timeout,
+        reconnect_least_s=min(0.1, reconnect),
+        reconnect_most_s=reconnect,
     )
 
 

@@ -89,6 +89,8 @@ class ClaimRequest:
     limits: Sequence[int] = ()
     #: Claim jobs that have lost two leases, and no others; else none of these.
     suspects: bool = False
+    #: Payload in one reply; one job always fits.
+    most_bytes: int = CALL_BYTES
 
 
 def parts_of(claim: ClaimRequest, groups: Iterable[Sequence[str]]) -> list[ClaimRequest]:
@@ -164,6 +166,16 @@ def chunks(
         yield chunk
 
 
+def leading(items: list[tuple[Lease, Outcome]], most_bytes: int) -> list[tuple[Lease, Outcome]]:
+    """Return the first settles that take no more than so many bytes; at least one."""
+    size = 0
+    for n, (_, outcome) in enumerate(items):
+        size += 0 if outcome is ACKED else _size(outcome)
+        if size > most_bytes and n:
+            return items[:n]
+    return items
+
+
 def _size(outcome: Outcome) -> int:
     match outcome:
         case Acked(outcome=kept):
@@ -194,7 +206,7 @@ def claim_call(keys_of: Callable[[str], QueueKeys], claim: ClaimRequest, now: ob
         claim.limit,
         claim.lease_ms,
         claim.prefix,
-        CALL_BYTES,
+        claim.most_bytes,
         CHORE_LIMIT,
         int(claim.suspects),
         *(claim.limits or [claim.limit] * len(claim.queues)),

@@ -5,15 +5,18 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from qcore.broker.broker import Broker
-from qcore.broker.coalescer import CALL_JOBS
+from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.connection import Backoff
-from qcore.broker.wire import ClaimRequest, Turn
+from qcore.broker.wire import ClaimRequest, Turn, leading
 from qcore.config import WorkerConfig
-from qcore.errors import BrokerError
+from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease, Outcome, Released
 from qcore.runtime.slots import Room
 from qcore.telemetry import log
 
+#: So many bytes a call moves at first. After each that fails it is half of that, down to the least,
+#: after each that is done in a quarter of its time twice as much.
+_FIRST_BYTES, _LEAST_BYTES = 64 * 1024, 8 * 1024
 #: A claim whose reply was lost may still have been on its way when it was first looked for.
 _SECOND_LOOK_S = 1.0
 #: Timers of uvloop have whole milliseconds: one that comes early would find nothing due.
@@ -28,6 +31,8 @@ class _LostClaim:
     look_at: float
     #: What the first look found: it runs, or has run. None before the first look.
     found: frozenset[bytes] | None = None
+    #: What it took did not arrive at the first look either: it is given back.
+    too_large: bool = False
 
 
 @dataclass(slots=True)
@@ -70,6 +75,8 @@ class Exchange:
         #: Loop time at which they were first asked for; they may be handed out much later.
         self._found_at = 0.0
         self._away: dict[str, _Away] = {}
+        #: Bytes of outcomes, and of payloads, in one call.
+        self._call_bytes = _FIRST_BYTES
         #: Queues with a key of another type, and said to have.
         self._unreadable: set[str] = set()
         #: Outcomes that Redis has accepted.
@@ -106,22 +113,33 @@ class Exchange:
         Raises:
             BrokerError: nothing is known of this call; the next one makes up for it.
         """
+        late = any(claim.too_large for claim in self._due_claims(self._resting()))
+        if late and (sending := self._outgoing(self._resting())):
+            # the link is slow: what is done is not to wait for what lost claims took
+            await self._send(sending, None)
         sent_at = asyncio.get_running_loop().time()
         await self._recover()
         turn = Turn()
         resting = self._resting()
-        sending = [item for item in self._ended if item[0].queue not in resting]
+        sending = self._outgoing(resting)
         # what was found fills slots that nobody counted; the next turn can claim
         postponed = bool(self._found) and room is not None
         claim = None if self._found or room is None else self._claim(room, resting)
         if sending or claim is not None:
-            self._ended = [item for item in self._ended if item[0].queue in resting]
             turn = await self._send(sending, claim)
         turn.postponed = postponed
         # a turn brings what was found or what was claimed, never both
         turn.sent_at = self._found_at if self._found else sent_at
         turn.leases += self._fitting(room)
         return turn
+
+    def _outgoing(self, resting: Collection[str]) -> list[tuple[Lease, Outcome]]:
+        """Take out the outcomes of the next call: as many bytes as the link may carry in time."""
+        ready = [item for item in self._ended if item[0].queue not in resting]
+        sending = leading(ready, self._call_bytes)
+        later = [item for item in self._ended if item[0].queue in resting]
+        self._ended = later + ready[len(sending) :]
+        return sending
 
     def _fitting(self, room: Room | None) -> list[Lease]:
         """Return what was found and has room; the rest goes back, nothing charged.
@@ -148,13 +166,18 @@ class Exchange:
             f"{self._owner}:{self._claims:012}:",
             tuple(queues.values()),
             self._config.suspects,
+            self._call_bytes,
         )
 
     async def _send(self, sending: list[tuple[Lease, Outcome]], claim: ClaimRequest | None) -> Turn:
         self._sending = sending
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             turn = await self._broker.turn(sending, claim)
         except BaseException as e:
+            if isinstance(e, BrokerUnavailable) and e.sent:
+                self._call_bytes = max(_LEAST_BYTES, self._call_bytes // 2)
             if not isinstance(e, BrokerError) or e.sent:
                 self._unconfirmed.update(lease.token for lease, _ in sending)
                 if claim is not None:
@@ -162,6 +185,8 @@ class Exchange:
             self._ended = sending + self._ended
             self._sending = []
             raise
+        if loop.time() - began < self._broker.config.call_timeout_s / 4:
+            self._call_bytes = min(CALL_BYTES, self._call_bytes * 2)
         self._keep_unsettled(turn)
         if claim is not None:
             for queue, error in turn.unclaimed.items():
@@ -247,8 +272,10 @@ class Exchange:
         for claim in self._due_claims(self._resting()):
             lease_ms, sent_at = round(self._config.lease_s * 1000), loop.time()
             try:
-                leases = await self._broker.recover(claim.queues, claim.prefix, lease_ms)
+                leases = await self._fetch(claim, lease_ms)
             except BrokerError as e:
+                is_late = isinstance(e, BrokerUnavailable) and e.sent
+                claim.too_large = is_late and claim.found is None
                 if len(self._broker.groups(self._config.queues)) == 1:
                     raise
                 self._rest(claim.queues[0], e)
@@ -265,3 +292,12 @@ class Exchange:
                 look_at = loop.time() + _SECOND_LOOK_S
                 self._lost_claims.append(_LostClaim(claim.prefix, claim.queues, look_at, found))
                 loop.call_later(_SECOND_LOOK_S + _TIMER_S, self._wake)
+
+    async def _fetch(self, claim: _LostClaim, lease_ms: int) -> list[Lease]:
+        """Return what a lost claim took; what cannot be fetched goes back, nothing charged."""
+        if not claim.too_large:
+            return await self._broker.recover(claim.queues, claim.prefix, lease_ms)
+        owner, limit = claim.prefix.rstrip(":"), self._config.crash_limit
+        for queue in claim.queues:
+            await self._broker.reclaim_owner(queue, owner, charge=False, crash_limit=limit)
+        return []

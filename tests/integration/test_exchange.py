@@ -1,6 +1,7 @@
 """What a worker and its broker owe each other, when replies are lost."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,6 +14,29 @@ from qcore.runtime.exchange import Exchange
 from qcore.runtime.slots import Room
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
+
+
+@pytest.fixture
+async def app(proxy: Proxy) -> AsyncIterator[App]:
+    async with App(proxy.url) as app:
+        yield app
+
+
+def exchange_of(app: App) -> Exchange:
+    config = WorkerConfig(queues=app.queues)
+    return Exchange(app.broker, config, new_owner(), wake=lambda: None)
+
+
+async def put(app: App, count: int, size: int = 10) -> None:
+    @app.task
+    async def work(text: str) -> None: ...
+
+    for _ in range(count):
+        await work.enqueue("x" * size)
+
+
+def room(jobs: int) -> Room:
+    return Room({"default": jobs}, jobs)
 
 
 async def test_found_lease_counts_from_when_it_was_asked_for(own_server: Server):
@@ -48,3 +72,45 @@ async def test_found_lease_counts_from_when_it_was_asked_for(own_server: Server)
         exchange.add(job, Acked())
         later = loop.time()
         assert (await exchange.take(Room({"default": 1}, 1))).sent_at >= later
+
+
+async def test_what_a_lost_claim_took_and_cannot_be_fetched_goes_back(app: App, proxy: Proxy):
+    exchange = exchange_of(app)
+    await put(app, 1)
+    for script in (scripts.CLAIM, scripts.RECOVER):
+        proxy.lose_reply(script.sha)
+        with pytest.raises(BrokerUnavailable):
+            await exchange.take(room(1))
+    (job,) = (await exchange.take(room(1))).leases
+    assert job.token.split(b":")[1] == b"000000000002"  # claimed anew
+    assert job.crashes == 0
+
+
+async def test_calls_begin_small_and_grow_while_they_are_fast(app: App):
+    exchange = exchange_of(app)
+    await put(app, 40, 10_000)
+    first = len((await exchange.take(room(40))).leases)
+    second = len((await exchange.take(room(40))).leases)
+    assert 1 < first < second < 40 - first
+
+
+async def test_claim_after_one_that_was_lost_is_half_as_large(app: App, proxy: Proxy):
+    exchange = exchange_of(app)
+    await put(app, 40, 10_000)
+    proxy.lose_reply(scripts.CLAIM.sha)
+    with pytest.raises(BrokerUnavailable):
+        await exchange.take(room(40))
+    found = len((await exchange.take(room(40))).leases)
+    assert len((await exchange.take(room(40))).leases) == found // 2
+
+
+async def test_large_outcomes_are_told_in_several_calls(app: App):
+    exchange, other = exchange_of(app), exchange_of(app)
+    await put(app, 20)
+    for lease in (await other.take(room(20))).leases:
+        exchange.add(lease, Acked(b"x" * 10_000, 1000))
+    await exchange.take(None)
+    assert 0 < exchange.owed < 20
+    while exchange.is_due:
+        await exchange.take(None)
+    assert exchange.settled == 20

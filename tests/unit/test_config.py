@@ -25,6 +25,7 @@ from qcore_cli.worker import stall_limit, worker_config
 URL = "redis://localhost:6379/0"
 #: What settings are called in messages: by the flag, where the command has one.
 FLAGS = {
+    "call_timeout_s": "--call-timeout",
     "concurrency": "--concurrency",
     "max_jobs": "--max-jobs",
     "max_time_s": "--max-time",
@@ -235,3 +236,11 @@ def test_jobs_have_what_supervisor_and_cleanup_leave_of_the_shutdown_timeout(tim
     """As docs/explanation/supervision.md says of 30 s."""
     assert time_for_jobs_s(timeout_s) == pytest.approx(jobs_s)
     assert shutdown_timeout_for(jobs_s) == pytest.approx(timeout_s)
+
+
+def test_call_timeout_comes_from_the_environment():
+    env = {"QCORE_URL": URL, "QCORE_CALL_TIMEOUT": "30s"}
+    assert broker_config(None, None, env).call_timeout_s == 30
+    assert broker_config(None, None, env | {"QCORE_CALL_TIMEOUT": "7.5"}).call_timeout_s == 7.5
+    with pytest.raises(ConfigError, match=r"^QCORE_CALL_TIMEOUT is 'soon'"):
+        broker_config(None, None, env | {"QCORE_CALL_TIMEOUT": "soon"})
