@@ -208,6 +208,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: Serve probes, and metrics there; both may be on one port.
     health_port: int | None = None
     metrics_port: int | None = None
+    #: The address that both listen on. None: probes on all, metrics on loopback.
+    bind: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -240,6 +242,11 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
             _in_range("--health-port", self.health_port, 1, 65535)
         if self.metrics_port is not None:
             _in_range("--metrics-port", self.metrics_port, 1, 65535)
+            if self.metrics_port == self.health_port and not self.bind:
+                raise ConfigError(
+                    f"--health-port and --metrics-port are both {self.metrics_port}: give --bind "
+                    "the address where it is to listen, such as 0.0.0.0 for all"
+                )
 
     @property
     def most(self) -> int:

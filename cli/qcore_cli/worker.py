@@ -134,6 +134,13 @@ def worker(
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve /metrics for Prometheus on this port.")
     ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where both ports listen; else probes everywhere, metrics on 127.0.0.1.",
+        ),
+    ] = None,
     name: Annotated[
         str,
         typer.Option(
@@ -206,6 +213,7 @@ def worker(
         kill_memory_bytes=kill_bytes,
         health_port=health_port,
         metrics_port=metrics_port,
+        bind=bind,
     )
     command = worker_command(app, style)
     raise typer.Exit(asyncio.run(_supervise(broker, supervision, config, command)))

@@ -19,6 +19,8 @@ from qcore.runtime.supervisor import Supervisor
 #: A scraper gets the rest when Redis does not tell the depths within this.
 _DEPTHS_S = 2.0
 
+_LOOPBACK = "127.0.0.1"
+
 _Maker = Callable[[], Awaitable[Page]]
 
 
@@ -46,7 +48,9 @@ async def open_front(
         ports[config.metrics_port]["/metrics"] = _metrics(supervisor, broker)
     async with AsyncExitStack() as stack:
         for port, routes in ports.items():
-            await stack.enter_async_context(serving(port, routes))
+            # a kubelet asks from outside; what the metrics tell is for those who were let in
+            address = config.bind or (None if "/livez" in routes else _LOOPBACK)
+            await stack.enter_async_context(serving(port, routes, address=address))
         yield
 
 

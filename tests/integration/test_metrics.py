@@ -188,7 +188,9 @@ async def test_depths_and_wait_are_those_of_redis(fleet: Fleet, port: int):
 async def test_workers_are_shown_and_redis_that_is_away_hides_only_the_depths(
     fleet: Fleet, own_server: Server, port: int
 ):
-    command = fleet.start_with(processes=2, heartbeat_s=0.2, metrics_port=port, health_port=port)
+    command = fleet.start_with(
+        processes=2, heartbeat_s=0.2, metrics_port=port, health_port=port, bind="127.0.0.1"
+    )
     await command.ready(2)
     assert (await get(port, "/livez"))[0] == 200
     said = await ask(port, b"GET /metrics HTTP/1.1\r\n\r\n")

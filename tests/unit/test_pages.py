@@ -1,11 +1,13 @@
 """The small HTTP server: what it answers, and to whom it does not listen."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
+from qcore.config import SupervisorConfig
 from qcore.errors import ConfigError
 from qcore.runtime import pages
 from qcore.runtime.pages import Page, serving
@@ -57,30 +59,69 @@ async def test_endless_request_is_cut_off(port: int):
 
 
 async def test_silent_client_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pages, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(pages, "_REQUEST_S", 0.1)
     assert await ask(port, b"GET /page HTTP/1.1\r\n") == b""
     assert await get(port, "/page") == (200, "grüße\n")
 
 
-async def test_too_many_connections_at_a_time_are_closed_and_then_there_is_room(
-    port: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(pages, "_MOST", 2)
-    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-
-    async def status() -> int:
-        return (await get(port, "/page"))[0]
-
-    async def is_closed() -> bool:
-        return await status() == 0
-
-    async def is_open() -> bool:
-        return await status() == 200
-
-    await eventually(is_closed)
+async def test_connections_that_say_nothing_keep_nobody_out(port: int):
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(pages._MOST + 8)]
+    for _ in range(3):
+        assert await get(port, "/page") == (200, "grüße\n")
     for _, writer in held:
         writer.close()
-    await eventually(is_open)
+
+
+async def test_who_has_asked_is_not_shown_out_and_has_room_for_few_of_one_address():
+    gate, port = asyncio.Event(), free_port()
+
+    async def page() -> Page:
+        await gate.wait()
+        return Page(b"late")
+
+    async with serving(port, {"/page": page}):
+        asking = [asyncio.create_task(get(port, "/page")) for _ in range(pages._MOST_OF_ONE + 1)]
+        done, waiting = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        assert [one.result()[0] for one in done] == [0]
+        gate.set()
+        assert {(await one)[0] for one in waiting} == {200}
+
+
+async def test_answer_that_nobody_takes_is_dropped(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pages, "_ANSWER_S", 0.1)
+    size, port = 30_000_000, free_port()
+
+    async def page() -> Page:
+        return Page(bytes(size))
+
+    async with serving(port, {"/page": page}):
+        before = len(asyncio.all_tasks())
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /page HTTP/1.1\r\n\r\n")
+        await eventually(lambda: len(asyncio.all_tasks()) > before)
+        await eventually(lambda: len(asyncio.all_tasks()) == before)
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while part := await reader.read(65536):
+                taken += len(part)
+        assert taken < size
+        writer.close()
+
+
+async def test_only_the_address_that_is_named_is_served():
+    port = free_port()
+
+    async def page() -> Page:
+        return Page(b"here")
+
+    async with serving(port, {"/page": page}, address="127.0.0.1"):
+        assert (await get(port, "/page"))[0] == 200
+        assert (await get(port, "/page", host="127.0.0.2"))[0] == 0
+
+
+def test_one_port_for_both_needs_an_address():
+    with pytest.raises(ConfigError, match="are both 9000: give --bind the address"):
+        SupervisorConfig(processes=1, health_port=9000, metrics_port=9000)
 
 
 async def test_port_that_is_taken_is_a_clear_error():
