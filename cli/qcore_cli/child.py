@@ -25,6 +25,7 @@ from qcore.runtime.child import (
     run_child,
     tether,
 )
+from qcore.runtime.handover import read_settings
 from qcore.runtime.inheritance import serve_alone
 from qcore.telemetry import log
 from qcore_cli.loader import load_app
@@ -56,26 +57,48 @@ class Description(msgspec.Struct, frozen=True):
     timeouts: dict[str, float | None]
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What `describe` tells: one of the two."""
+
+    description: Description | None = None
+    error: str = ""
+
+
 def worker_command(app: str, style: LogStyle) -> tuple[str, ...]:
     """Return the command that starts one worker process of an app, which logs in a style."""
     return (*COMMAND, "worker", app, style.word())
 
 
-def describe(app: str) -> None:
-    """Print what an app declares, behind a zero byte: its modules may print too."""
-    tether(sys.stdout.fileno(), 0.0)
+def describe(app: str, answer_fd: int) -> None:
+    """Tell what an app declares, or why that is unknown, in one line over a pipe; then end.
+
+    Its modules may print, close their streams, and start threads.
+    """
+    serve_alone(answer_fd)
+    tether(answer_fd, 0.0)
+    try:
+        answer = Answer(_described(app))
+    except ConfigError as e:
+        answer = Answer(error=str(e))
+    except BaseException as e:  # noqa: BLE001 - whatever the code of the app raises
+        answer = Answer(error=f"{app} cannot be loaded: {type(e).__name__}: {e}")
+    with os.fdopen(answer_fd, "wb") as pipe:
+        pipe.write(msgspec.json.encode(answer) + b"\n")
+    # not by its own end, for which it would wait for threads
+    os._exit(0)
+
+
+def _described(app: str) -> Description:
     overrides = msgspec.json.decode(child_variable(OVERRIDES), type=Overrides)
     loaded = load_app(app)
     loaded.configure(url=overrides.url, namespace=overrides.namespace)
     timeouts = {name: task.settings.timeout_s for name, task in loaded.tasks.items()}
-    told = msgspec.json.encode(Description(loaded.queues, loaded.config, timeouts))
-    sys.stdout.flush()
-    sys.stdout.buffer.write(b"\0" + told)
+    return Description(loaded.queues, loaded.config, timeouts)
 
 
 def worker(app: str, style: LogStyle) -> None:
     """Run one worker process until its supervisor, or a signal, tells it to stop."""
-    config = msgspec.json.decode(child_variable(CHILD_CONFIG), type=ChildConfig)
+    config = read_settings(CHILD_CONFIG, ChildConfig)
     set_up_logging(style, everywhere={"worker": config.name, "pid": os.getpid()})
     serve_alone(config.orders_fd, config.beats_fd)
     tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
@@ -110,8 +133,8 @@ def main(words: list[str]) -> None:
     """Run one of the functions above; what cannot be configured is one line and exit code 78."""
     try:
         match words:
-            case ["describe", app]:
-                describe(app)
+            case ["describe", app, answer_fd]:
+                describe(app, int(answer_fd))
             case ["worker", app, style]:
                 worker(app, LogStyle.read(style))
             case ["pool", app, style, worker_name]:

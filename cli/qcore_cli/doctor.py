@@ -32,9 +32,10 @@ from qcore.broker.serving import QueueReading, check_queue, read_queues
 from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore_cli.child import Description
+from qcore_cli.describing import describe
 from qcore_cli.options import AsJson, Namespace, Url, Yes, confirm, print_json, with_broker
 from qcore_cli.terminal import echo, printable
-from qcore_cli.worker import Lease, ShutdownTimeout, Stall, describe, stall_limit, worker_config
+from qcore_cli.worker import Lease, ShutdownTimeout, Stall, stall_limit, worker_config
 
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
 #: Columns of the level; the check is as wide as it needs, up to a limit.

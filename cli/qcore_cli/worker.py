@@ -5,10 +5,8 @@ import math
 import os
 import re
 import signal
-import subprocess
 from typing import Annotated
 
-import msgspec
 import typer
 
 from qcore import ConfigError
@@ -20,14 +18,16 @@ from qcore.config import (
     BrokerConfig,
     SupervisorConfig,
     WorkerConfig,
-    child_environment,
 )
 from qcore.runtime.front import open_front
 from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
 from qcore.telemetry import log
-from qcore_cli.child import COMMAND, OVERRIDES, Description, Overrides, worker_command
+from qcore_cli.child import (
+    worker_command,
+)
 from qcore_cli.cores import usable_cores
+from qcore_cli.describing import describe
 from qcore_cli.logs import (
     LogFormat,
     LogLevel,
@@ -418,24 +418,3 @@ def memory_limits(text: str | None) -> tuple[int | None, int | None]:
     if found[3] is None:
         return soft, round(soft * _KILL_SHARE)
     return soft, int(float(found[3]) * _UNITS[found[4]])
-
-
-def describe(app: str, url: str | None, namespace: str | None) -> Description:
-    """Ask a short-lived process what the app declares; its code never enters this one.
-
-    Raises:
-        typer.Exit: the app cannot be loaded; that process has said why.
-    """
-    overrides = msgspec.json.encode(Overrides(url, namespace)).decode()
-    done = subprocess.run(
-        (*COMMAND, "describe", app),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env=child_environment({OVERRIDES: overrides}),
-        # Ctrl-C is for this process; that one ends with it
-        process_group=0,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise typer.Exit(1)
-    return msgspec.json.decode(done.stdout.rpartition(b"\0")[2], type=Description)

@@ -25,7 +25,7 @@ from qcore.telemetry import log
 #: Orders, one byte each, written by the supervisor. The end of the pipe is an order to drain: the
 #: supervisor is gone.
 DRAIN, STOP_NOW, QUIET, RESUME, DUMP = b"d", b"n", b"q", b"r", b"u"
-#: The environment variable in which a child finds its ChildConfig.
+#: The environment variable in which a child finds the descriptor of its ChildConfig.
 CHILD_CONFIG = "QCORE_CHILD"
 #: Exit code of a child that could not be configured: another try would be of no use.
 EXIT_CONFIG = 78

@@ -20,6 +20,7 @@ from qcore.config import BrokerConfig, WorkerConfig, child_environment
 from qcore.model.fleet import WorkerState, WorkerView
 from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.child import CHILD_CONFIG, DRAIN, DUMP, ChildConfig
+from qcore.runtime.handover import settings_file
 from qcore.runtime.memory import oom_kills, peak_bytes
 from qcore.telemetry import log
 
@@ -329,14 +330,15 @@ def _launch(
         beats_fd=beats_out,
     )
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            # not on the command line: the URL may hold a password
-            env=child_environment({CHILD_CONFIG: msgspec.json.encode(told).decode()}),
-            pass_fds=(orders_in, beats_out),
-            process_group=0,
-        )
+        # not on the command line: the URL may hold a password
+        with settings_file(told) as settings_fd:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                env=child_environment({CHILD_CONFIG: str(settings_fd)}),
+                pass_fds=(orders_in, beats_out, settings_fd),
+                process_group=0,
+            )
     except BaseException:
         os.close(beats_in)
         os.close(orders_out)

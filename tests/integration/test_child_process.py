@@ -24,13 +24,15 @@ SLEEP = "import time; time.sleep(60)"
 #: It is ready, and once more a while later.
 BEATS = f"""
 import json, os, time
-fd = json.loads(os.environ["{CHILD_CONFIG}"])["beats_fd"]
+fd = json.load(open(int(os.environ["{CHILD_CONFIG}"]), closefd=False))["beats_fd"]
+os.lseek(int(os.environ["{CHILD_CONFIG}"]), 0, 0)
 for pause_s in (0.5, 60):
     os.write(fd, b'{msgspec.json.encode(Beat(1, True, False, False, 1, 0, 0, 0.0)).decode()}\\n')
     time.sleep(pause_s)
 """
 GARBAGE = f"""
-fd = json.loads(os.environ["{CHILD_CONFIG}"])["beats_fd"]
+fd = json.load(open(int(os.environ["{CHILD_CONFIG}"]), closefd=False))["beats_fd"]
+os.lseek(int(os.environ["{CHILD_CONFIG}"]), 0, 0)
 os.write(fd, b'[17]\\n{{"pid": "many"}}\\n\\xff\\n')
 """
 
