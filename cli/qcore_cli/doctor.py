@@ -28,7 +28,7 @@ from qcore.broker.examination import (
 )
 from qcore.broker.fleet import Fleet
 from qcore.broker.inspector import Inspector
-from qcore.broker.serving import QueueReading, check_queue, read_queues
+from qcore.broker.serving import QueueReading, check_queue, check_served, read_queues
 from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore_cli.child import Description
@@ -119,7 +119,12 @@ async def _examine_queue(
     try:
         (reading,) = await read_queues(broker, [name])
         horizon = await _horizon(broker, reading, worker)
-        findings = [*check_queue(reading, worker), *await audit(broker, name, horizon)]
+        served = check_queue(reading, worker)
+        if all(finding.level is Level.OK for finding in served):
+            members = [m for m in await Fleet(broker).members() if not m.is_silent]
+            names = {queue for member in members for queue in member.view.queues}
+            served = check_served(reading, names, broker.where) or served
+        findings = [*served, *await audit(broker, name, horizon)]
         return [*findings, *await check_tasks(broker, name, described.timeouts.keys())]
     except (BrokerUnavailable, BrokerRefused):
         raise

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from qcore import ConfigError
+from qcore import BrokerError, ConfigError
 from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet, Member
+from qcore.broker.fleet import Fleet, Member, namespaces_near
 from qcore.broker.inspector import Inspector, QueueStats
 from qcore.config import broker_config
-from qcore_cli.fleet_view import FleetState, state_of_fleet, status_lines
+from qcore_cli.fleet_view import FleetState, Neighbour, state_of_fleet, status_lines
 from qcore_cli.options import (
     AsJson,
     Namespace,
@@ -35,20 +35,42 @@ def status(as_json: AsJson = False, url: Url = None, namespace: Namespace = None
     Exit code 0: running, 3: paused, all workers or all of their queues; 4: nobody works.
     """
 
-    async def read(broker: Broker) -> tuple[list[Member], list[QueueStats]]:
+    async def read(
+        broker: Broker,
+    ) -> tuple[list[Member], list[QueueStats], list[Neighbour], str]:
         found = await Inspector(broker).queues()
         held = [q for q in found if q.paused is not None or q.closed_ms is not None]
-        return await Fleet(broker).members(), held
+        members = await Fleet(broker).members()
+        near = [] if members else await _neighbours(broker)
+        return members, held, near, broker.where
 
-    members, held = with_broker(broker_config(url, namespace), read)
+    members, held, near, where = with_broker(broker_config(url, namespace), read)
     state = state_of_fleet(members, {queue.name for queue in held if queue.paused is not None})
     if as_json:
         shown = [_plain(member) for member in members]
-        print_json({"state": state, "supervisors": shown, "held": msgspec.to_builtins(held)})
+        said = {"state": state, "supervisors": shown, "held": held, "elsewhere": near}
+        print_json(msgspec.to_builtins(said))
     else:
-        for line in status_lines(state, members, held):
+        for line in status_lines(state, members, held, where, near):
             echo(printable(line))
     raise typer.Exit(_CODES.get(state, NONE))
+
+
+async def _neighbours(broker: Broker) -> list[Neighbour]:
+    """Return the namespaces beside this one in which somebody works or jobs wait."""
+    near: list[Neighbour] = []
+    for name in await namespaces_near(broker):
+        other = Broker(msgspec.structs.replace(broker.config, namespace=name))
+        try:
+            members = [m for m in await Fleet(other).members() if not m.is_silent]
+            waiting = sum(q.ready + q.scheduled for q in await Inspector(other).queues())
+        except BrokerError:
+            continue
+        finally:
+            await other.close()
+        if members or waiting:
+            near.append(Neighbour(namespace=name, supervisors=len(members), waiting=waiting))
+    return near
 
 
 def restart(
@@ -97,7 +119,10 @@ def restart(
             echo(printable(f"ordered: {entry.who}"))
     if not entries:
         echo(
-            f"qcore: no supervisor {target.words} is there to restart; `qcore status` names all",
+            printable(
+                f"qcore: no supervisor {target.words} is there to restart, namespace "
+                f"{config.namespace}; `qcore status` names all"
+            ),
             err=True,
         )
         raise typer.Exit(NONE)

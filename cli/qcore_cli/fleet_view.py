@@ -4,6 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
+import msgspec
+
 from qcore.broker.fleet import SILENT_S, Member
 from qcore.broker.inspector import QueueStats
 from qcore.model.fleet import RollState, SupervisorState, SupervisorView, WorkerState, WorkerView
@@ -54,12 +56,27 @@ def _is_claiming(view: SupervisorView, paused: set[str]) -> bool:
     return has_queue and any(worker.state is WorkerState.RUNNING for worker in view.workers)
 
 
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+    """Another namespace, in which somebody works or jobs wait."""
+
+    namespace: str
+    supervisors: int
+    waiting: int
+
+
 def status_lines(
-    state: FleetState, members: Sequence[Member], held: Sequence[QueueStats]
+    state: FleetState,
+    members: Sequence[Member],
+    held: Sequence[QueueStats],
+    where: str = "this namespace",
+    near: Sequence[Neighbour] = (),
 ) -> Iterator[str]:
     """Yield what `qcore status` prints; what is wrong comes last, where it is seen."""
     if state is FleetState.NONE:
-        yield "No supervisor runs in this namespace."
+        yield f"No supervisor runs in {where}."
+        for other in near:
+            counts = f"{counted(other.supervisors, 'supervisor')}, {other.waiting:,} waiting"
+            yield f"namespace {other.namespace}: {counts}; --namespace {other.namespace} shows it"
     else:
         workers = sum(len(member.view.workers) for member in members)
         counts = f"{counted(len(members), 'supervisor')}, {counted(workers, 'worker')}"

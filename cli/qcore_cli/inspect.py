@@ -1,35 +1,46 @@
 """`qcore queues`, `qcore jobs`, `qcore dead`, `qcore clear`: what is in Redis, and repairs."""
 
+import shutil
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from qcore import ConfigError
+from qcore.broker.broker import Broker
+from qcore.broker.fleet import Fleet, RunsOn
 from qcore.broker.inspector import Inspector, JobRecord, QueueStats
+from qcore.config import broker_config
 from qcore.model.job import Death
 from qcore_cli.options import (
     AsJson,
+    Commands,
     Namespace,
     Url,
     Yes,
     check_queue,
     confirm,
+    counted,
     print_json,
     print_table,
     seconds_of,
+    short_age,
     shown_time,
     split_refs,
     state_of,
+    with_broker,
     with_inspector,
 )
 from qcore_cli.terminal import echo, printable
 
-jobs = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
-#: Of a reason in a table.
-_REASON_CHARS = 100
+jobs = typer.Typer(cls=Commands, help="Look at single jobs.", no_args_is_help=True)
+_LEAST_WIDTH = 40
+#: Of more queues than this those that are empty are only counted.
+_QUEUES = 20
 
-dead = typer.Typer(help="Jobs that will not run again by themselves.", no_args_is_help=True)
+dead = typer.Typer(
+    cls=Commands, help="Jobs that will not run again by themselves.", no_args_is_help=True
+)
 
 Ref = Annotated[str, typer.Argument(help="QUEUE/ID, as printed everywhere.")]
 Queue = Annotated[str, typer.Argument(help="Name of a queue.")]
@@ -43,17 +54,26 @@ def queues(
 ) -> None:
     """Show the depth of every queue, the age of its next job, and whether it is held up."""
 
-    async def read(inspector: Inspector) -> list[QueueStats]:
+    async def read(inspector: Inspector) -> tuple[list[QueueStats], str]:
         for name in names or ():
             await check_queue(inspector, name)
-        return await inspector.queues(names or None)
+        return await inspector.queues(names or None), inspector.where
 
-    found = with_inspector(url, namespace, read)
+    found, where = with_inspector(url, namespace, read)
     if as_json:
         print_json(msgspec.to_builtins(found))
     elif not found:
-        echo("No queue has been used yet in this namespace.")
+        echo(printable(f"No queue has been used yet in {where}."))
     else:
+        _print_queues(found, bool(names))
+
+
+def _print_queues(found: list[QueueStats], named: bool) -> None:
+    """Print the fullest first; of many those that are empty and open are only counted."""
+    shown = found
+    if not named and len(found) > _QUEUES:
+        shown = [q for q in found if _depth(q) or state_of(q) != "open"]
+    if shown:
         print_table(
             ("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY", "STATE"),
             [
@@ -61,9 +81,15 @@ def queues(
                     *(q.name, q.ready, q.suspects, q.scheduled, q.active, q.dead),
                     *(_age(q.oldest_ready_s), state_of(q)),
                 )
-                for q in found
+                for q in sorted(shown, key=lambda q: (-_depth(q), q.name))
             ],
         )
+    if len(shown) < len(found):
+        echo(f"{len(found)} queues, {len(found) - len(shown)} of them empty; --json lists all.")
+
+
+def _depth(queue: QueueStats) -> int:
+    return queue.ready + queue.scheduled + queue.active + queue.dead
 
 
 @jobs.command("show")
@@ -71,7 +97,7 @@ def jobs_show(
     ref: Ref, as_json: AsJson = False, url: Url = None, namespace: Namespace = None
 ) -> None:
     """Show everything known about one job."""
-    _show(_find(ref, url, namespace), as_json)
+    _show(*_find(ref, url, namespace), as_json)
 
 
 @jobs.command("cancel")
@@ -112,35 +138,35 @@ def dead_list(
     queue: Queue,
     limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 50,
     skip: Annotated[int, typer.Option(min=0, help="Pass over so many first.")] = 0,
+    all_: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
     as_json: AsJson = False,
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
     """List dead jobs of a queue, the latest death first."""
 
-    async def read(inspector: Inspector) -> list[JobRecord]:
+    async def read(inspector: Inspector) -> tuple[list[JobRecord], int, str]:
         await check_queue(inspector, queue)
-        return await inspector.dead(queue, limit=limit, skip=skip)
+        (stats,) = await inspector.queues([queue])
+        records = await inspector.dead(queue, limit=limit, skip=skip)
+        while all_ and (more := await inspector.dead(queue, limit=500, skip=skip + len(records))):
+            records += more
+        return records, stats.dead, inspector.where
 
-    records = with_inspector(url, namespace, read)
+    records, count, where = with_inspector(url, namespace, read)
     if as_json:
         print_json([_plain(record) for record in records])
-    elif not records:
-        echo(f"No dead jobs in {queue}.")
+    elif not records and not skip:
+        echo(printable(f"No dead jobs in {queue}, {where}."))
     else:
-        print_table(
-            ("JOB", "TASK", "DIED", "ATTEMPTS", "REASON"),
-            [
-                (
-                    f"{r.queue}/{r.id}",
-                    r.task or "-",
-                    _time(r.at_ms),
-                    r.attempts,
-                    _shortened(r.reason or ""),
-                )
-                for r in records
-            ],
-        )
+        width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns)
+        for record in records:
+            tries = counted(record.attempts, "attempt")
+            echo(printable(f"{record.queue}/{record.id}  {_time(record.at_ms)}  {tries}"))
+            said = printable(f"{record.task or '-'}  {record.reason or ''}")
+            echo(f"  {said if len(said) <= width - 2 else said[: width - 3] + '…'}")
+        if len(records) < count:
+            echo(f"{len(records)} of {count:,}; see --limit, --skip and --all.")
 
 
 @dead.command("show")
@@ -148,10 +174,10 @@ def dead_show(
     ref: Ref, as_json: AsJson = False, url: Url = None, namespace: Namespace = None
 ) -> None:
     """Show a dead job with the error of every attempt."""
-    record = _find(ref, url, namespace)
+    record, _ = _find(ref, url, namespace)
     if record.status != "dead":
         raise ConfigError(f"job {ref} is not dead, it is {record.status}: use `qcore jobs show`")
-    _show(record, as_json)
+    _show(record, None, as_json)
     if not as_json:
         echo(f"\nRun it again: qcore dead revive {ref}\nForget it:    qcore dead purge {ref}")
 
@@ -167,8 +193,9 @@ def dead_revive(
 ) -> None:
     """Put dead jobs back into their queue, with all attempts again."""
     _one_of(refs, queue)
-    if queue is not None:
-        confirm(f"Revive every dead job of {queue}?", yes=yes)
+    if queue is not None and not yes:
+        count = with_inspector(url, namespace, lambda i: _counts(i, queue)).dead
+        confirm(f"Revive {_all(count, 'dead job')} of {queue}?", yes=yes)
 
     async def act(inspector: Inspector) -> list[str]:
         if queue is not None:
@@ -208,9 +235,14 @@ def dead_purge(
     _one_of(refs, queue)
     if older_than is not None and queue is None:
         raise ConfigError("--older-than needs --all-of QUEUE: jobs that are named go at any age")
-    confirm(
-        f"Forget {'every dead job of ' + queue if queue else len(refs or [])} for ever?", yes=yes
-    )
+    if not yes:
+        what = counted(len(refs or []), "dead job")
+        if queue is not None:
+            count = with_inspector(url, namespace, lambda i: _counts(i, queue)).dead
+            what = f"{_all(count, 'dead job')} of {queue}"
+            if older_than is not None:
+                what = f"of {what} those that have been dead for {short_age(older_than)}"
+        confirm(f"Forget {what} for ever?", yes=yes)
 
     async def act(inspector: Inspector) -> int:
         if queue is not None:
@@ -224,6 +256,8 @@ def dead_purge(
         print_json({"purged": purged})
     else:
         echo(f"Purged {purged}.")
+    if refs and purged < len(set(refs)):
+        raise ConfigError(f"{len(set(refs)) - purged} of {len(set(refs))} were not dead")
 
 
 def clear(
@@ -234,7 +268,10 @@ def clear(
     namespace: Namespace = None,
 ) -> None:
     """Cancel every ready and scheduled job of a queue; what runs goes on."""
-    confirm(f"Cancel every waiting job of {queue}?", yes=yes)
+    if not yes:
+        found = with_inspector(url, namespace, lambda i: _counts(i, queue))
+        waiting = _all(found.ready + found.scheduled, "waiting job")
+        confirm(f"Cancel {waiting} of {queue}?", yes=yes)
 
     async def act(inspector: Inspector) -> int:
         await check_queue(inspector, queue)
@@ -247,22 +284,39 @@ def clear(
         echo(f"Cleared {cleared}.")
 
 
+async def _counts(inspector: Inspector, queue: str) -> QueueStats:
+    await check_queue(inspector, queue)
+    (stats,) = await inspector.queues([queue])
+    return stats
+
+
+def _all(count: int, noun: str) -> str:
+    return f"the {noun}" if count == 1 else f"all {count:,} {noun}s"
+
+
 # -- how a job is shown ------------------------------------------------------------------------
 
 
-def _find(ref: str, url: str | None, namespace: str | None) -> JobRecord:
+def _find(ref: str, url: str | None, namespace: str | None) -> tuple[JobRecord, RunsOn | None]:
     ((queue, ids),) = split_refs([ref]).items()
-    record = with_inspector(url, namespace, lambda inspector: inspector.job(queue, ids[0]))
+
+    async def read(broker: Broker) -> tuple[JobRecord | None, RunsOn | None, str]:
+        record = await Inspector(broker).job(queue, ids[0])
+        owner = (record.token or "").partition(":")[0] if record else ""
+        runs_on = await Fleet(broker).runs_on(owner, f"{queue}/{ids[0]}") if owner else None
+        return record, runs_on, broker.where
+
+    record, runs_on, where = with_broker(broker_config(url, namespace), read)
     if record is None:
         raise ConfigError(
-            f"there is no job {ref}: the id, --url or --namespace is wrong, or the job has ended "
-            "and its outcome is no longer kept"
+            f"there is no job {ref} in {where}: the id, --url or --namespace is wrong, or the job "
+            "has ended and its outcome is no longer kept"
         )
-    return record
+    return record, runs_on
 
 
-def _show(record: JobRecord, as_json: bool) -> None:
-    plain = _plain(record)
+def _show(record: JobRecord, runs_on: RunsOn | None, as_json: bool) -> None:
+    plain = _plain(record) | {"runs_on": msgspec.to_builtins(runs_on)}
     if as_json:
         print_json(plain)
         return
@@ -276,6 +330,7 @@ def _show(record: JobRecord, as_json: bool) -> None:
             {"scheduled": "due", "active": "lease until"}.get(record.status, "died"),
             _time(record.at_ms),
         ),
+        ("runs", None if runs_on is None else _runs(runs_on)),
         ("lease", record.token),
         ("attempts", record.attempts or None),
         ("crashes", record.crashes or None),
@@ -295,6 +350,11 @@ def _show(record: JobRecord, as_json: bool) -> None:
         echo("  " + error.text.rstrip().replace("\n", "\n  "))
 
 
+def _runs(on: RunsOn) -> str:
+    since = "" if on.age_s is None else f" for {short_age(on.age_s)}"
+    return f"on {on.host}, in {on.worker} (pid {on.pid}){since}"
+
+
 def _crash(death: Death) -> str:
     beside = "alone"
     if death.beside:
@@ -310,6 +370,7 @@ def _plain(record: JobRecord) -> dict[str, Any]:
     plain = msgspec.to_builtins(msgspec.structs.replace(record, payload=None, result=None))
     del plain["payload"]
     return plain | {
+        "ref": f"{record.queue}/{record.id}",
         # in Redis these are arrays, to save their keys
         "errors": [msgspec.structs.asdict(error) for error in record.errors],
         "deaths": [msgspec.structs.asdict(death) for death in record.deaths],
@@ -324,7 +385,7 @@ def _readable(raw: bytes | None) -> Any:
         return None
     try:
         return msgspec.to_builtins(msgspec.msgpack.decode(raw))
-    except (msgspec.MsgspecError, ValueError, TypeError):
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return raw.hex()
 
 
@@ -335,10 +396,6 @@ def _one_of(refs: list[str] | None, queue: str | None) -> None:
 
 def _time(ms: int | None) -> str:
     return "-" if ms is None else shown_time(ms)
-
-
-def _shortened(reason: str) -> str:
-    return reason if len(reason) <= _REASON_CHARS else reason[: _REASON_CHARS - 1] + "…"
 
 
 def _age(age_s: float | None) -> str:

@@ -30,7 +30,14 @@ def load_app(path: str) -> App:
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
         raise AppNotFound(f"{path!r} is no app path: write MODULE:NAME, as in tasks:app")
-    if (folder := str(Path.cwd())) not in sys.path:
+    if module_name.endswith(".py") or "/" in module_name:
+        meant = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise AppNotFound(f"{path!r} names a file: write the module that it is, {meant}:{name}")
+    try:
+        folder = str(Path.cwd())
+    except OSError as e:
+        raise AppNotFound(f"the current folder was removed ({e.strerror}): go to another") from e
+    if folder not in sys.path:
         sys.path.insert(0, folder)
     module = _import(module_name, "")
     app = getattr(module, name, None)

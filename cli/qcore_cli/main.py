@@ -17,10 +17,12 @@ from qcore_cli.bench import bench
 from qcore_cli.demo import demo
 from qcore_cli.doctor import doctor
 from qcore_cli.logs import LogFormat, configure_logging
+from qcore_cli.options import Commands
 from qcore_cli.terminal import echo
 from qcore_cli.top import top
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -81,6 +83,9 @@ def run() -> None:
         app()
     except QcoreError as e:
         echo(f"qcore: {e}", err=True)
+        sys.exit(1)
+    except UnicodeEncodeError:
+        echo("qcore: an argument is no text that Redis could hold: check its encoding", err=True)
         sys.exit(1)
     except OSError as e:
         if e.errno not in _UNWRITABLE:

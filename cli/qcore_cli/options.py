@@ -1,14 +1,16 @@
 """Options that several commands share, and how they run."""
 
 import asyncio
+import difflib
 import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
+from typer.core import TyperGroup
 
 from qcore import ConfigError
 from qcore.broker.broker import Broker
@@ -18,6 +20,29 @@ from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.terminal import echo, printable
 
 T = TypeVar("T")
+
+_JSON_DEPTH = 100
+#: So many queues are named in an error.
+_NAMED = 8
+#: Who mistyped a command may type what is suggested, so nothing is that changes anything.
+_SUGGESTED = frozenset(
+    ("worker", "status", "top", "doctor", "queues", "jobs", "dead", "show", "list", "redis")
+)
+
+
+class Commands(TyperGroup):
+    """A group of commands that suggests only those that change nothing."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, as ever."""
+        every = self.commands
+        if args and args[0] not in every:
+            self.commands = {name: every[name] for name in every if name in _SUGGESTED}
+        try:
+            return super().resolve_command(ctx, args)
+        finally:
+            self.commands = every
+
 
 Url = Annotated[
     str | None,
@@ -55,10 +80,12 @@ async def check_queue(inspector: Inspector, queue: str) -> None:
     """Raise ConfigError unless jobs were ever put into `queue`, or a worker served it."""
     names = await inspector.names()
     if queue not in names:
-        known = f"known are {', '.join(names)}" if names else "no queue has been used yet"
+        close = difflib.get_close_matches(queue, names, _NAMED) or names[:_NAMED]
+        more = f" and {len(names) - len(close)} more" if len(names) > len(close) else ""
+        known = f"known are {', '.join(close)}{more}" if names else "no queue has been used yet"
         raise ConfigError(
-            f"there is no queue {queue!r}: {known}; check --url and --namespace, or start a worker "
-            "that serves it"
+            f"there is no queue {queue!r} in {inspector.where}: {known}; check --url and "
+            "--namespace, or start a worker that serves it"
         )
 
 
@@ -67,7 +94,7 @@ def split_refs(refs: Sequence[str]) -> dict[str, list[str]]:
     queues: dict[str, list[str]] = {}
     for ref in refs:
         queue, slash, id = ref.partition("/")
-        if not (queue and slash and id):
+        if not (queue and slash and id) or not ref.isprintable():
             raise ConfigError(f"{ref!r} is no job reference: it reads QUEUE/ID")
         queues.setdefault(queue, []).append(id)
     return queues
@@ -97,7 +124,10 @@ def seconds_of(text: str | float) -> float:
 
 def shown_time(ms: int) -> str:
     """Return a time on the Redis clock, unix ms, as operators read it."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        return f"{ms} ms"
 
 
 def state_of(stats: QueueStats) -> str:
@@ -132,19 +162,38 @@ def short_age(seconds: float) -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    echo(json.dumps(value))
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # keys of JSON are text, and it has an end
+        text = json.dumps(_plain_json(value, 0))
+    echo(text)
+
+
+def _plain_json(value: Any, depth: int) -> Any:
+    """Return the value as JSON can hold it: what it cannot is shown as Python would."""
+    if isinstance(value, dict) and depth < _JSON_DEPTH:
+        items = cast("dict[Any, Any]", value).items()
+        return {k if isinstance(k, str) else repr(k): _plain_json(v, depth + 1) for k, v in items}
+    if isinstance(value, list | tuple) and depth < _JSON_DEPTH:
+        return [_plain_json(item, depth + 1) for item in cast("list[Any]", value)]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    try:
+        return repr(cast("object", value))
+    except RecursionError:
+        return "..."
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print columns, numbers to the right."""
     head = [printable(name) for name in head]
     cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
+    widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
     right = [
         bool(rows) and all(isinstance(row[i], int | float) for row in rows)
         for i in range(len(head))
     ]
-    for row in [list(head), *cells]:
+    for row in [head, *cells]:
         line = (
             cell.rjust(width) if to_right else cell.ljust(width)
             for cell, width, to_right in zip(row, widths, right, strict=True)

@@ -7,8 +7,10 @@ import msgspec
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
-from qcore.broker.keys import namespace_keys
+from qcore.broker.keys import namespace_keys, queues_key
 from qcore.broker.reading import natural, text_of
+from qcore.config import NAME
+from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView
 
 #: A record that was not renewed for so long is dropped, and an order of so long ago.
@@ -61,6 +63,17 @@ class Member:
         return self.silent_s > SILENT_S
 
 
+class RunsOn(msgspec.Struct, frozen=True, kw_only=True):
+    """Which worker has a job."""
+
+    host: str
+    supervisor: str
+    worker: str
+    pid: int
+    #: How long the job has run; None where it is not among those that have run longest.
+    age_s: float | None
+
+
 class Fleet:
     """The registry of the supervisors of one namespace."""
 
@@ -98,6 +111,21 @@ class Fleet:
         ]
         return sorted(found, key=lambda m: (m.view.host, m.view.name, m.view.pid))
 
+    async def runs_on(self, owner: str, ref: str) -> RunsOn | None:
+        """Return which worker has the leases of `owner`; None when no supervisor knows it."""
+        for member in await self.members():
+            for worker in member.view.workers:
+                if worker.owner == owner:
+                    ages = (job.age_s + member.silent_s for job in worker.oldest if job.ref == ref)
+                    return RunsOn(
+                        host=member.view.host,
+                        supervisor=member.view.name,
+                        worker=worker.name,
+                        pid=worker.pid,
+                        age_s=next(ages, None),
+                    )
+        return None
+
     async def restart(self, *, host: str = "", queue: str = "", leave: bool = False) -> int:
         """Order a rolling restart, or with `leave` the end after a drain; return its generation.
 
@@ -108,6 +136,30 @@ class Fleet:
         )
         (generation,) = await self._broker.ask([call])
         return int(generation)
+
+
+#: Namespaces are looked for in so many steps over the keys, and so many of them looked into.
+_SCANS, _SCAN_KEYS, _NAMESPACES = 30, 1000, 20
+
+
+async def namespaces_near(broker: Broker) -> list[str]:
+    """Return names of other namespaces of the same database; of many keys not all are looked at.
+
+    Redis: SCAN, 30 times at most. Nothing is found where this user may not call it.
+    """
+    found: set[str] = set()
+    cursor: object = b"0"
+    for _ in range(_SCANS):
+        command = (b"SCAN", cursor, b"MATCH", queues_key("*"), b"COUNT", _SCAN_KEYS)
+        try:
+            ((cursor, keys),) = await broker.ask([command])
+        except BrokerError:
+            break
+        names = (text_of(key).removesuffix(":queues") for key in keys)
+        found.update(name for name in names if NAME.fullmatch(name))
+        if cursor == b"0":
+            break
+    return sorted(found - {broker.config.namespace})[:_NAMESPACES]
 
 
 def _orders(control: list[bytes]) -> Iterator[Order]:

@@ -98,6 +98,11 @@ class Inspector:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
+    @property
+    def where(self) -> str:
+        """Which namespace of which Redis is looked at."""
+        return self._broker.where
+
     async def names(self) -> list[str]:
         """Return the names of all queues ever used, sorted."""
         key, names, cursor = queues_key(self._broker.config.namespace), set[bytes](), b"0"

@@ -1,6 +1,6 @@
 """Whether somebody serves the queues: what is read of each, and what it means."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 
 import msgspec
 
@@ -16,6 +16,8 @@ from qcore.config import WorkerConfig
 PAGE = 500
 #: A job that has lost so many leases runs in a process of its own, after at most this pause.
 _SUSPECT, _PAUSE_MS = 2, 60_000
+#: A queue that was swept within this has a worker.
+_SWEPT_MS = 15_000
 
 
 class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +145,18 @@ def check_queue(reading: QueueReading, worker: WorkerConfig) -> list[Finding]:
         remedy = f"When what it is {state} for is over: qcore resume {reading.name}."
         return [warning(check, f"{state}; {counts}; {sweep}", remedy)]
     return [ok(check, f"{counts}; {sweep}")]
+
+
+def check_served(reading: QueueReading, served: Collection[str], where: str) -> list[Finding]:
+    """Whether a queue with jobs has a worker; `served` are those that living supervisors name."""
+    waiting = reading.ready + reading.scheduled
+    swept = reading.last_sweep_ms  # also by a worker without a supervisor
+    is_swept = swept is not None and reading.now_ms - swept <= _SWEPT_MS
+    if not waiting or is_swept or reading.name in served:
+        return []
+    said = f"{waiting:,} jobs wait, and no worker in {where} serves this queue"
+    remedy = f"Start a worker that serves it: qcore worker APP --queues {reading.name}."
+    return [warning(f"queue {reading.name}", said, remedy)]
 
 
 def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterator[str]:

@@ -34,7 +34,8 @@ def supervisors(said: Said) -> list[dict[str, Any]]:
 
 async def test_status_without_supervisors_is_code_4(qcore: Qcore):
     said = await qcore("status")
-    assert (said.code, said.out) == (4, "No supervisor runs in this namespace.\n")
+    assert said.code == 4
+    assert said.out.startswith("No supervisor runs in namespace ")
     said = await qcore("status", "--json")
     assert (said.code, said.err) == (4, "")
     assert supervisors(said) == []
