@@ -123,7 +123,7 @@ async def _examine_queue(
         if all(finding.level is Level.OK for finding in served):
             members = [m for m in await Fleet(broker).members() if not m.is_silent]
             names = {queue for member in members for queue in member.view.queues}
-            served = check_served(reading, names, broker.where) or served
+            served = check_served(reading, names, Inspector(broker).where) or served
         findings = [*served, *await audit(broker, name, horizon)]
         return [*findings, *await check_tasks(broker, name, described.timeouts.keys())]
     except (BrokerUnavailable, BrokerRefused):

@@ -42,7 +42,7 @@ def status(as_json: AsJson = False, url: Url = None, namespace: Namespace = None
         held = [q for q in found if q.paused is not None or q.closed_ms is not None]
         members = await Fleet(broker).members()
         near = [] if members else await _neighbours(broker)
-        return members, held, near, broker.where
+        return members, held, near, Inspector(broker).where
 
     members, held, near, where = with_broker(broker_config(url, namespace), read)
     state = state_of_fleet(members, {queue.name for queue in held if queue.paused is not None})

@@ -304,7 +304,7 @@ def _find(ref: str, url: str | None, namespace: str | None) -> tuple[JobRecord, 
         record = await Inspector(broker).job(queue, ids[0])
         owner = (record.token or "").partition(":")[0] if record else ""
         runs_on = await Fleet(broker).runs_on(owner, f"{queue}/{ids[0]}") if owner else None
-        return record, runs_on, broker.where
+        return record, runs_on, Inspector(broker).where
 
     record, runs_on, where = with_broker(broker_config(url, namespace), read)
     if record is None:

@@ -7,6 +7,7 @@ import re
 import signal
 from typing import Annotated
 
+import msgspec
 import typer
 
 from qcore import ConfigError

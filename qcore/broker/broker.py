@@ -82,11 +82,6 @@ class Broker:
         self._keys: dict[str, QueueKeys] = {}
 
     @property
-    def where(self) -> str:
-        """Which namespace of which Redis this is, for a reader who looks in the wrong one."""
-        return f"namespace {self.config.namespace} at {self.shown_url}"
-
-    @property
     def shown_url(self) -> str:
         """The URL without its password."""
         return self._endpoint.shown

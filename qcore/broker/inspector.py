@@ -97,11 +97,8 @@ class Inspector:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-
-    @property
-    def where(self) -> str:
-        """Which namespace of which Redis is looked at."""
-        return self._broker.where
+        #: Which namespace of which Redis is looked at.
+        self.where = f"namespace {broker.config.namespace} at {broker.shown_url}"
 
     async def names(self) -> list[str]:
         """Return the names of all queues ever used, sorted."""

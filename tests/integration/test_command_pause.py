@@ -103,7 +103,7 @@ async def test_status_shows_what_is_held_up(app: App, qcore: Command):
     said = await qcore("status")
     assert said.code == 4
     head, *_, line = said.out.splitlines()
-    assert head == f"No supervisor runs in {app.broker.where}."
+    assert head == f"No supervisor runs in {app.inspector.where}."
     assert line.startswith("queue default: paused since 20")
     assert line.endswith("Z until resumed (deploy 42), 0 ready")
     (held,) = json.loads((await qcore("status", "--json")).out)["held"]

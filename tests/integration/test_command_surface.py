@@ -142,7 +142,7 @@ async def test_mistyped_command_is_not_answered_with_one_that_changes_anything(
 
 
 async def test_nothing_here_names_the_namespace_and_the_redis(app: App, qcore: Command):
-    where = app.broker.where
+    where = app.inspector.where
     assert where in (await qcore("queues")).out
     assert where in (await qcore("status")).out
     await app.broker.register(["default"])
