@@ -9,6 +9,7 @@ import pytest
 from qcore import ConfigError
 from qcore_cli import describing
 from tests.support.fleet import Fleet
+from tests.support.waiting import eventually
 
 APP = "import os, sys, threading, time, qcore\napp = qcore.App('redis://127.0.0.1:1')\n"
 ODD = {
@@ -65,6 +66,6 @@ MANY = "app = App(queues=[f'{n:060}' for n in range(2500)])\n"
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of Linux")
 async def test_settings_of_a_worker_may_be_longer_than_a_variable_of_the_environment(fleet: Fleet):
     fleet.write_tasks("shop", MANY)
-    command = fleet.start(processes=1, app="shop:app")
-    await command.ready(1)
+    command = fleet.start(processes=1, app="shop:app", lease=30)
+    await eventually(lambda: command.events("worker.started"), 60)
     assert not command.events("worker.failed")
