@@ -2,10 +2,12 @@
 
 import math
 import re
+from collections.abc import Iterable
 
 #: The first moment after the year 9999, unix ms: no later one can be shown.
 FAR_MS = 253_402_300_800_000
 _EXACT = 2**53
+_number = int.from_bytes
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -27,6 +29,21 @@ def stamp_ms(payload: bytes | None) -> int | None:
     """Return the time in front of a payload, unix ms; None without one that a calendar has."""
     at = FAR_MS if payload is None or len(payload) < 8 else int.from_bytes(payload[:8])
     return at if at < FAR_MS else None
+
+
+def texts_of(column: Iterable[bytes]) -> list[str]:
+    """Return what `text_of` says of each: a call for each would cost more than the rest."""
+    return [raw.decode(errors="backslashreplace") for raw in column]
+
+
+def stamps_of(payloads: Iterable[bytes | None], otherwise: int) -> list[int]:
+    """Return what `stamp_ms` says of each, and `otherwise` where it is None."""
+    return [
+        at
+        if payload is not None and len(payload) >= 8 and (at := _number(payload[:8])) < FAR_MS
+        else otherwise
+        for payload in payloads
+    ]
 
 
 def losses_of(raw: bytes | None) -> tuple[int, int]:

@@ -11,7 +11,15 @@ from qcore.broker import scripts
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import made_ms
 from qcore.broker.keys import QueueKeys
-from qcore.broker.reading import FAR_MS, losses_of, natural, stamp_ms, text_of
+from qcore.broker.reading import (
+    FAR_MS,
+    losses_of,
+    natural,
+    stamp_ms,
+    stamps_of,
+    text_of,
+    texts_of,
+)
 from qcore.broker.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable, JobNotFound
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
@@ -287,21 +295,22 @@ def read_leases(
     """Return the leases of claimed or recovered jobs; a column that nobody has is empty."""
     rise, nothing = int(fence), [None] * len(ids)
     states, crashes, wishes = (column or nothing for column in columns)
+    stamps = stamps_of(payloads, otherwise=now)
     return [
         Lease(
             token,
             queue,
-            text_of(id),
+            id,
             None if payload is None else payload[8:],
             state,
             0 if lost is None else _crashes(lost, now),
-            stamp_ms(payload) or now,
+            enqueued_ms,
             now,
             rise,
             wish is not None,
         )
-        for token, id, payload, state, lost, wish in zip(
-            tokens, ids, payloads, states, crashes, wishes, strict=True
+        for token, id, payload, state, lost, wish, enqueued_ms in zip(
+            tokens, texts_of(ids), payloads, states, crashes, wishes, stamps, strict=True
         )
     ]
 

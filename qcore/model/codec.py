@@ -172,6 +172,7 @@ class Arguments:
             )
         self._signature = inspect.Signature(own)
         self._names = tuple(p.name for p in own)
+        self._has_defaults = any(p.default is not p.empty for p in own)
         self._takes_positions = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in own)
         fields = [
             (p.name, hints.get(p.name, Any), msgspec.field(default=msgspec.UNSET))
@@ -227,9 +228,10 @@ class Arguments:
             ArgumentError: they do not fit: at enqueue a mistake of the caller, in a worker
                 another version of the task.
         """
-        values = self._values(raw)
-        found = ((name, getattr(values, name)) for name in self._names)
-        return {name: value for name, value in found if value is not msgspec.UNSET}
+        named = msgspec.structs.asdict(self._values(raw))
+        if self._has_defaults:
+            return {name: value for name, value in named.items() if value is not msgspec.UNSET}
+        return named
 
     def _values(self, raw: bytes | msgspec.Raw) -> Any:
         try:

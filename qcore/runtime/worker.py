@@ -296,8 +296,7 @@ class Worker:
 
     def _accept(self, turn: Turn) -> None:
         self._keeper.heard(turn.sent_at)
-        for lease in turn.leases:
-            self._start(lease, turn.sent_at)
+        self._start(turn.leases, turn.sent_at)
         if not turn.claimed:
             return
         self._claimed_at = asyncio.get_running_loop().time()
@@ -338,15 +337,18 @@ class Worker:
 
     # -- jobs -----------------------------------------------------------------------------------
 
-    def _start(self, lease: Lease, claimed_at: float) -> None:
-        if self._stop.is_set():
-            # claimed while the order to stop came: back to the head of its queue
-            self._exchange.add(lease, Released())
-        else:
-            running = Running(lease, claimed_at, claimed_at + self._trust_s)
+    def _start(self, leases: Sequence[Lease], claimed_at: float) -> None:
+        create_task = asyncio.get_running_loop().create_task
+        trusted_until = claimed_at + self._trust_s
+        for lease in leases:
+            if self._stop.is_set():
+                # claimed while the order to stop came: back to the head of its queue
+                self._exchange.add(lease, Released())
+                continue
+            running = Running(lease, claimed_at, trusted_until)
             self._running[lease.token] = running
             self._slots.take(lease)
-            running.task = asyncio.get_running_loop().create_task(self._execute(running))
+            running.task = create_task(self._execute(running))
 
     async def _execute(self, running: Running) -> None:
         bind_job(running)
