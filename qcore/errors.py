@@ -149,6 +149,10 @@ class NotConfirmed(BrokerError):
 class QueueClosed(BrokerError):
     """The queue takes no new jobs until somebody opens it; nothing of the call was enqueued."""
 
+    sent = False
+
 
 class QueueFull(BrokerError):
     """Redis is at `maxmemory`; nothing of the call was enqueued."""
+
+    sent = False

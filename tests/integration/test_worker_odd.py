@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -141,11 +142,11 @@ async def test_job_whose_asyncio_task_is_cancelled_before_it_began_runs_all_the_
     async with working(app, concurrency=1, lease_s=30.0) as worker:
         start, begun = worker._start, 0
 
-        def start_and_cancel(lease: Lease, claimed_at: float) -> None:
+        def start_and_cancel(leases: Sequence[Lease], claimed_at: float) -> None:
             nonlocal begun
-            start(lease, claimed_at)
-            begun += 1
-            if begun == 1:
+            start(leases, claimed_at)
+            begun += len(leases)
+            if leases and begun == 1:
                 task = worker.jobs()[0].task
                 assert task is not None
                 task.cancel()
