@@ -195,8 +195,9 @@ async def test_lease_that_nobody_can_have_is_ended_by_repair(broker):
     (finding,) = await audit(broker, QUEUE, horizon)
     assert f"{forged!r} ends too late" in finding.said
     assert await repair(broker, QUEUE, horizon) == {"far lease": 1}
-    lives = {"lease_ms": 30_000, "sweep_ms": 10**10, "guard_ms": 0, "crash_limit": 9}
-    assert [x.id for x in await broker.reclaim(QUEUE, **lives, now_ms=NOW)] == ["forged"]
+    lives = {"lease_ms": 30_000, "stale_ms": 10**10, "guard_ms": 0, "crash_limit": 9}
+    swept = await broker.reclaim([QUEUE], **lives, now_ms=NOW)
+    assert [x.id for x in swept.taken[QUEUE]] == ["forged"]
     assert list((await content(broker))["active"]) == [token("held")]
 
 

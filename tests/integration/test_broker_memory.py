@@ -136,7 +136,7 @@ async def test_clear_frees_the_memory_of_what_it_cancels(own_server, full, when)
     await ask(full, b"CONFIG", b"SET", b"maxmemory", filled)
     assert not await _is_accepted(full, Job("more", QUEUE, b"", delay_ms=1))
     assert await Inspector(full).clear(QUEUE) == 10_000
-    assert used_bytes(own_server) - empty < (filled - empty) / 5
+    assert used_bytes(own_server) - empty < (filled - empty) / 3  # the scripts, among others
     assert await _is_accepted(full, Job("again", QUEUE, b""))
 
 

@@ -292,10 +292,11 @@ async def test_reclaim_drops_what_is_no_lease_of_a_job(broker):
     await ask(broker, b"ZADD", names["active"], *(word for f in forged for word in (1, f)))
     await swept(broker, NOW)
     call = await broker.reclaim(
-        QUEUE, lease_ms=LEASE_MS, sweep_ms=10**9, guard_ms=0, crash_limit=9, now_ms=NOW
+        [QUEUE], lease_ms=LEASE_MS, stale_ms=10**9, guard_ms=0, crash_limit=9, now_ms=NOW
     )
-    assert {(item.token, item.to) for item in call} == {(f, "dropped") for f in forged}
-    assert [item.id for item in call]  # to be logged
+    taken = call.taken[QUEUE]
+    assert {(item.token, item.to) for item in taken} == {(f, "dropped") for f in forged}
+    assert [item.id for item in taken]  # to be logged
     found = await content(broker)
     assert list(found["active"]) == [token("a")]
     assert found["running"] == {"a": token("a")}
