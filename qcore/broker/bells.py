@@ -86,7 +86,9 @@ class Bells:
         if queue not in self._lines:
             self._lines[queue] = self._new_line()
         (reply,) = await self._lines[queue].send(
-            [(b"BZPOPMIN", self._marker(queue), f"{block_s:.3f}")], timeout_s=block_s + margin_s
+            [(b"BZPOPMIN", self._marker(queue), f"{block_s:.3f}")],
+            timeout_s=block_s + margin_s,
+            blocks=True,
         )
         if isinstance(reply, Moved):
             # the next wait goes to the new node; nodes may disagree for a moment

@@ -18,12 +18,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from qcore.broker import scripts
+from qcore.broker import holdings, scripts
 from qcore.broker.bells import Bells
 from qcore.broker.cluster import answered, answers
 from qcore.broker.coalescer import CALL_BYTES, Coalescer
 from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
+from qcore.broker.patience import leasing_s
 from qcore.broker.scripts import Call
 from qcore.broker.waiting import Ending, Waiting
 from qcore.broker.wire import (
@@ -37,7 +38,6 @@ from qcore.broker.wire import (
     claim_call,
     id_of,
     parts_of,
-    read_leases,
     read_reclaimed,
     settle_calls,
 )
@@ -211,7 +211,8 @@ class Broker:
         calls = [call for _, call in settles]
         if first is not None:
             calls.append(claim_call(self.keys, first, now))
-        replies = await self._turns.send(calls)
+        most_s = None if claim is None else leasing_s(self.config.call_timeout_s, claim.lease_ms)
+        replies = await self._turns.send(calls, timeout_s=most_s)
         turn = Turn()
         for (queue, _), reply in zip(settles, replies, strict=False):
             turn.note_settle(queue, reply)
@@ -224,7 +225,8 @@ class Broker:
                 break
             request = replace(part, limit=left)
             try:
-                (reply,) = await self._turns.send([claim_call(self.keys, request, now)])
+                part_call = claim_call(self.keys, request, now)
+                (reply,) = await self._turns.send([part_call], timeout_s=most_s)
             except BrokerUnavailable as e:
                 e.sent = True  # what went before may have taken effect
                 raise
@@ -233,27 +235,25 @@ class Broker:
         return turn
 
     async def recover(
-        self, queues: Sequence[str], prefix: str, lease_ms: int, *, now_ms: int | None = None
+        self,
+        queues: Sequence[str],
+        prefix: str,
+        lease_ms: int,
+        *,
+        payloads: bool = True,
+        now_ms: int | None = None,
     ) -> list[Lease]:
         """Active -> active: return the leases of a claim whose reply was lost, renewed.
 
-        `prefix` is that claim's `owner:seq:`, or `owner:` for all claims of a process.
+        `prefix` is that claim's `owner:seq:`, or `owner:` for all claims of a process. Without
+        `payloads` their jobs cannot be run, and the replies are small.
 
-        Redis: recover.lua, at least one round trip per queue.
+        Redis: recover.lua once per queue and 1,000 leases of it; a round trip per 100 queues.
         """
-        leases: dict[bytes, Lease] = {}  # a scan may show a token twice
-        for queue in queues:
-            cursor: object = 0
-            while cursor != b"0":
-                call = scripts.RECOVER.call(
-                    self.keys(queue), _now(now_ms), lease_ms, prefix, cursor
-                )
-                (reply,) = await self.ask([call])
-                now, cursor, fence, tokens, *columns = reply
-                ids = [id_of(token) for token in tokens]
-                found = read_leases(queue, int(now), fence, tokens, ids, *columns)
-                leases |= {lease.token: lease for lease in found}
-        return list(leases.values())
+        keys = [self.keys(queue) for queue in queues]
+        return await holdings.recover(
+            self._upkeep, keys, _now(now_ms), lease_ms, prefix, payloads=payloads
+        )
 
     async def extend(
         self,
@@ -325,7 +325,9 @@ class Broker:
             return await self._bells.wait(queues, block_s, margin_s=margin_s)
         markers = {self.keys(queue).names["wake"]: queue for queue in queues}
         (reply,) = await self._bell.send(
-            [(b"BZPOPMIN", *markers, f"{block_s:.3f}")], timeout_s=block_s + margin_s
+            [(b"BZPOPMIN", *markers, f"{block_s:.3f}")],
+            timeout_s=block_s + margin_s,
+            blocks=True,
         )
         if isinstance(reply, BrokerError):
             raise reply
@@ -397,18 +399,18 @@ class Broker:
 
     async def reclaim_owner(
         self,
-        queue: str,
+        queues: Sequence[str],
         owner: str,
         *,
         charge: bool,
         crash_limit: int,
         culprits: Collection[bytes] = (),
         now_ms: int | None = None,
-    ) -> list[Reclaimed]:
+    ) -> dict[str, list[Reclaimed]]:
         """Active of one owner -> ready, scheduled or dead, whatever the deadlines.
 
         Args:
-            queue: One queue; an owner may hold leases in several.
+            queues: Where the owner may hold leases.
             owner: A process that is certainly gone.
             charge: Whether the loss counts as a crash; False when the process was ended for
                 nothing that its jobs did.
@@ -417,23 +419,16 @@ class Broker:
                 these are charged, and the others go back as if nothing had been.
             now_ms: For tests.
 
-        Redis: reclaim_owner.lua, one call per 1,000 leases of the queue.
+        Returns what was taken, by queue; those that failed are missing.
+
+        Raises:
+            BrokerError: all queues failed.
+
+        Redis: reclaim_owner.lua once per queue and 1,000 leases; a round trip per 100 queues.
         """
-        reclaimed: list[Reclaimed] = []
-        cursor: object = 0
-        while cursor != b"0":
-            call = scripts.RECLAIM_OWNER.call(
-                self.keys(queue),
-                _now(now_ms),
-                owner,
-                int(charge),
-                crash_limit,
-                cursor,
-                *culprits,
-            )
-            ((cursor, *rest),) = await self.ask([call])
-            reclaimed += read_reclaimed(rest)
-        return reclaimed
+        keys = [self.keys(queue) for queue in queues]
+        how = _now(now_ms), owner, int(charge), crash_limit
+        return await holdings.reclaim_owner(self._upkeep, keys, *how, culprits=culprits)
 
     async def prune(self, queue: str, *, cursor: int = 0, now_ms: int | None = None) -> Pruned:
         """Completed, cancelled -> -: forget outcomes whose time is over, and silent producers.

@@ -11,6 +11,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from qcore.broker.line import Command, Line, NotAsked
+from qcore.broker.patience import MOST_TIMEOUTS
 from qcore.broker.places import STEP_S, Server
 from qcore.broker.scripts import Call, Moved
 from qcore.broker.urls import Address, Hosts, bad_url, shown_url
@@ -228,7 +229,11 @@ class ClusterLine:
         self._lines: dict[Address, Line] = {}
 
     async def send(
-        self, commands: Sequence[Call | Command], *, timeout_s: float | None = None
+        self,
+        commands: Sequence[Call | Command],
+        *,
+        timeout_s: float | None = None,
+        blocks: bool = False,
     ) -> list[Any]:
         """Send all commands, those of one node in one write, and return their replies in order.
 
@@ -236,14 +241,16 @@ class ClusterLine:
             commands: Scripts or plain commands; the key of a plain one is its second word. One
                 without goes where the one before it went. One that blocks is not sent on when its
                 slot has moved: it has less time by then, so its reply is Moved.
-            timeout_s: For everything together; the configured call timeout by default.
+            timeout_s: For everything together; see `Line.send`.
+            blocks: See `Line.send`.
 
         Raises:
             ConfigError: a setting of the connection is wrong. Any other failure stands in the
                 place of each command that it befell.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
+        most_s = MOST_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
+        end = loop.time() + most_s
         replies: list[Any] = [None] * len(commands)
         open_places: list[int] = [*range(len(commands))]
         leaders = _leaders_of(commands)
@@ -251,7 +258,10 @@ class ClusterLine:
         for _ in range(_MOVES + 1):
             nodes = await self._nodes_of({i: slots[i] for i in open_places}, replies, end)
             await asyncio.gather(
-                *(self._send_to(node, at, commands, replies, end) for node, at in nodes.items())
+                *(
+                    self._send_to(node, at, commands, replies, end, blocks=blocks)
+                    for node, at in nodes.items()
+                )
             )
             # what followed a command that moved, a WAIT, spoke of the wrong node
             moved = [i for i in open_places if isinstance(replies[leaders[i]], Moved)]
@@ -266,7 +276,7 @@ class ClusterLine:
         """Return the places of the commands by their nodes; an error is a reply already."""
         why: BrokerError | None = None
         try:
-            async with asyncio.timeout_at(end):
+            async with asyncio.timeout_at(end), asyncio.timeout(self.timeout_s):
                 await self._cluster.cover(slots.values())
         except BrokerError as e:
             why = e
@@ -290,6 +300,8 @@ class ClusterLine:
         commands: Sequence[Call | Command],
         replies: list[Any],
         end: float,
+        *,
+        blocks: bool,
     ) -> None:
         """Put the replies of one node, or its failure, into their places."""
         found: Sequence[Any]
@@ -299,7 +311,8 @@ class ClusterLine:
                 raise NotAsked(f"the node {node} of {shown} is away")
             if left_s <= 0:
                 raise NotAsked(f"no time was left to ask the node {node} of {shown}")
-            found = await self._line(node).send([commands[i] for i in places], timeout_s=left_s)
+            asked = [commands[i] for i in places]
+            found = await self._line(node).send(asked, timeout_s=left_s, blocks=blocks)
         except ConfigError:
             raise
         except BrokerError as e:

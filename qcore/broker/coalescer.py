@@ -13,6 +13,7 @@ from qcore.broker.connection import Backoff
 from qcore.broker.identity import new_owner
 from qcore.broker.keys import QueueKeys
 from qcore.broker.line import Line
+from qcore.broker.patience import CallSize
 from qcore.broker.scripts import ENQUEUE, Call
 from qcore.errors import BrokerError, BrokerUnavailable, NotConfirmed
 from qcore.model.job import Job
@@ -67,6 +68,7 @@ class Coalescer:
         self._names = names
         self._named: dict[str, float] = {}
         self._timeout_s = timeout_s
+        self._call_size = CallSize(line.timeout_s, CALL_BYTES)
         self._nonce = new_owner()
         self._number = 0
         self._waiting: deque[_Parcel] = deque()
@@ -140,7 +142,7 @@ class Coalescer:
         while self._waiting:
             jobs += len(self._waiting[0].jobs)
             size += self._waiting[0].size
-            if jobs > CALL_JOBS or size > CALL_BYTES:
+            if jobs > CALL_JOBS or size > self._call_size.bytes:
                 break
             batch.append(self._waiting.popleft())
         return batch
@@ -182,19 +184,24 @@ class Coalescer:
     ) -> tuple[list[Any], Any]:
         """Return the replies to `calls`, and how many replicas have what they wrote."""
         left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
-        # a call that hangs must leave time for another one on a new connection
-        limit_s = max(0.05, min(left_s, self.line.timeout_s))
+        most_s = max(0.05, left_s)
         for call in calls:
             # a script that the server did not know would run behind the WAIT
             call.teaches = self._confirm > 0
-        wait_ms = round(limit_s * _WAIT_SHARE * 1000)
+        wait_ms = round(min(most_s, self.line.timeout_s) * _WAIT_SHARE * 1000)
         wait = [(b"WAIT", self._confirm, wait_ms)] if self._confirm else []
         naming = [(b"SADD", self._names, *unnamed)] if unnamed else []
+        began = asyncio.get_running_loop().time()
         try:
-            # WAIT right behind the scripts: in a Cluster it goes where the last of them went
-            replies = await self.line.send([*calls, *wait, *naming], timeout_s=limit_s)
+            # WAIT right behind the scripts: in a Cluster it goes where the last of them went. One
+            # that hangs leaves time for another one on a new connection
+            replies = await self.line.send([*calls, *wait, *naming], timeout_s=most_s)
         except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+            if isinstance(e, BrokerUnavailable) and e.sent:
+                self._call_size.failed()
             return [e] * len(calls), None
+        if not wait:  # the time that replicas take says nothing of the link
+            self._call_size.took(asyncio.get_running_loop().time() - began)
         if unnamed and not isinstance(replies[-1], Exception):
             self._named |= dict.fromkeys(unnamed, asyncio.get_running_loop().time())
         return replies[: len(calls)], replies[len(calls)] if wait else None

@@ -11,6 +11,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from qcore.broker.patience import MOST_TIMEOUTS, Patience, moved
 from qcore.broker.scripts import Call, error_of, unknown_script
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError
 
@@ -64,7 +65,11 @@ class Line:
         self._busy = asyncio.Lock()
 
     async def send(
-        self, commands: Sequence[Call | Command], *, timeout_s: float | None = None
+        self,
+        commands: Sequence[Call | Command],
+        *,
+        timeout_s: float | None = None,
+        blocks: bool = False,
     ) -> list[Any]:
         """Send all commands in one write, and return their replies in order.
 
@@ -73,8 +78,9 @@ class Line:
 
         Args:
             commands: Scripts or plain commands.
-            timeout_s: For connecting, writing and reading together; the configured call timeout
-                by default.
+            timeout_s: For connecting, writing and reading together, `MOST_TIMEOUTS` call timeouts
+                by default. A call in which nothing moves for the call timeout ends then.
+            blocks: The server may be silent for all of that time, and is not looked after.
 
         Raises:
             BrokerUnavailable: no connection, or no reply in time. `sent` says whether the
@@ -82,7 +88,7 @@ class Line:
             NotAsked: the connection was not free in time.
         """
         began = asyncio.get_running_loop().time()
-        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        most_s = MOST_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
         has_turn = sent = False
 
         async def exchange() -> list[Any]:
@@ -99,11 +105,13 @@ class Line:
                 await self.drop()
             return replies
 
+        limit = asyncio.timeout(None)
+        still_s = most_s if blocks else self.timeout_s
+        patience = Patience(limit, still_s=still_s, most_s=most_s, moved=self._moved)
         try:
-            async with asyncio.timeout(limit_s) as limit, self._busy:
+            async with limit, self._busy:
                 has_turn = True
-                # one that blocks on purpose has a longer limit, and looks no further
-                with self._watching(limit) if limit_s <= self.timeout_s else nullcontext():
+                with nullcontext() if blocks else self._watching(limit):
                     return await exchange()
         except ConfigError:
             raise
@@ -121,6 +129,11 @@ class Line:
             failure = failure_of(e, self._place.shown, sent=sent)
             failure.sent = failure.sent and sent  # a wrong password is refused before any call
             raise failure from e
+        finally:
+            patience.stop()
+
+    def _moved(self) -> bytes | None:
+        return moved(self._connection)
 
     @contextmanager
     def _watching(self, limit: asyncio.Timeout) -> Generator[None]:

@@ -289,12 +289,11 @@ def read_leases(
     fence: bytes,
     tokens: list[bytes],
     ids: list[bytes],
-    payloads: list[bytes | None],
     *columns: list[bytes | None],
 ) -> list[Lease]:
     """Return the leases of claimed or recovered jobs; a column that nobody has is empty."""
     rise, nothing = int(fence), [None] * len(ids)
-    states, crashes, wishes = (column or nothing for column in columns)
+    payloads, states, crashes, wishes = (column or nothing for column in columns)
     stamps = stamps_of(payloads, otherwise=now)
     return [
         Lease(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.connection import Backoff
+from qcore.broker.patience import CallSize
 from qcore.broker.wire import ClaimRequest, Turn, leading
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
@@ -14,9 +15,6 @@ from qcore.model.job import Lease, Outcome, Released
 from qcore.runtime.slots import Room
 from qcore.telemetry import log
 
-#: So many bytes a call moves at first. After each that fails it is half of that, down to the least,
-#: after each that is done in a quarter of its time twice as much.
-_FIRST_BYTES, _LEAST_BYTES = 64 * 1024, 8 * 1024
 #: A claim whose reply was lost may still have been on its way when it was first looked for.
 _SECOND_LOOK_S = 1.0
 #: Timers of uvloop have whole milliseconds: one that comes early would find nothing due.
@@ -75,8 +73,8 @@ class Exchange:
         #: Loop time at which they were first asked for; they may be handed out much later.
         self._found_at = 0.0
         self._away: dict[str, _Away] = {}
-        #: Bytes of outcomes, and of payloads, in one call.
-        self._call_bytes = _FIRST_BYTES
+        #: Of outcomes, and of payloads.
+        self._size = CallSize(broker.config.call_timeout_s, CALL_BYTES)
         #: Queues with a key of another type, and said to have.
         self._unreadable: set[str] = set()
         #: Outcomes that Redis has accepted.
@@ -136,7 +134,7 @@ class Exchange:
     def _outgoing(self, resting: Collection[str]) -> list[tuple[Lease, Outcome]]:
         """Take out the outcomes of the next call: as many bytes as the link may carry in time."""
         ready = [item for item in self._ended if item[0].queue not in resting]
-        sending = leading(ready, self._call_bytes)
+        sending = leading(ready, self._size.bytes)
         later = [item for item in self._ended if item[0].queue in resting]
         self._ended = later + ready[len(sending) :]
         return sending
@@ -166,7 +164,7 @@ class Exchange:
             f"{self._owner}:{self._claims:012}:",
             tuple(queues.values()),
             self._config.suspects,
-            self._call_bytes,
+            self._size.bytes,
         )
 
     async def _send(self, sending: list[tuple[Lease, Outcome]], claim: ClaimRequest | None) -> Turn:
@@ -177,7 +175,7 @@ class Exchange:
             turn = await self._broker.turn(sending, claim)
         except BaseException as e:
             if isinstance(e, BrokerUnavailable) and e.sent:
-                self._call_bytes = max(_LEAST_BYTES, self._call_bytes // 2)
+                self._size.failed()
             if not isinstance(e, BrokerError) or e.sent:
                 self._unconfirmed.update(lease.token for lease, _ in sending)
                 if claim is not None:
@@ -185,8 +183,7 @@ class Exchange:
             self._ended = sending + self._ended
             self._sending = []
             raise
-        if loop.time() - began < self._broker.config.call_timeout_s / 4:
-            self._call_bytes = min(CALL_BYTES, self._call_bytes * 2)
+        self._size.took(loop.time() - began)
         self._keep_unsettled(turn)
         if claim is not None:
             for queue, error in turn.unclaimed.items():
@@ -298,6 +295,5 @@ class Exchange:
         if not claim.too_large:
             return await self._broker.recover(claim.queues, claim.prefix, lease_ms)
         owner, limit = claim.prefix.rstrip(":"), self._config.crash_limit
-        for queue in claim.queues:
-            await self._broker.reclaim_owner(queue, owner, charge=False, crash_limit=limit)
+        await self._broker.reclaim_owner(claim.queues, owner, charge=False, crash_limit=limit)
         return []

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -71,23 +71,31 @@ class Orphans:
         """Take back what workers that are gone held; when all are, forget their supervisor."""
         # one of an older version names no owners: its leases end by themselves
         workers = [worker for worker in member.view.workers if worker.owner]
-        held = [(worker, queue) for worker in workers for queue in member.view.queues]
-        for worker, queue in held:
-            looks = self._looks[worker.owner, queue]
-            if looks < _LOOKS and not _is_working(worker.pid):
-                with suppress(BrokerError):  # the node of another queue may answer
-                    reclaimed = await self._broker.reclaim_owner(
-                        queue,
-                        worker.owner,
-                        charge=not looks,  # what is found later only has never run
-                        crash_limit=self._worker.crash_limit,
-                    )
-                    log_reclaimed(queue, reclaimed)
-                    self._looks[worker.owner, queue] += 1
-        if any(self._looks[worker.owner, queue] < _LOOKS for worker, queue in held):
+        held = [(worker.owner, queue) for worker in workers for queue in member.view.queues]
+        for worker in workers:
+            if not _is_working(worker.pid):
+                await self._look(worker.owner, member.view.queues)
+        if any(self._looks[each] < _LOOKS for each in held):
             return False
         await self._fleet.forget([member.id])
         return True
+
+    async def _look(self, owner: str, queues: Sequence[str]) -> None:
+        """Take back what it held, in each queue that was not looked at often enough."""
+        looks = {queue: self._looks[owner, queue] for queue in queues}
+        for looked in range(_LOOKS):
+            due = [queue for queue in queues if looks[queue] == looked]
+            for group in self._broker.groups(due) if due else ():
+                with suppress(BrokerError):  # the node of another queue may answer
+                    taken = await self._broker.reclaim_owner(
+                        group,
+                        owner,
+                        charge=not looked,  # what is found later only has never run
+                        crash_limit=self._worker.crash_limit,
+                    )
+                    for queue, reclaimed in taken.items():
+                        log_reclaimed(queue, reclaimed)
+                        self._looks[owner, queue] += 1
 
 
 @cache

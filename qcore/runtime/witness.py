@@ -7,6 +7,7 @@ from contextlib import suppress
 import anyio
 
 from qcore.broker.broker import Broker
+from qcore.broker.wire import Reclaimed
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerError
 from qcore.model.codec import decode_state, encode
@@ -74,46 +75,44 @@ class Witness:
         while True:
             if charge and not ids:
                 ids = await self._ids_of(child)
-            missed: list[str] = []
-            for queue in left:
-                try:
+            taken: dict[str, list[Reclaimed]] = {}
+            for group in self._broker.groups(left):
+                with suppress(BrokerError):  # the node of another queue may answer
                     if charge:
-                        await self._write_down(child, code, queue, ids)
-                    reclaimed = await self._broker.reclaim_owner(
-                        queue,
+                        await self._write_down(child, code, group, ids)
+                    taken |= await self._broker.reclaim_owner(
+                        group,
                         child.owner,
                         charge=charge,
                         crash_limit=config.crash_limit,
                         culprits=child.culprits,
                     )
-                except BrokerError:  # the node of another queue may answer
-                    missed.append(queue)
-                else:
-                    log_reclaimed(queue, reclaimed)
-            if not missed:
+            for queue, reclaimed in taken.items():
+                log_reclaimed(queue, reclaimed)
+            left = [queue for queue in left if queue not in taken]
+            if not left:
                 return
-            left = missed
             await anyio.sleep(backoff.next_s())
 
     async def _ids_of(self, child: ChildProcess) -> list[str]:
         """Return the jobs that it ran, as far as Redis says now."""
         ids: list[str] = []
-        for queue in self._worker.queues:
+        for group in self._broker.groups(self._worker.queues):
             with suppress(BrokerError):  # what is not known of one job is missing beside the others
-                ids += [lease.id for lease in await self._leases_of(child, queue)]
+                ids += [lease.id for lease in await self._leases_of(child, group)]
         return ids
 
-    async def _leases_of(self, child: ChildProcess, queue: str) -> list[Lease]:
-        lease_ms = round(self._worker.lease_s * 1000)
-        return await self._broker.recover([queue], f"{child.owner}:", lease_ms)
+    async def _leases_of(self, child: ChildProcess, queues: Sequence[str]) -> list[Lease]:
+        lease_ms, prefix = round(self._worker.lease_s * 1000), f"{child.owner}:"
+        return await self._broker.recover(queues, prefix, lease_ms, payloads=False)
 
     async def _write_down(
-        self, child: ChildProcess, code: int, queue: str, ids: Sequence[str]
+        self, child: ChildProcess, code: int, queues: Sequence[str], ids: Sequence[str]
     ) -> None:
         """Add the end of the process to the records of its jobs; bury the one that is the cause."""
         guilty: list[tuple[Lease, Outcome]] = []
         others: list[tuple[Lease, bytes]] = []
-        for lease in await self._leases_of(child, queue):
+        for lease in await self._leases_of(child, queues):
             death = _death_of(child, code, lease, ids)
             state = decode_state(lease.state).died(death)
             if _is_proven(child, code, lease):
@@ -128,7 +127,7 @@ class Witness:
                 if lease.token not in lost:
                     how = _how(child, code, lease)
                     log.error(
-                        "job.condemned", job=lease.id, queue=queue, worker=child.name, how=how
+                        "job.condemned", job=lease.id, queue=lease.queue, worker=child.name, how=how
                     )
 
 

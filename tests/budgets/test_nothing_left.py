@@ -85,7 +85,7 @@ async def lose_leases(app: App, count: int) -> None:
     """Let the first jobs of the queue each lose a lease, with the worker that claimed them."""
     turn = await claim(app.broker, count, queues=["default"], now_ms=None)
     assert len(turn.leases) == count
-    await app.broker.reclaim_owner("default", OWNER, charge=True, crash_limit=10)
+    await app.broker.reclaim_owner(["default"], OWNER, charge=True, crash_limit=10)
 
 
 async def let_pass(app: App) -> None:

@@ -161,7 +161,7 @@ BUSY: dict[str, list[list[object]]] = {
     "enqueue": [["", "nonce", 99, "new0", "", "x", "new1", "+5", "x"]],
     "promote": [[NOW + 10**6, 9]],
     "claim": [[NOW + 10**6, 9, LEASE_MS, f"{OWNER}:7:", 10**6, 9, s, 9] for s in (0, 1)],
-    "recover": [[NOW, LEASE_MS, f"{OWNER}:", 0]],
+    "recover": [[NOW, LEASE_MS, f"{OWNER}:", 1, 0], [NOW, LEASE_MS, f"{OWNER}:", 0, 0]],
     "extend": [[NOW, LEASE_MS, f"{OWNER}:2:held0"]],
     "note": [[f"{OWNER}:2:held0", "record"]],
     "settle": [

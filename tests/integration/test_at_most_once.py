@@ -89,8 +89,8 @@ async def test_at_most_once_whose_worker_died_after_the_beginning_is_dead(app: A
         job = await pay.enqueue()
         await began.wait()
         # as its supervisor does when the process is gone
-        taken = await app.broker.reclaim_owner("default", first, charge=True, crash_limit=10)
-        assert [item.to for item in taken] == ["ready"]
+        taken = await app.broker.reclaim_owner(["default"], first, charge=True, crash_limit=10)
+        assert [item.to for item in taken["default"]] == ["ready"]
         record = await dead(app, job)
     assert runs == [job.id]
     assert record.reason is not None
@@ -111,7 +111,7 @@ async def test_at_most_once_whose_worker_died_before_the_beginning_runs(app: App
         await app.broker.turn([], ClaimRequest(["default"], 1, 30_000, f"{gone}:1:"))
     ).leases
     assert lease.id == job.id
-    await app.broker.reclaim_owner("default", gone, charge=True, crash_limit=10)
+    await app.broker.reclaim_owner(["default"], gone, charge=True, crash_limit=10)
     async with working(app):
         assert await job.result(timeout=10) is None
     assert runs == [job.id]

@@ -138,5 +138,6 @@ async def test_reclaim_owner_of_nobody_changes_nothing(broker):
 
 async def test_reclaim_owner_names_the_job_of_each_token(broker):
     await leased(broker, "an:id:with:colons")
-    (item,) = await broker.reclaim_owner(QUEUE, OWNER, charge=True, crash_limit=9, now_ms=NOW)
+    taken = await broker.reclaim_owner([QUEUE], OWNER, charge=True, crash_limit=9, now_ms=NOW)
+    (item,) = taken[QUEUE]
     assert (item.id, item.to) == ("an:id:with:colons", "ready")

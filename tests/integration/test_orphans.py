@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,10 +128,14 @@ async def test_queue_that_cannot_be_reached_does_not_hold_up_the_others(
     await leased(broker, "a")
     reclaim_owner, answers = broker.reclaim_owner, asyncio.Event()
 
-    async def reclaim(queue: str, *args: Any, **options: Any) -> list[Reclaimed]:
-        if queue == "away" and not answers.is_set():
+    async def reclaim(
+        queues: Sequence[str], *args: Any, **options: Any
+    ) -> dict[str, list[Reclaimed]]:
+        if "away" in queues and not answers.is_set():
+            queues = [queue for queue in queues if queue != "away"]
+        if not queues:
             raise BrokerUnavailable("its node is away")
-        return await reclaim_owner(queue, *args, **options)
+        return await reclaim_owner(queues, *args, **options)
 
     monkeypatch.setattr(broker, "reclaim_owner", reclaim)
     orphans = asyncio.create_task(Orphans(broker, WORKER).run())

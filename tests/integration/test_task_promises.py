@@ -252,8 +252,8 @@ async def test_exclusive_job_that_outlasts_its_worker_is_nobody_elses_while_it_r
             await eventually(lambda: worker.abandoned == 1)
         assert await job.status() is JobStatus.ACTIVE
         # as its supervisor does when the process is gone
-        taken = await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=10)
-        assert [item.to for item in taken] == ["ready"]
+        taken = await app.broker.reclaim_owner(["default"], owner, charge=False, crash_limit=10)
+        assert [item.to for item in taken["default"]] == ["ready"]
         assert (await record_of(app, job)).crashes == 0
     finally:
         end.set()
@@ -313,6 +313,6 @@ async def test_fencing_token_of_the_heir_is_larger_than_that_of_the_zombie(app: 
     async with working(app, owner=owner):
         job = await work.enqueue()
         await began.wait()
-        await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=10)
+        await app.broker.reclaim_owner(["default"], owner, charge=False, crash_limit=10)
         await job.result(timeout=20)
     assert tokens[0] < tokens[1]

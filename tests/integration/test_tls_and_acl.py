@@ -60,7 +60,7 @@ async def live(app: App) -> None:
         # chores that a short test would not come to
         await app.broker.prune(failed.queue)
         await app.broker.register(app.queues)
-        await app.broker.reclaim_owner(failed.queue, "0" * 16, charge=True, crash_limit=10)
+        await app.broker.reclaim_owner([failed.queue], "0" * 16, charge=True, crash_limit=10)
         await app.broker.recover(app.queues, "0" * 16 + ":1:", 1000)
         await Fleet(app.broker).beat("0" * 16, VIEW)
         assert await Fleet(app.broker).restart()

@@ -226,7 +226,8 @@ async def test_lease_that_was_taken_away_cancels_the_job(app: App):
     async with working(app, owner=owner) as worker:
         job = await slow.enqueue()
         await eventually(lambda: said == ["start"])
-        (taken,) = await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=9)
+        back = await app.broker.reclaim_owner(["default"], owner, charge=False, crash_limit=9)
+        (taken,) = back["default"]
         assert (taken.id, taken.to) == (job.id, "ready")
         assert await job.result(timeout=10) == "done"
         await eventually(lambda: worker.beat().running == 0)
@@ -248,7 +249,7 @@ async def test_outcome_that_comes_after_the_lease_was_lost_changes_nothing(app: 
         job = await wait.enqueue()
         await reached(app, job, JobStatus.ACTIVE)
         token = (await record_of(app, job)).token
-        await app.broker.reclaim_owner("default", owner, charge=False, crash_limit=9)
+        await app.broker.reclaim_owner(["default"], owner, charge=False, crash_limit=9)
         await eventually(lambda: is_leased_anew(app, job, token))
         go.set()  # both runs end; the first one has no lease
         assert await job.result(timeout=10) == 1

@@ -9,6 +9,9 @@ from typing import Self
 from qcore.broker.scripts import SCRIPTS
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+#: So much the kernel and a reader take in ahead of a link with a rate, which is to be felt at the
+#: other end.
+_AHEAD_BYTES = 8 * 1024
 
 
 class Talk:
@@ -28,7 +31,7 @@ class Talk:
 class Proxy:
     """Passes bytes between clients and a port of this machine."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, rate: int = 0) -> None:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         #: Each open connection, with the client's end of it.
@@ -46,6 +49,9 @@ class Proxy:
         self.delay_s = 0.0
         #: Bytes pass in pieces of at most this size; 0 for no limit.
         self.slice_bytes = 0
+        #: Bytes a second of all connections together, each way; 0 for no limit.
+        self.rate = rate
+        self._free_at: dict[str, float] = {}
 
     @property
     def url(self) -> str:
@@ -74,8 +80,16 @@ class Proxy:
 
     async def listen(self) -> None:
         """Accept connections, at the port of before if there was one."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self._limit(listener)
+        limit = _AHEAD_BYTES if self.rate else 1 << 16
+        self._server = await asyncio.start_server(self._accept, sock=listener, limit=limit)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def _limit(self, end: socket.socket) -> None:
+        if self.rate:
+            for way in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                end.setsockopt(socket.SOL_SOCKET, way, _AHEAD_BYTES)
 
     async def refuse(self) -> None:
         """Cut all connections and accept no more."""
@@ -131,7 +145,7 @@ class Proxy:
                 self._lost_times -= 1
                 talk.losing = True
             talk.asked(data)
-            await self._pass(data, writer)
+            await self._pass(data, writer, "asks")
 
     async def _reply(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, talk: Talk
@@ -142,17 +156,25 @@ class Proxy:
             if talk.losing:
                 return
             talk.answered(data)
-            await self._pass(data, writer)
+            await self._pass(data, writer, "answers")
 
-    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
-        step = self.slice_bytes or len(data)
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter, way: str) -> None:
+        step = self.slice_bytes or (_AHEAD_BYTES if self.rate else len(data))
         for at in range(0, len(data), step):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
+            if self.rate:
+                await self._turn(way, len(data[at : at + step]))
             writer.write(data[at : at + step])
             await writer.drain()
             if self.slice_bytes:
                 await asyncio.sleep(0)  # or the kernel would be given it all at once
+
+    async def _turn(self, way: str, size: int) -> None:
+        """Wait until the link is through with so many bytes, after those of others."""
+        now = asyncio.get_running_loop().time()
+        self._free_at[way] = max(now, self._free_at.get(way, 0.0)) + size / self.rate
+        await asyncio.sleep(self._free_at[way] - now)
 
     async def __aenter__(self) -> Self:
         await self.listen()

@@ -49,6 +49,6 @@ async def reclaim_owner(
     culprits: Collection[bytes] = (),
 ) -> list[tuple[str, str]]:
     taken = await broker.reclaim_owner(
-        queue, owner, charge=charge, crash_limit=crash_limit, culprits=culprits, now_ms=now_ms
+        [queue], owner, charge=charge, crash_limit=crash_limit, culprits=culprits, now_ms=now_ms
     )
-    return [(item.token.decode(), item.to) for item in taken]
+    return [(item.token.decode(), item.to) for item in taken[queue]]

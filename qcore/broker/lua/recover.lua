@@ -9,12 +9,13 @@
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    from now
 --       prefix     text  `owner:seq:` of the lost claim, or `owner:`
+--       payloads   text  '1'; '0': without, for who will not run the jobs
 --       cursor     int   0 at first, then the cursor of the last reply
--- reply { now_ms, cursor ('0' at the end), fence, tokens, payloads, states, crashes, wishes }
+-- reply { cursor ('0' at the end), now_ms, fence, tokens, payloads, states, crashes, wishes }
 -- @include clock kinds tokens leased
 local k = {}
 k.active, k.jobs, k.state, k.crashes, k.cancels, k.meta = unpack(KEYS, 1, 6)
-local now_ms, lease_ms, prefix, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local now_ms, lease_ms, prefix, payloads, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local now = clock(now_ms)
 local deadline = whole(now + integer(lease_ms))
@@ -29,7 +30,7 @@ for i = 1, #page[2], 2 do
     redis.call('ZADD', k.active, 'XX', deadline, token)
   end
 end
-if #ids == 0 then return { whole(now), page[1], '0', {}, {}, {}, {}, {} } end
-local payloads = redis.call('HMGET', k.jobs, unpack(ids))
+if #ids == 0 then return { page[1], whole(now), '0', {}, {}, {}, {}, {} } end
+local bodies = payloads == '1' and redis.call('HMGET', k.jobs, unpack(ids)) or {}
 local fence = rise(k.meta, redis.call('HGET', k.meta, 'fence'), now)
-return { whole(now), page[1], fence, found, payloads, columns(k, ids) }
+return { page[1], whole(now), fence, found, bodies, columns(k, ids) }

@@ -1,0 +1,116 @@
+"""Patience: how long a call may take, and how much it carries, by how fast the link is."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from redis.asyncio.connection import AbstractConnection
+
+#: A call in which bytes move may take so many call timeouts in all.
+MOST_TIMEOUTS = 4
+#: A call that stands still is looked at so many times before it is ended.
+_LOOKS = 4
+#: Of Linux: struct tcp_info begins with so many bytes, of which the last 16 count what the peer
+#: has acknowledged and what came from it.
+_TCP_INFO_BYTES = 136
+_COUNTS = slice(120, 136)
+
+
+def leasing_s(timeout_s: float, lease_ms: int) -> float:
+    """Return the time of a call that gives leases: a third of each is left to renew it."""
+    return min(MOST_TIMEOUTS * timeout_s, max(timeout_s, lease_ms / 1500))
+
+
+def moved(connection: AbstractConnection | None) -> bytes | None:
+    """Return something that changes whenever bytes have left or arrived; None: nobody counts.
+
+    The kernel counts, so that calls pay nothing for it: on Linux over TCP. A process does not see
+    its bytes leave, for the kernel takes them at once.
+    """
+    option: int | None = getattr(socket, "TCP_INFO", None)
+    writer = cast(Any, connection)._writer if connection is not None else None
+    if option is None or writer is None:
+        return None
+    try:
+        end: socket.socket = writer.get_extra_info("socket")
+        return end.getsockopt(socket.IPPROTO_TCP, option, _TCP_INFO_BYTES)[_COUNTS]
+    except OSError:  # a Unix socket, or one that is closed
+        return None
+
+
+class Patience:
+    """Ends a call in which nothing has moved for `still_s`, or that takes `most_s` in all.
+
+    It begins when it is made.
+
+    Args:
+        limit: The limit of the call, without a time of its own.
+        still_s: Seconds.
+        most_s: Seconds.
+        moved: Returns something that changes when bytes move.
+    """
+
+    def __init__(
+        self,
+        limit: asyncio.Timeout,
+        *,
+        still_s: float,
+        most_s: float,
+        moved: Callable[[], bytes | None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._moved = moved
+        self._end = self._loop.time() + most_s
+        self._step_s = min(still_s, most_s) / _LOOKS
+        self._looks = self._still = 0
+        self._seen: bytes | None = None
+        self._timer = self._loop.call_later(self._step_s, self._look)
+
+    def stop(self) -> None:
+        """Look no more: the call is over."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._limit.expired():
+            return
+        seen, now = self._moved(), self._loop.time()
+        # the first look has nothing to compare with
+        self._still = self._still + 1 if seen == self._seen or not self._looks else 0
+        self._looks += 1
+        self._seen = seen
+        if self._still >= _LOOKS or now >= self._end:
+            self._limit.reschedule(now)
+        else:
+            self._timer = self._loop.call_at(min(now + self._step_s, self._end), self._look)
+
+
+class CallSize:
+    """How many bytes the next call of many is to carry.
+
+    It begins small. After a call that fails, or takes longer than the call timeout, it is half of
+    that, after one that is done in a quarter of it twice as much.
+
+    Args:
+        timeout_s: The call timeout.
+        most: The size that a fast link is given.
+    """
+
+    _FIRST, _LEAST = 64 * 1024, 8 * 1024
+
+    def __init__(self, timeout_s: float, most: int) -> None:
+        self._timeout_s = timeout_s
+        self._most = most
+        self.bytes = self._FIRST
+
+    def failed(self) -> None:
+        """Hear that a call had no reply in time."""
+        self.bytes = max(self._LEAST, self.bytes // 2)
+
+    def took(self, call_s: float) -> None:
+        """Hear how long a call took."""
+        if call_s < self._timeout_s / 4:
+            self.bytes = min(self._most, self.bytes * 2)
+        elif call_s > self._timeout_s:
+            self.failed()
