@@ -97,7 +97,7 @@ async def asked(url: str, command: tuple[object, ...]) -> Any:
 
 
 async def test_reply_that_takes_longer_than_the_call_timeout_arrives(own_server: Server):
-    own_server.ask("SET", "large", BODY)
+    own_server.ask("SET", "large", BODY.decode())
     async with Proxy(own_server.port, rate=RATE) as proxy:
         assert await asked(proxy.url, (b"GET", b"large")) == BODY
 
