@@ -384,7 +384,8 @@ class Broker:
         nothing is reclaimed for `guard_ms`, in which live owners renew. At most 200 a queue.
 
         `heard_ms` is when Redis last answered a sweep of the caller, on its clock: a round over
-        many queues may take longer than `stale_ms`, and Redis was not away for that.
+        many queues may take longer than `stale_ms`, and Redis was not away for that. It is for
+        queues that the caller has swept since Redis last was away: others need their guard first.
 
         Raises:
             BrokerError: no queue could be asked.

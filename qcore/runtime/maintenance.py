@@ -46,6 +46,8 @@ class Maintenance:
         self._epochs = Epochs(broker, tuple(config.queues))
         #: When Redis last answered a sweep, on its clock.
         self._heard_ms = 0
+        #: Queues that were swept since it last was away: others have had no guard yet.
+        self._guarded: set[str] = set()
 
     async def run(self) -> None:
         """Sweep and prune until cancelled; what fails is left to the next time."""
@@ -85,8 +87,11 @@ class Maintenance:
             stale_ms=round(config.stale_s * 1000),
             guard_ms=round(config.guard_s * 1000),
             crash_limit=config.crash_limit,
-            heard_ms=self._heard_ms,
+            heard_ms=self._heard_ms if self._guarded.issuperset(queues) else 0,
         )
+        if swept.now_ms - self._heard_ms > config.stale_s * 1000:
+            self._guarded.clear()
+        self._guarded.update(swept.taken)
         self._heard_ms = swept.now_ms
         for queue, reclaimed in swept.taken.items():
             log_reclaimed(queue, reclaimed)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
 from qcore.broker.keys import QueueKeys, queue_keys
-from qcore.broker.wire import Reclaimed, Swept
+from qcore.broker.wire import Pruned, Reclaimed, Swept
 from qcore.config import BrokerConfig, WorkerConfig, check_stall
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Lease
@@ -111,8 +111,8 @@ class Link:
 
     async def register(self, queues: Sequence[str]) -> None: ...
 
-    async def prune(self, queue: str, *, cursor: int) -> tuple[int, int]:
-        return 0, 0
+    async def prune(self, queue: str, *, cursor: int) -> Pruned:
+        return Pruned(0, 0, more=False)
 
 
 async def sweep_often(redis: Redis, taken: list[tuple[float, str]], config: WorkerConfig) -> None:
