@@ -88,7 +88,7 @@ class App:
         if len(set(self.queues)) != len(self.queues):
             raise ConfigError(f"queues {list(self.queues)} names a queue twice")
         if namespace is not None:
-            check_name("namespace", namespace)
+            namespace = check_name("namespace", namespace)
         if not _is_list(include) or not all(map(_is_module, include)):
             raise ConfigError(f'include is {include!r}, give a list of modules: ["proj.emails"]')
         self.include = tuple(include)
@@ -184,7 +184,7 @@ class App:
             )
             settings = Settings(
                 name=own_name,
-                queue=queue or self._default_queue,
+                queue=str.__str__(queue or self._default_queue),
                 retry=_retry(own_name, 1 if retry is None and at_most_once else retry),
                 run_in=place_of(own_name, function, run_in),
                 timeout_s=_seconds(own_name, "timeout", timeout),

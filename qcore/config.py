@@ -75,7 +75,7 @@ def check_name(kind: str, name: str) -> str:
         raise ConfigError(
             f"{kind} {name!r} is not a name: use 1 to 64 of letters, digits, '_', '.', '-'"
         )
-    return name
+    return str.__str__(name)  # an enum of strings, too, has its value in keys
 
 
 def _in_range(option: str, value: float, low: float, high: float) -> None:

@@ -285,7 +285,7 @@ class Task(Dispatch[P, R]):
         options = Options(
             delay_ms=None if delay is None else self._ms("delay", delay),
             eta_ms=None if eta is None else int(eta.astimezone(UTC).timestamp() * 1000),
-            queue=queue,
+            queue=None if queue is None else str.__str__(queue),
             keep_ms=-1 if keep is None else self._ms("keep", keep),
             expires_ms=-1 if expires is None else self._ms("expires", expires),
             confirm=confirm,

@@ -46,7 +46,8 @@ def describe(app: str, url: str | None, namespace: str | None) -> Description:
             if not line.endswith(b"\n"):
                 process.wait(_ENDING_S)
         finally:
-            with suppress(ProcessLookupError):  # and what the app has started
+            # and what the app has started; refused by macOS where all of it has ended
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
     finally:

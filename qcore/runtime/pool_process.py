@@ -117,7 +117,7 @@ def _serve(
 def _described(error: BaseException) -> Reply:
     match error:
         case Parked() | ResultError():
-            return Reply(kind=f"qcore.{type(error).__name__}", text=str(error))
+            return Reply(kind=f"qcore.{type(error).__name__}", text=error_text(error))
         case GiveUp():
             return Reply(kind="qcore.GiveUp", text=error_text(error))
         case RetryLater(delay_s=delay_s, charge=charge):

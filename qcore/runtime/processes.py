@@ -127,7 +127,8 @@ class PoolProcess:
         return code
 
     def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        # refused where only another account's are left, as what `sudo` has started
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     @property
@@ -169,7 +170,7 @@ class PoolProcess:
     async def kill(self) -> None:
         """End the process at once, and see it gone."""
         if self.is_alive:
-            self._kill_group()
+            self.kill_for("by its worker")  # and is lost at once, also if this is cancelled
         await asyncio.shield(self.gone)
 
     async def _epitaph(self) -> str:

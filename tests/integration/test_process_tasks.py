@@ -55,6 +55,12 @@ async def test_process_task_keeps_what_other_tasks_keep(app: App):
     assert kept == 1
 
 
+async def test_exception_of_a_process_whose_text_is_no_text_is_its_own(app: App):
+    async with working(app):
+        record = await dead(app, await tasks.fail_with_no_text.enqueue())
+        assert record.errors[-1].reason == "ValueError: no file a?"
+
+
 async def test_process_task_knows_the_facts_of_its_run(app: App):
     async with working(app):
         job = await tasks.facts.enqueue()

@@ -54,6 +54,16 @@ async def test_exception_whose_text_cannot_be_made_is_a_failure(app: App):
         await eventually(lambda: worker.beat().running == 0)
 
 
+async def test_exception_whose_text_is_no_text_is_a_failure(app: App):
+    @app.task(retry=THREE)
+    async def fail() -> None:
+        raise ValueError(os.fsdecode(b"no file a\xff"))
+
+    async with working(app):
+        record = await dead(app, await fail.enqueue())
+        assert [error.reason for error in record.errors] == ["ValueError: no file a?"] * 3
+
+
 async def test_retry_later_without_end_is_a_failure_of_the_task(app: App):
     @app.task(retry=THREE)
     async def fail() -> None:

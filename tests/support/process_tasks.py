@@ -49,6 +49,11 @@ def pid() -> int:
 def nothing() -> None: ...
 
 
+@app.task(run_in="process", retry=ONCE)
+def fail_with_no_text() -> None:
+    raise ValueError(os.fsdecode(b"no file a\xff"))
+
+
 @app.task(run_in="process", keep=0)
 def not_kept() -> int:
     return 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -35,6 +36,19 @@ def test_durations_are_text_as_the_command_takes_it(app: App):
     assert [retry.base_delay_s(n) for n in (1, 2, 3, 4, 5)] == [10, 60, 3600, 7200, 7200]
     assert Retry(backoff="5m").base_delay_s(3) == 300
     assert Retry(backoff=Exponential(first="1s", factor=2, most="1m")).base_delay_s(9) == 60
+
+
+class Queue(str, Enum):  # noqa: UP042 - as it was written before StrEnum
+    FAST = "fast"
+    SLOW = "slow"
+
+
+def test_names_from_an_enum_are_its_values():
+    app = App("redis://nowhere", queues=list(Queue), namespace=Queue.FAST)
+    assert [f"{queue}" for queue in (app.config.namespace, *app.queues)] == ["fast", "fast", "slow"]
+    task = app.task(queue=Queue.SLOW)(pay)
+    assert f"{task._job((1,), {}).queue}" == "slow"
+    assert f"{task.options(queue=Queue.FAST)._job((1,), {}).queue}" == "fast"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,10 @@ def test_reason_is_bounded():
     assert len(reason_of(ValueError("x" * 10**7))) == 300
 
 
+def test_reason_can_be_written_down():
+    assert reason_of(ValueError("no file a\udcff")) == "ValueError: no file a?"
+
+
 def test_wish_in_a_group_counts():
     later, never = RetryLater(5), GiveUp("no")
     bad = ValueError("bad")
