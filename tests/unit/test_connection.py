@@ -18,6 +18,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as LostConnection
 
+from qcore.broker import connection
 from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.line import failure_of
 from qcore.broker.scripts import error_of, unknown_script
@@ -240,14 +241,14 @@ def test_endpoint_connects_to_nothing_by_itself(url):
 
 
 def test_backoff_draws_below_a_bound_that_doubles_up_to_its_most(monkeypatch):
-    monkeypatch.setattr("random.uniform", lambda low, high: (low, high))
+    monkeypatch.setattr(connection._random, "uniform", lambda low, high: (low, high))
     backoff = Backoff(0.1, 1.0)
     drawn = [backoff.next_s() for _ in range(6)]
     assert drawn == [(0, 0.1), (0, 0.2), (0, 0.4), (0, 0.8), (0, 1.0), (0, 1.0)]
 
 
 def test_backoff_starts_again_after_a_reset(monkeypatch):
-    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr(connection._random, "uniform", lambda low, high: high)
     backoff = Backoff(0.1, 1.0)
     backoff.next_s()
     backoff.next_s()
