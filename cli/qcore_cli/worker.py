@@ -5,6 +5,8 @@ import math
 import os
 import re
 import signal
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -13,7 +15,7 @@ import typer
 from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.codeless import check_declared
-from qcore.broker.examination import Finding, Level, check_clocks
+from qcore.broker.examination import Level, check_clocks
 from qcore.config import (
     TARGET_WAIT_S,
     BrokerConfig,
@@ -24,9 +26,7 @@ from qcore.runtime.front import open_front
 from qcore.runtime.probes import patience_s
 from qcore.runtime.supervisor import Supervisor
 from qcore.telemetry import log
-from qcore_cli.child import (
-    worker_command,
-)
+from qcore_cli.child import Description, worker_command
 from qcore_cli.cores import usable_cores
 from qcore_cli.describing import describe
 from qcore_cli.logs import (
@@ -190,10 +190,6 @@ def worker(
         shutdown_timeout=shutdown_timeout,
         reconnect=reconnect,
     )
-    _doubt(check_clocks(config, broker.call_timeout_s, described.timeouts))
-    if not described.timeouts:
-        (finding,) = check_declared(())
-        log.warning("tasks.none", app=app, why=finding.said, remedy=finding.remedy)
     recycle_bytes, kill_bytes = memory_limits(max_memory)
     least, most = process_range(processes)
     if target_wait is not None and ".." not in processes:
@@ -217,7 +213,8 @@ def worker(
         bind=bind,
     )
     command = worker_command(app, style)
-    raise typer.Exit(asyncio.run(_supervise(broker, supervision, config, command)))
+    doubt = partial(_doubt, app, described, broker, config)
+    raise typer.Exit(asyncio.run(_supervise(broker, supervision, config, command, doubt=doubt)))
 
 
 def stop_timeout(shutdown_timeout: float) -> int:
@@ -230,12 +227,16 @@ def stop_timeout(shutdown_timeout: float) -> int:
     return math.ceil(checked.shutdown_timeout_s + _LEAVING_S)
 
 
-def _doubt(findings: list[Finding]) -> None:
-    for finding in findings:
+def _doubt(app: str, described: Description, broker: BrokerConfig, config: WorkerConfig) -> None:
+    """Say what may be a mistake in settings that can be worked with."""
+    for finding in check_clocks(config, broker.call_timeout_s, described.timeouts):
         if finding.level is not Level.OK:
             log.warning(
                 "clocks.doubted", what=finding.check, why=finding.said, remedy=finding.remedy
             )
+    if not described.timeouts:
+        (finding,) = check_declared(())
+        log.warning("tasks.none", app=app, why=finding.said, remedy=finding.remedy)
 
 
 def worker_config(
@@ -276,9 +277,12 @@ async def _supervise(
     supervision: SupervisorConfig,
     config: WorkerConfig,
     command: tuple[str, ...],
+    *,
+    doubt: Callable[[], None],
 ) -> int:
     broker = Broker(broker_config)
     supervisor = Supervisor(supervision, config, command=command, broker=broker)
+    doubt()  # what cannot be worked with is refused by now, in one line
     _obey_signals(supervisor)
     try:
         await broker.open()

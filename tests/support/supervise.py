@@ -24,9 +24,10 @@ def main() -> None:
     configure_logging(LogFormat.JSON)
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
     command = worker_command(settings.app, LogStyle(LogFormat.JSON))
-    sys.exit(
-        asyncio.run(_supervise(settings.broker, settings.supervisor, settings.worker, command))
+    supervise = _supervise(
+        settings.broker, settings.supervisor, settings.worker, command, doubt=lambda: None
     )
+    sys.exit(asyncio.run(supervise))
 
 
 if __name__ == "__main__":
