@@ -15,6 +15,7 @@ import msgspec
 
 from qcore import ConfigError
 from qcore.config import BrokerConfig, child_variable
+from qcore.model.reasons import reason_of
 from qcore.runtime import pool_process
 from qcore.runtime.child import (
     CHILD_CONFIG,
@@ -23,6 +24,7 @@ from qcore.runtime.child import (
     ChildConfig,
     leave,
     run_child,
+    tell_refusal,
     tether,
 )
 from qcore.runtime.handover import read_settings
@@ -106,9 +108,11 @@ def worker(app: str, style: LogStyle) -> None:
     try:
         run_loop(run_child(load_app(app), config, pool_command=pool_command))
     except ConfigError as e:
+        tell_refusal(config.beats_fd, str(e))
         log.error("worker.refused", error=str(e))  # noqa: TRY400 - one line
         _end(EXIT_CONFIG)
-    except Exception:
+    except Exception as e:
+        tell_refusal(config.beats_fd, reason_of(e))
         log.exception("worker.crashed")
         _end(1)
     leave(0)

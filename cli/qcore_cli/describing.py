@@ -11,7 +11,7 @@ import msgspec
 
 from qcore import ConfigError
 from qcore.config import child_environment
-from qcore.runtime.processes import signal_name
+from qcore.runtime.processes import ending
 from qcore_cli.child import COMMAND, OVERRIDES, Answer, Description, Overrides
 from qcore_cli.terminal import echo
 
@@ -53,8 +53,7 @@ def describe(app: str, url: str | None, namespace: str | None) -> Description:
     finally:
         os.close(answer_fd)
     if not line.endswith(b"\n"):
-        how = f"exited with {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
-        raise ConfigError(f"importing {app} failed: its process {how}")
+        raise ConfigError(f"importing {app} failed: its process {ending(code)}")
     answer = msgspec.json.decode(line, type=Answer)
     if answer.description is None:
         raise ConfigError(answer.error)

@@ -9,6 +9,7 @@ from qcore import BrokerError, ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet, Member, namespaces_near
 from qcore.broker.inspector import Inspector, QueueStats
+from qcore.broker.urls import where_is
 from qcore.config import broker_config
 from qcore_cli.fleet_view import FleetState, Neighbour, state_of_fleet, status_lines
 from qcore_cli.options import (
@@ -120,8 +121,8 @@ def restart(
     if not entries:
         echo(
             printable(
-                f"qcore: no supervisor {target.words} is there to restart, namespace "
-                f"{config.namespace}; `qcore status` names all"
+                f"qcore: no supervisor {target.words} is there to restart, {where_is(config)}; "
+                "`qcore status` names all"
             ),
             err=True,
         )

@@ -100,13 +100,14 @@ def _troubles(member: Member) -> Iterator[str]:
         )
     if view.boot_failures:
         yield (
-            f"gets no worker ready: {view.boot_failures} in a row ended before; its log says why"
+            f"gets no worker ready: {view.boot_failures} in a row ended before: "
+            f"{view.boot_error or 'its log says why'}"
         )
     if view.roll.state is RollState.FAILED:
         yield (
             f"has {view.roll.replaced} of {counted(view.roll.workers, 'new worker')} after "
-            f"{view.roll.why}: the next one did not get ready, as its log says, and the others "
-            "stay; mend that, then `qcore restart`"
+            f"{view.roll.why}, and the others stay: mend what failed, then `qcore restart`: "
+            f"{view.roll.error or 'its log says why'}"
         )
 
 

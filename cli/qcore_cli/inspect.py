@@ -18,9 +18,11 @@ from qcore_cli.options import (
     Namespace,
     Url,
     Yes,
+    by_depth,
     check_queue,
     confirm,
     counted,
+    depth,
     print_json,
     print_table,
     seconds_of,
@@ -28,6 +30,7 @@ from qcore_cli.options import (
     shown_time,
     split_refs,
     state_of,
+    where_of,
     with_broker,
     with_inspector,
 )
@@ -72,7 +75,7 @@ def _print_queues(found: list[QueueStats], named: bool) -> None:
     """Print the fullest first; of many those that are empty and open are only counted."""
     shown = found
     if not named and len(found) > _QUEUES:
-        shown = [q for q in found if _depth(q) or state_of(q) != "open"]
+        shown = [q for q in found if depth(q) or state_of(q) != "open"]
     if shown:
         print_table(
             ("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY", "STATE"),
@@ -81,15 +84,11 @@ def _print_queues(found: list[QueueStats], named: bool) -> None:
                     *(q.name, q.ready, q.suspects, q.scheduled, q.active, q.dead),
                     *(_age(q.oldest_ready_s), state_of(q)),
                 )
-                for q in sorted(shown, key=lambda q: (-_depth(q), q.name))
+                for q in by_depth(shown)
             ],
         )
     if len(shown) < len(found):
         echo(f"{len(found)} queues, {len(found) - len(shown)} of them empty; --json lists all.")
-
-
-def _depth(queue: QueueStats) -> int:
-    return queue.ready + queue.scheduled + queue.active + queue.dead
 
 
 @jobs.command("show")
@@ -130,7 +129,8 @@ def jobs_cancel(
         if ended:
             echo(f"Ended before: {', '.join(ended)}")
     if unknown:
-        raise ConfigError(f"there is no trace of {', '.join(unknown)}")
+        where = where_of(url, namespace)
+        raise ConfigError(f"there is no trace in {where} of {', '.join(unknown)}")
 
 
 @dead.command("list")
@@ -211,9 +211,10 @@ def dead_revive(
     if as_json:
         print_json({"revived": revived, "not_dead": missed})
     else:
-        echo(f"Revived {len(revived)}.")
+        _say_done("Revived", len(revived), queue, url, namespace)
     if missed:
-        raise ConfigError(f"not dead, or without payload: {', '.join(missed)}")
+        where = where_of(url, namespace)
+        raise ConfigError(f"not dead in {where}, or without payload: {', '.join(missed)}")
 
 
 @dead.command("purge")
@@ -255,9 +256,10 @@ def dead_purge(
     if as_json:
         print_json({"purged": purged})
     else:
-        echo(f"Purged {purged}.")
+        _say_done("Purged", purged, queue, url, namespace)
     if refs and purged < len(set(refs)):
-        raise ConfigError(f"{len(set(refs)) - purged} of {len(set(refs))} were not dead")
+        missed, where = len(set(refs)) - purged, where_of(url, namespace)
+        raise ConfigError(f"{missed} of {len(set(refs))} were not dead in {where}")
 
 
 def clear(
@@ -281,13 +283,23 @@ def clear(
     if as_json:
         print_json({"cleared": cleared})
     else:
-        echo(f"Cleared {cleared}.")
+        _say_done("Cleared", cleared, queue, url, namespace)
 
 
 async def _counts(inspector: Inspector, queue: str) -> QueueStats:
     await check_queue(inspector, queue)
     (stats,) = await inspector.queues([queue])
     return stats
+
+
+def _say_done(
+    done: str, count: int, queue: str | None, url: str | None, namespace: str | None
+) -> None:
+    """Say how many jobs were concerned, and where none was found in a queue."""
+    if count or queue is None:
+        echo(f"{done} {count:,}.")
+    else:
+        echo(printable(f"{done} 0: there is none in {queue} of {where_of(url, namespace)}."))
 
 
 def _all(count: int, noun: str) -> str:
@@ -351,8 +363,12 @@ def _show(record: JobRecord, runs_on: RunsOn | None, as_json: bool) -> None:
 
 
 def _runs(on: RunsOn) -> str:
-    since = "" if on.age_s is None else f" for {short_age(on.age_s)}"
-    return f"on {on.host}, in {on.worker} (pid {on.pid}){since}"
+    since = "for a moment"
+    if on.age_s is not None:
+        since = f"for {short_age(on.age_s)}"
+    elif on.most_s is not None:
+        since = f"for less than {short_age(on.most_s)}"
+    return f"on {on.host}, in {on.worker} (pid {on.pid}), {since}"
 
 
 def _crash(death: Death) -> str:

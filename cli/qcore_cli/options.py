@@ -5,7 +5,7 @@ import difflib
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar, cast
 
@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from qcore import ConfigError
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import Inspector, Pause, QueueStats
+from qcore.broker.urls import where_is
 from qcore.config import BrokerConfig, broker_config, seconds
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.terminal import echo, printable
@@ -30,8 +31,33 @@ _SUGGESTED = frozenset(
 )
 
 
+#: Options that make a command do more, or not ask: nobody gets there by a slip of the finger.
+BOLD = frozenset(
+    [
+        "--all",
+        "--all-of",
+        "--yes",
+        "--exit",
+        "--repair",
+        "--fresh",
+        "--refuse-new",
+        "--allow-eviction",
+    ]
+)
+
+
 class Commands(TyperGroup):
-    """A group of commands that suggests only those that change nothing."""
+    """A group of commands that suggests only commands and options that are safe to type."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; its options are read in here."""
+        try:
+            return super().invoke(ctx)
+        except Exception as e:
+            error: Any = e
+            if getattr(e, "possibilities", None):  # NoSuchOption, which typer does not export
+                error.possibilities = [name for name in error.possibilities if name not in BOLD]
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command, as ever."""
@@ -74,6 +100,11 @@ def with_broker(config: BrokerConfig, use: Callable[[Broker], Awaitable[T]]) -> 
 
     configure_logging(LogFormat.CONSOLE, logging.WARNING)
     return asyncio.run(run())
+
+
+def where_of(url: str | None, namespace: str | None) -> str:
+    """Return which namespace of which Redis the options name."""
+    return where_is(broker_config(url, namespace))
 
 
 async def check_queue(inspector: Inspector, queue: str) -> None:
@@ -128,6 +159,16 @@ def shown_time(ms: int) -> str:
         return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):  # a year that no calendar has
         return f"{ms} ms"
+
+
+def by_depth(queues: Iterable[QueueStats]) -> list[QueueStats]:
+    """Return queues, those that hold the most jobs first."""
+    return sorted(queues, key=lambda q: (-depth(q), q.name))
+
+
+def depth(queue: QueueStats) -> int:
+    """Return how many jobs a queue holds, wherever they stand."""
+    return queue.ready + queue.scheduled + queue.active + queue.dead
 
 
 def state_of(stats: QueueStats) -> str:

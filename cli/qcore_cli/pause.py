@@ -18,10 +18,12 @@ from qcore_cli.options import (
     Namespace,
     Url,
     check_queue,
+    counted,
     print_json,
     seconds_of,
     shown_time,
     span_of,
+    where_of,
     with_inspector,
 )
 from qcore_cli.terminal import echo, printable
@@ -62,7 +64,7 @@ def pause(
         if before is not None:  # maybe of somebody else, who counts on it
             echo(printable(f"This replaces a pause {span_of(before)}."))
     if all_queues:
-        echo(f"{len(paused)} queues.")
+        echo(printable(f"{counted(len(paused), 'queue')} of {where_of(url, namespace)}."))
 
 
 def resume(
@@ -86,9 +88,11 @@ def resume(
     for name in resumed:
         echo(f"Resumed {name}.")
     if all_queues:
-        echo(f"{len(resumed)} of {len(found)} queues.")
+        known = counted(len(found), "queue")
+        echo(printable(f"{len(resumed)} of {known} of {where_of(url, namespace)}."))
     elif others:
-        echo(f"{others[0]} was neither paused nor closed.")
+        where = where_of(url, namespace)
+        echo(printable(f"{others[0]} was neither paused nor closed in {where}."))
 
 
 def _each(
@@ -175,7 +179,7 @@ async def _wait(inspector: Inspector, queue: str, timeout_s: float | None) -> bo
     while True:
         if not stats.ready + stats.scheduled + stats.active:
             progress.end()
-            echo(f"{queue} is empty.")
+            echo(printable(f"{queue} is empty in {inspector.where}."))
             return True
         if stats.paused is not None and stats.ready + stats.scheduled:
             progress.end()

@@ -81,6 +81,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     replaced: int
     workers: int
     silent_s: float
+    #: Why the next worker did not get ready; empty unless it has failed.
+    error: str = ""
 
     @property
     def who(self) -> str:
@@ -97,7 +99,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
                 return f"silent for {short_age(self.silent_s)}, it will obey when it is back"
             case Outcome.ROLLING | Outcome.FAILED:
                 text = f"{self.outcome}, {self.replaced} of {self.workers} workers are new"
-                why = ": a new worker did not get ready, see the log of the supervisor"
+                why = f": {self.error or 'the log of the supervisor says why'}"
                 return text + why if self.outcome is Outcome.FAILED else text
             case _:
                 return str(self.outcome)
@@ -186,6 +188,7 @@ class Rollout:
             replaced=view.roll.replaced if view.roll.generation >= self._generation else 0,
             workers=view.roll.workers,
             silent_s=member.silent_s,
+            error=view.roll.error,
         )
 
     def _outcome(self, member: Member) -> Outcome:

@@ -12,7 +12,7 @@ from rich.text import Text
 from qcore.broker.fleet import Member
 from qcore.broker.inspector import QueueStats
 from qcore.model.fleet import RollState, RunningJob, WorkerView
-from qcore_cli.options import counted, short_age
+from qcore_cli.options import by_depth, counted, short_age
 from qcore_cli.terminal import printable
 
 #: Jobs a second are those of the last so many seconds.
@@ -107,7 +107,8 @@ class Sight:
 
     def see(self, snapshot: Snapshot) -> None:
         """Show this from now on."""
-        self.snapshot, self.trouble = snapshot, ""
+        self.snapshot = Snapshot(snapshot.members, by_depth(snapshot.queues))
+        self.trouble = ""
         self.rates.note(snapshot.members)
 
     def rows(self) -> list[Row]:

@@ -72,6 +72,8 @@ class RunsOn(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     #: How long the job has run; None where it is not among those that have run longest.
     age_s: float | None
+    #: Then it was claimed after those, and has run for less; None where none is known.
+    most_s: float | None
 
 
 class Fleet:
@@ -116,13 +118,15 @@ class Fleet:
         for member in await self.members():
             for worker in member.view.workers:
                 if worker.owner == owner:
-                    ages = (job.age_s + member.silent_s for job in worker.oldest if job.ref == ref)
+                    ages = {job.ref: job.age_s + member.silent_s for job in worker.oldest}
+                    age_s = ages.get(ref)
                     return RunsOn(
                         host=member.view.host,
                         supervisor=member.view.name,
                         worker=worker.name,
                         pid=worker.pid,
-                        age_s=next(ages, None),
+                        age_s=age_s,
+                        most_s=min(ages.values(), default=None) if age_s is None else None,
                     )
         return None
 

@@ -21,6 +21,7 @@ from qcore.broker.reading import (
     text_of,
 )
 from qcore.broker.scripts import Call
+from qcore.broker.urls import where_is
 from qcore.broker.wire import CHORE_LIMIT, check_not_cleared, earliest_ms
 from qcore.config import KEEP_S, NAME, Seconds, seconds
 from qcore.errors import ArgumentError, CodecError, JobNotFound
@@ -56,8 +57,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     scheduled: int
     active: int
     dead: int
-    #: Seconds since the next ready job, or the next suspect if that is older, was enqueued; None
-    #: when none is ready.
+    #: Seconds since the next ready job or, if older, suspect was enqueued; None when none is ready.
     oldest_ready_s: float | None
     #: Its pause, while it lasts.
     paused: Pause | None = None
@@ -98,7 +98,7 @@ class Inspector:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         #: Which namespace of which Redis is looked at.
-        self.where = f"namespace {broker.config.namespace} at {broker.shown_url}"
+        self.where = where_is(broker.config)
 
     async def names(self) -> list[str]:
         """Return the names of all queues ever used, sorted."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from qcore.config import BrokerConfig
 from qcore.errors import ConfigError
 
 SCHEMES = (
@@ -202,6 +203,11 @@ def shown_url(url: str) -> str:
     query = f"?{urlencode(options, safe='/:*')}" if options else ""
     secret = "***@" if parts.credentials else ""
     return f"{parts.scheme}://{secret}{parts.place}{parts.path}{query}"
+
+
+def where_is(config: BrokerConfig) -> str:
+    """Return which namespace of which Redis is meant, without secrets."""
+    return f"namespace {config.namespace} at {shown_url(config.url)}"
 
 
 def _parts_of(url: str) -> _Parts:

@@ -47,7 +47,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     #: The jobs that have run longest, a few of them.
     oldest: tuple[RunningJob, ...] = ()
+    #: Jobs that have ended here: completed, dead or cancelled.
     done: int = 0
+    #: Runs whose outcome Redis has accepted: a job that is retried has several.
+    settled: int = 0
     rss_bytes: int = 0
     #: How much of its slots is taken, or of its threads, or pool processes: the largest share.
     taken: _Amount = 0.0
@@ -84,6 +87,8 @@ class Roll(msgspec.Struct, frozen=True, kw_only=True):
     #: Workers that were started since it was ordered and are ready, of how many.
     replaced: int = 0
     workers: int = 0
+    #: Why the next worker did not get ready, in one line; empty unless it has failed.
+    error: str = ""
 
 
 class Processes(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +125,8 @@ class SupervisorView(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerView, ...] = ()
     #: Workers that ended before they were ready, in a row, while none was.
     boot_failures: int = 0
+    #: Why the last of them ended, in one line.
+    boot_error: str = ""
     #: The highest generation of the orders that were there when it started: it does not obey them.
     #: None before it has heard of them, and in records of older versions.
     given_before: int | None = None

@@ -29,6 +29,11 @@ def reason_of(error: BaseException) -> str:
         said = f"{said}; caused by {_said(cause)}"
     if others:
         said = f"{said} (and {len(others)} more in an {type(error).__name__})"
+    return shortened(said)
+
+
+def shortened(said: str) -> str:
+    """Return a reason as it can be written down, cut off where it is too long to be read."""
     # half a character, as in a file name that is no text, cannot be written down
     said = said.encode("utf-8", "replace").decode()
     return said if len(said) <= _REASON_CHARS else f"{said[: _REASON_CHARS - 6]} [...]"

@@ -31,6 +31,7 @@ class Beat(msgspec.Struct, frozen=True):
     #: The last beat: the process leaves because it was told to.
     stopped: bool
     running: int
+    #: Jobs that have ended here: completed, dead or cancelled.
     done: int
     rss_bytes: int
     loop_lag_ms: float
@@ -55,6 +56,8 @@ class Beat(msgspec.Struct, frozen=True):
     taken: float = 0.0
     #: Runs that ended and were not told yet; when there are many, several beats follow at once.
     runs: tuple[Cell, ...] = ()
+    #: Runs whose outcome Redis has accepted: a job that is retried has several.
+    settled: int = 0
 
 
 class Alarm(msgspec.Struct, frozen=True, array_like=True):

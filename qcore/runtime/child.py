@@ -16,6 +16,7 @@ import msgspec
 
 from qcore.app import App
 from qcore.config import BrokerConfig, WorkerConfig
+from qcore.model.reasons import shortened
 from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.services import kept
 from qcore.runtime.watchdog import Watchdog
@@ -140,7 +141,12 @@ def _obey(worker: Worker, orders_fd: int) -> None:
             log.warning("order.unknown", order=order.hex())
 
 
-def _send(beats_fd: int, message: Beat | Alarm) -> bool:
+def tell_refusal(beats_fd: int, error: str) -> None:
+    """Tell the supervisor in one line why this worker does not get ready."""
+    _send(beats_fd, shortened(" ".join(error.split())))
+
+
+def _send(beats_fd: int, message: Beat | Alarm | str) -> bool:
     """Write one line; False when the supervisor is stopped or slow, so that it does not fit.
 
     Threads may write at the same time: a line that is no longer than this is not torn.

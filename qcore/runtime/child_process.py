@@ -22,6 +22,7 @@ from qcore.runtime.beat import Alarm, Beat
 from qcore.runtime.child import CHILD_CONFIG, DRAIN, DUMP, ChildConfig
 from qcore.runtime.handover import settings_file
 from qcore.runtime.memory import oom_kills, peak_bytes
+from qcore.runtime.processes import ending
 from qcore.telemetry import log
 
 #: A child that has not beaten for so long is taken for blocked.
@@ -29,10 +30,11 @@ _SILENT_S = 3.0
 #: No line of a child is longer.
 _LINE_BYTES = 65536
 #: What a view shows of the last beat.
-_SHOWN = ("running", "taken", "oldest", "done", "rss_bytes", "loop_lag_ms", "code")
+_SHOWN = ("running", "taken", "oldest", "done", "settled", "rss_bytes", "loop_lag_ms", "code")
 
 _beat = msgspec.json.Decoder(Beat).decode
 _alarm = msgspec.json.Decoder(Alarm).decode
+_refusal = msgspec.json.Decoder(str).decode
 
 
 class ChildProcess:
@@ -82,6 +84,8 @@ class ChildProcess:
         self.blocked_by = ""
         #: Tokens of jobs that run at their kill timeouts, with these.
         self.overdue: dict[str, float] = {}
+        #: Why it cannot work, in its own words; empty while it has said nothing of the kind.
+        self.refusal = ""
         #: Loop time since when it leaves: it was told to, or has said so.
         self.leaving_since: float | None = None
         #: Loop time of the last beat.
@@ -136,6 +140,8 @@ class ChildProcess:
             try:
                 if line.startswith(b"["):
                     self._hear(_alarm(line))
+                elif line.startswith(b'"'):
+                    self.refusal = _refusal(line)
                 else:
                     self._note(_beat(line))
             except Exception as e:  # noqa: BLE001 - of another version, or a task wrote into the pipe
@@ -260,6 +266,13 @@ class ChildProcess:
         An exit code alone proves nothing: a task may call os._exit(0).
         """
         return self.process.returncode == 0 and self.beat is not None and self.beat.stopped
+
+    @property
+    def end(self) -> str:
+        """Why it has ended, in one line."""
+        code = self.process.returncode
+        how = "it has not ended" if code is None else f"its process {ending(code)}"
+        return self.refusal or self.killed_for or how
 
     @property
     def is_free(self) -> bool:

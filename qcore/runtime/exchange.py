@@ -11,7 +11,7 @@ from qcore.broker.patience import CallSize
 from qcore.broker.wire import ClaimRequest, Turn, leading
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
-from qcore.model.job import Lease, Outcome, Released
+from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from qcore.runtime.slots import Room
 from qcore.telemetry import log
 
@@ -77,8 +77,8 @@ class Exchange:
         self._size = CallSize(broker.config.call_timeout_s, CALL_BYTES)
         #: Queues with a key of another type, and said to have.
         self._unreadable: set[str] = set()
-        #: Outcomes that Redis has accepted.
-        self.settled = 0
+        #: Outcomes that Redis has accepted, and how many of them ended their job.
+        self.settled = self.done = 0
 
     def add(self, lease: Lease, outcome: Outcome) -> None:
         """Keep an outcome for the next call."""
@@ -217,7 +217,12 @@ class Exchange:
                 log.warning("lease.lost", job=lease.id, queue=lease.queue)
         if self._unconfirmed:
             self._unconfirmed.difference_update(lease.token for lease, _ in self._sending)
-        self.settled += len(self._sending) - len(turn.lost - again)
+        lost = turn.lost - again
+        self.settled += len(self._sending) - len(lost)
+        self.done += sum(
+            isinstance(outcome, Acked | Buried) and lease.token not in lost
+            for lease, outcome in self._sending
+        )
         self._sending = []
 
     # -- queues whose node is away --------------------------------------------------------------

@@ -87,6 +87,11 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def ending(code: int) -> str:
+    """Return how a process ended, in words."""
+    return f"exited with {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
+
+
 class PoolProcess:
     """One process of the pool; runs one job at a time.
 
@@ -175,7 +180,7 @@ class PoolProcess:
 
     async def _epitaph(self) -> str:
         code = await asyncio.shield(self.gone)
-        how = f"was ended by {signal_name(-code)}" if code < 0 else f"exited with {code}"
+        how = ending(code)
         if self._killed_for or (code == -signal.SIGKILL and oom_kills() > self._oom_kills):
             how += f", {self._killed_for or BY_THE_KERNEL}"
         most = f"at most {children_peak_bytes() / 1e6:.0f} MB"

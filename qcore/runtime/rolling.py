@@ -40,6 +40,8 @@ class Rolling:
         self._stopping = stopping
         self._state = RollState.NONE
         self._why = ""
+        #: Of a roll that has failed.
+        self._error = ""
         self._generation = 0
         #: Loop time of the last order: workers that are older are to be replaced.
         self._since = 0.0
@@ -59,6 +61,7 @@ class Rolling:
             generation=self._generation,
             replaced=fresh,
             workers=len(staying),
+            error=self._error,
         )
 
     def _staying(self) -> list[Slot]:
@@ -66,7 +69,7 @@ class Rolling:
 
     def roll(self, why: str, generation: int = 0) -> None:
         """Replace every worker that lives now; a roll that is going on begins anew."""
-        self._state, self._why = RollState.ROLLING, why
+        self._state, self._why, self._error = RollState.ROLLING, why, ""
         # a signal after an order does all that the order wants
         self._generation = generation or self._generation
         self._since = asyncio.get_running_loop().time()
@@ -105,7 +108,7 @@ class Rolling:
         since = self._since
         if not await slot.replace(self._why) and self._since == since:
             # the next one would not come up either, and the old ones work
-            self._state = RollState.FAILED
+            self._state, self._error = RollState.FAILED, slot.error
             left = sum(not slot.has_ready(since) for slot in self._staying())
             log.error("roll.failed", why=self._why, left=left)
 
@@ -136,13 +139,13 @@ def reached(config: SupervisorConfig, child: ChildProcess) -> str:
         return ""
     if beat.hung:
         return "a thread goes on past its kill timeout"
-    if config.max_jobs is not None and beat.done >= max(1, round(config.max_jobs * share)):
-        return f"max-jobs: it has done {beat.done} jobs"
+    if config.max_jobs is not None and beat.settled >= max(1, round(config.max_jobs * share)):
+        return f"max-jobs: it has run {beat.settled} jobs"
     age_s = child.age_s
     if config.max_time_s is not None and age_s >= config.max_time_s * share:
         return f"max-time: it is {age_s:.0f} s old"
     # without a job it would come to as much again: a limit below what the app itself takes
-    if config.max_memory_bytes is None or not beat.done:
+    if config.max_memory_bytes is None or not beat.settled:
         return ""
     if beat.rss_bytes >= config.max_memory_bytes * share:
         return f"max-memory: it takes {beat.rss_bytes / 1e6:.0f} MB"

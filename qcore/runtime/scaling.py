@@ -115,7 +115,7 @@ class Scaling:
 
     def _need(self, seen: Seen, working: Sequence[WorkerView], slow_queue: str) -> tuple[int, str]:
         """Return how many are needed by this look alone, and why more."""
-        before, self._done = self._done, {worker.pid: worker.done for worker in working}
+        before, self._done = self._done, {worker.pid: worker.settled for worker in working}
         # others in their places are as good as they were: recycling must not hide a backlog
         if not seen.backlog or len(before) != len(self._done):
             self._full.clear()

@@ -54,6 +54,8 @@ class Slot:
         self.current: ChildProcess | None = None
         #: The one that takes its place as soon as it is ready.
         self._heir: ChildProcess | None = None
+        #: Why the last one that was to take its place did not get ready.
+        self.error = ""
         self._last: ChildProcess | None = None
         self._empty = asyncio.Event()
         #: Nobody comes after the one that works here.
@@ -147,6 +149,9 @@ class Slot:
             if self._stopping.is_set():
                 return True
         if heir is None or heir.gone.is_set() or not heir.ready.is_set():
+            if heir is not None:
+                await heir.ended.wait()
+            self.error = "no process could be started" if heir is None else heir.end
             log.error("replacement.failed", worker=old.name, pid=old.process.pid, why=why)
             old.leaves_for = ""
             return False

@@ -85,7 +85,8 @@ class Supervisor:
             memory_bytes=config.kill_memory_bytes,
         )
         self._broker = broker
-        self._failures = 0
+        #: Workers that ended before they were ready, in a row, and why the last one did.
+        self._failures, self._boot_error = 0, ""
         self._stopping = stopping = asyncio.Event()
         #: Redis was asked once, with or without an answer, or there is no need to.
         self._asked = asyncio.Event()
@@ -268,6 +269,7 @@ class Supervisor:
             ),
             workers=tuple(self.workers()),
             boot_failures=0 if self._has_ready() else self._failures,
+            boot_error="" if self._has_ready() else self._boot_error,
         )
 
     def _order(self, order: bytes) -> None:
@@ -345,9 +347,10 @@ class Supervisor:
     def _judge(self, child: ChildProcess) -> None:
         """Decide whether the end of a child is the end of the supervisor."""
         if child.ready.is_set() or self._has_ready():
-            self._failures = 0
+            self._failures, self._boot_error = 0, ""
             return  # the others work: a half-copied deploy must not stop them
         self._failures += 1
+        self._boot_error = child.end
         if child.process.returncode == EXIT_CONFIG:
             self._exit_code = EXIT_CONFIG
             self._order(DRAIN)

@@ -124,8 +124,7 @@ class Worker:
         self._unused_since: float | None = None
         self._is_quiet = False
         self._code = digest_of(app.tasks.values())
-        self._ready = False
-        self._stopped = False
+        self._ready = self._stopped = False
         self._away_since: float | None = None
         #: Loop time at which a claim was answered, or there was no room for one.
         self._claimed_at: float | None = None
@@ -170,7 +169,7 @@ class Worker:
                 await self._pool.close()
                 await self._pass_on()
         self._stopped = self._stop.is_set()
-        log.info("worker.stopped", done=self._exchange.settled, unsettled=self._exchange.owed)
+        log.info("worker.stopped", done=self._exchange.done, unsettled=self._exchange.owed)
 
     def drain(self, timeout_s: float | None = None) -> None:
         """Stop claiming and finish what runs; what is left at the end is released uncharged.
@@ -223,7 +222,7 @@ class Worker:
             draining=self._stop.is_set(),
             stopped=self._stopped,
             running=len(self._running),
-            done=self._exchange.settled,
+            done=self._exchange.done,
             rss_bytes=self._pool.shed(rss_bytes(os.getpid())),
             loop_lag_ms=round(loop_lag_s * 1000, 1),
             suspects=suspects,
@@ -235,6 +234,7 @@ class Worker:
             hung=len(self.hung_threads()),
             claim_age_s=self._claim_age_s(),
             taken=round(self._taken(), 3),
+            settled=self._exchange.settled,
         )
 
     def _taken(self) -> float:

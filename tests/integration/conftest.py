@@ -38,7 +38,7 @@ def qcore(environment: dict[str, str], tmp_path: Path) -> Command:
             env=environment | env,
             cwd=tmp_path,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None
         return Said(process.returncode, out.decode(), err.decode())
 

@@ -74,5 +74,7 @@ async def test_jobs_cancel_of_some_unknown_cancels_the_others(app: App, qcore: C
     said = await qcore("jobs", "cancel", job.ref, "default/nobody")
     assert said.code == 1
     assert said.out == "Cancelled 1.\n"
-    assert one_line(said) == "qcore: there is no trace of default/nobody"
+    assert one_line(said) == (
+        f"qcore: there is no trace in {app.inspector.where} of default/nobody"
+    )
     assert await job.status() is JobStatus.CANCELLED

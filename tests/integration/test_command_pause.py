@@ -45,7 +45,9 @@ async def test_pause_and_resume_of_one_queue(app: App, qcore: Command):
     assert (await stats_of(app, "other")).paused is None
     assert (await qcore("resume", "default")).out == "Resumed default.\n"
     assert (await stats_of(app)).paused is None
-    assert (await qcore("resume", "default")).out == "default was neither paused nor closed.\n"
+    assert (await qcore("resume", "default")).out == (
+        f"default was neither paused nor closed in {app.inspector.where}.\n"
+    )
 
 
 async def test_pause_without_a_time_says_how_it_ends(app: App, qcore: Command):
@@ -59,12 +61,12 @@ async def test_all_queues_are_paused_and_resumed_and_counted(app: App, qcore: Co
     await app.inspector.close_queue("other")
     said = await qcore("pause", "--all", "--for", "60")
     assert [line.split()[1] for line in said.out.splitlines()[:2]] == ["default", "other"]
-    assert said.out.splitlines()[2:] == ["2 queues."]
+    assert said.out.splitlines()[2:] == [f"2 queues of {app.inspector.where}."]
     assert [q.paused is not None for q in await app.inspector.queues()] == [True, True]
     told = (await qcore("resume", "--all", "--json")).json
     assert told == {"resumed": ["default", "other"], "not_held": []}
     assert [(q.paused, q.closed_ms) for q in await app.inspector.queues()] == [(None, None)] * 2
-    assert (await qcore("resume", "--all")).out == "0 of 2 queues.\n"
+    assert (await qcore("resume", "--all")).out == f"0 of 2 queues of {app.inspector.where}.\n"
 
 
 async def test_pause_says_which_pause_it_replaces(app: App, qcore: Command):
@@ -131,7 +133,7 @@ async def test_wait_empty_waits_for_what_is_ready_scheduled_and_running(app: App
         going.set()
         said = await waiting
     assert (said.code, said.err) == (0, "")
-    assert said.out.endswith("default is empty.\n")
+    assert said.out.endswith(f"default is empty in {app.inspector.where}.\n")
     await running.result(timeout=1)
     assert (await work.enqueue(wait=False)).queue == "default"
 
@@ -167,7 +169,7 @@ async def test_wait_empty_of_a_paused_queue_is_an_error_unless_it_is_empty(
     async def nothing() -> None: ...
 
     await app.inspector.pause("default")
-    assert (await qcore("wait-empty", "default")).out == "default is empty.\n"
+    assert "default is empty in " in (await qcore("wait-empty", "default")).out
     await nothing.enqueue()
     said = await qcore("wait-empty", "default")
     assert said.code == 1
@@ -202,7 +204,10 @@ async def test_wait_empty_waits_for_the_last_running_job_of_a_paused_queue(
 async def test_refuse_new_leaves_the_queue_closed_when_it_is_empty(app: App, qcore: Command):
     said = await qcore("wait-empty", "default", "--refuse-new")
     assert said.code == 0
-    assert said.out == "default is empty.\nIt takes no new jobs until `qcore resume default`.\n"
+    assert said.out.splitlines() == [
+        f"default is empty in {app.inspector.where}.",
+        "It takes no new jobs until `qcore resume default`.",
+    ]
     assert (await stats_of(app)).closed_ms is not None
     assert (await qcore("resume", "default")).out == "Resumed default.\n"
     assert (await stats_of(app)).closed_ms is None

@@ -3,19 +3,24 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import typer
 
 from qcore import App
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
 from qcore.model.codec import Envelope, encode
 from qcore.model.job import Job
+from qcore_cli import main
+from qcore_cli.options import BOLD
 from tests.support.commands import Command, one_line
 from tests.support.content import forget_namespace
 
@@ -141,6 +146,49 @@ async def test_mistyped_command_is_not_answered_with_one_that_changes_anything(
     assert "queues" in (await qcore("qeues")).err
 
 
+#: Options without a value that a slip of the finger may well lead to.
+HARMLESS = {"--help", "--json", "--wait", "--version", "--verify", "--print-stop-timeout"}
+
+
+def flags(command: Any) -> set[str]:
+    """Return the options without a value of a command and of those below it."""
+    found = {name for p in command.params if getattr(p, "is_flag", False) for name in p.opts}
+    return found.union(*map(flags, getattr(command, "commands", {}).values()))
+
+
+def test_each_option_that_asks_for_more_is_known_as_such():
+    assert flags(typer.main.get_command(main.app)) - {"--help"} == (HARMLESS | BOLD) - {
+        "--help",
+        "--all-of",
+    }
+
+
+@pytest.mark.parametrize(
+    ("typo", "bold"),
+    [
+        ("pause --al", "--all"),
+        ("resume --alll", "--all"),
+        ("dead purge --al-of x", "--all-of"),
+        ("dead revive --all-off x", "--all-of"),
+        ("clear default --ye", "--yes"),
+        ("restart --exi", "--exit"),
+        ("doctor --repar", "--repair"),
+    ],
+)
+async def test_mistyped_option_is_not_answered_with_one_that_does_more(
+    qcore: Command, typo: str, bold: str
+):
+    said = await qcore(*typo.split())
+    assert said.code == 2
+    assert "No such option: --" in said.err
+    suggested = said.err.partition("(Possible options: ")[2]
+    assert bold not in re.findall(r"--[\w-]+", suggested)
+
+
+async def test_mistyped_option_that_is_harmless_is_answered(qcore: Command):
+    assert "--limit" in (await qcore("dead", "list", "default", "--limt", "3")).err
+
+
 async def test_nothing_here_names_the_namespace_and_the_redis(app: App, qcore: Command):
     where = app.inspector.where
     assert where in (await qcore("queues")).out
@@ -149,6 +197,37 @@ async def test_nothing_here_names_the_namespace_and_the_redis(app: App, qcore: C
     assert where in (await qcore("dead", "list", "default")).out
     assert where in (await qcore("dead", "list", "nowhere")).err
     assert where in (await qcore("jobs", "show", "default/nobody")).err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "jobs cancel default/nobody",
+        "dead revive default/nobody",
+        "dead revive --all-of default --yes",
+        "dead revive --all-of nowhere --yes",
+        "dead purge default/nobody --yes",
+        "dead purge --all-of default --yes",
+        "clear default --yes",
+        "clear nowhere --yes",
+        "restart",
+        "pause nowhere",
+        "pause --all",
+        "resume default",
+        "resume nowhere",
+        "resume --all",
+        "wait-empty default",
+        "wait-empty nowhere",
+        "queues forget nowhere",
+    ],
+)
+async def test_repair_of_nothing_names_the_namespace_and_the_redis(
+    app: App, qcore: Command, words: str
+):
+    if words != "pause --all":
+        await app.broker.register(["default"])
+    said = await qcore(*words.split())
+    assert app.inspector.where in said.out + said.err
 
 
 async def test_status_names_the_namespaces_in_which_jobs_wait(app: App, qcore: Command):
@@ -216,5 +295,5 @@ async def test_prompts_name_the_count(app: App, qcore: Command):
 async def test_purge_of_nothing_is_a_mistake(app: App, qcore: Command):
     said = await qcore("dead", "purge", "default/nobody", "--yes")
     assert said.code == 1
-    assert one_line(said) == "qcore: 1 of 1 were not dead"
+    assert one_line(said) == f"qcore: 1 of 1 were not dead in {app.inspector.where}"
     assert os.linesep in said.out

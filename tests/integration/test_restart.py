@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
+from qcore import JobHandle
 from qcore.config import host_name
 from tests.support.commands import Command as Qcore
 from tests.support.commands import Said, one_line
@@ -80,6 +82,75 @@ async def test_status_shows_workers_and_what_they_run(fleet: Fleet, qcore: Qcore
     command.signal()
     assert await command.ended(10) == 0
     assert (await qcore("status")).code == 4
+
+
+TASKS = """
+import asyncio
+from qcore import Retry
+
+@app.task(name="waits")
+async def waits() -> None:
+    await asyncio.sleep(600)
+
+@app.task(name="tries", retry=Retry(max_attempts=3, backoff=0))
+async def tries() -> None:
+    raise LookupError("no")
+"""
+
+
+async def test_job_that_runs_says_since_when_and_where(fleet: Fleet, qcore: Qcore):
+    fleet.write_tasks("shop", TASKS)
+    command = fleet.start(processes=1, app="shop:app", name="shop")
+    (pid,) = await command.ready(1)
+    async with fleet.producer() as producer:
+
+        async def waits() -> None: ...
+
+        task = producer.app.task(name="waits")(waits)
+        # a beat names three; those that it does not name were claimed later
+        jobs = [await task.enqueue() for _ in range(3)]
+
+        async def named() -> bool:
+            (view,) = await seen(qcore, 1)
+            return len(view["workers"][0]["oldest"]) == 3
+
+        await eventually(named, 20)
+        jobs.append(await task.enqueue())
+        await eventually(lambda: _status(jobs[-1], "active"))
+        shown = [await qcore("jobs", "show", job.ref) for job in jobs]
+        place = f"on {host_name()}, in shop.1 (pid {pid}), for "
+        for said in shown[:3]:
+            (line,) = [line for line in said.out.splitlines() if line.startswith("runs ")]
+            assert re.fullmatch(rf"runs +{re.escape(place)}[\d.]+ (s|min)", line)
+        (line,) = [line for line in shown[3].out.splitlines() if line.startswith("runs ")]
+        assert re.fullmatch(rf"runs +{re.escape(place)}less than [\d.]+ (s|min)", line)
+        told = [(await qcore("jobs", "show", job.ref, "--json")).json["runs_on"] for job in jobs]
+        assert all(on["age_s"] > 0 and on["most_s"] is None for on in told[:3])
+        assert told[3]["age_s"] is None
+        assert told[3]["most_s"] > 0
+
+
+async def _status(job: JobHandle[Any], status: str) -> bool:
+    return await job.status() == status
+
+
+async def test_done_counts_jobs_and_not_their_runs(fleet: Fleet, qcore: Qcore):
+    fleet.write_tasks("shop", TASKS)
+    command = fleet.start(processes=1, app="shop:app")
+    await command.ready(1)
+    async with fleet.producer() as producer:
+
+        async def tries() -> None: ...
+
+        job = await producer.app.task(name="tries")(tries).enqueue()
+        await eventually(lambda: _status(job, "dead"), 20)
+
+    async def counts() -> list[int]:
+        (view,) = await seen(qcore, 1)
+        (worker,) = view["workers"]
+        return [worker["done"], worker["settled"]] if worker["settled"] == 3 else []
+
+    assert await eventually(counts, 20) == [1, 3]
 
 
 async def done(qcore: Qcore, jobs: int) -> list[dict[str, Any]]:
@@ -223,9 +294,9 @@ async def test_restart_by_queue_and_host_concerns_no_others(fleet: Fleet, qcore:
     for words in (("--host", "elsewhere"), ("--queue", "processes")):
         said = await qcore("restart", *words)
         assert said.code == 4
-        assert one_line(said) == (
-            f"qcore: no supervisor {described(words)} is there to restart; `qcore status` names all"
-        )
+        said_of = f"qcore: no supervisor {described(words)} is there to restart, namespace "
+        assert one_line(said).startswith(said_of)
+        assert one_line(said).endswith("; `qcore status` names all")
     assert not urgent.events("roll.started")
 
 
@@ -304,20 +375,18 @@ async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: 
     fleet.write_module("shop", "raise RuntimeError('a bad deploy')")
     said = await qcore("restart", "--wait")
     assert said.code == 1
-    assert one_line(said).endswith(
-        ": failed, 0 of 2 workers are new: a new worker did not get ready, see the log of the "
-        "supervisor"
-    )
+    why = "importing shop failed: RuntimeError: a bad deploy"
+    assert f": failed, 0 of 2 workers are new: {why} (" in one_line(said)
+    assert one_line(said).endswith("shop.py, line 2)")
     (refused,) = command.events("worker.refused")
     assert "RuntimeError: a bad deploy" in refused["error"]
     assert refused["worker"] == "worker.1"
     assert sorted(command.workers()) == sorted(old)
     said = await qcore("status")
     assert " is replaced, " not in said.out
-    assert said.out.splitlines()[-1] == (
-        f"! {host_name()} worker (pid {command.pid}) has 0 of 2 new workers after restart: the "
-        "next one did not get ready, as its log says, and the others stay; mend that, then "
-        "`qcore restart`"
+    assert said.out.splitlines()[-1].startswith(
+        f"! {host_name()} worker (pid {command.pid}) has 0 of 2 new workers after restart, and "
+        f"the others stay: mend what failed, then `qcore restart`: {why} ("
     )
 
 

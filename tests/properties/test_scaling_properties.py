@@ -127,7 +127,7 @@ class Site:
             state=state,
             running=round(taken * self.places),
             taken=taken,
-            done=int(self.done[pid]),
+            settled=int(self.done[pid]),
             cpu=cpu,
         )
 
@@ -251,7 +251,7 @@ def test_slow_queue_is_not_hidden_by_a_fast_one(load, run_s, fast_rate):
 
 def view(pid: int, running: int = 0, done: int = 0, **other: object) -> WorkerView:
     known = WorkerView(
-        name="worker", pid=pid, state=WorkerState.RUNNING, running=running, done=done
+        name="worker", pid=pid, state=WorkerState.RUNNING, running=running, settled=done
     )
     return msgspec.structs.replace(known, **other)
 

@@ -101,15 +101,17 @@ def test_silent_supervisor_is_named_with_its_age():
 
 
 def test_supervisor_that_gets_no_worker_ready_is_named():
-    (line,) = troubles(member(STARTING, boot_failures=3))
-    assert "gets no worker ready: 3 in a row ended before" in line
+    (line,) = troubles(member(STARTING, boot_failures=3, boot_error="its process exited with 1"))
+    assert line.endswith("gets no worker ready: 3 in a row ended before: its process exited with 1")
+    (of_an_older_version,) = troubles(member(STARTING, boot_failures=3))
+    assert of_an_older_version.endswith("its log says why")
 
 
 def test_roll_that_failed_is_named_with_what_to_do():
-    roll = Roll(state=RollState.FAILED, why="restart", replaced=1, workers=2)
+    roll = Roll(state=RollState.FAILED, why="restart", replaced=1, workers=2, error="no such db")
     (line,) = troubles(member(RUNNING, RUNNING, roll=roll))
     assert "has 1 of 2 new workers after restart" in line
-    assert line.endswith("then `qcore restart`")
+    assert line.endswith("then `qcore restart`: no such db")
 
 
 def test_restart_that_goes_on_is_shown_with_the_worker_that_is_replaced():

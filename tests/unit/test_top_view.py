@@ -58,6 +58,16 @@ def sight_of(queues: int, workers: int) -> Sight:
     return sight
 
 
+def test_fullest_queues_come_first_and_those_without_room_are_counted():
+    sight = Sight("redis://localhost  qcore")
+    queues = [queue(f"queue-{n:03}", ready=n % 97) for n in range(500)]
+    sight.see(Snapshot([], queues))
+    lines = frame(sight)
+    at = next(i for i, line in enumerate(lines) if line.startswith("QUEUE"))
+    assert lines[at].startswith("QUEUE 1-16 of 500 ")
+    assert lines[at + 1].split()[:2] == ["queue-096", "96"]
+
+
 def frame(sight: Sight, height: int | None = 24, width: int = 80) -> list[str]:
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=False).print(drawn(sight, height, width))
@@ -84,7 +94,7 @@ def test_small_table_leaves_its_room_to_the_others():
 
 def test_line_that_is_selected_is_always_shown():
     sight = sight_of(40, 40)
-    for pane, first, last in (("workers", "host a", "  w.39"), ("queues", "queue-0", "queue-39")):
+    for pane, first, last in (("workers", "host a", "  w.39"), ("queues", "queue-0", "queue-9")):
         if sight.pane != pane:
             sight.switch()
         for _ in range(60):
