@@ -130,7 +130,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: For the supervisor to set: what a worker with its pool may take; the largest pool process is
     #: killed above that.
     memory_bytes: int | None = None
-    #: Runs the jobs that have lost two leases, one after the other, and leaves when none waits.
+    #: Runs the jobs that have lost two leases, one that has lost more alone, and leaves when none
+    #: waits.
     suspects: bool = False
 
     def __post_init__(self) -> None:

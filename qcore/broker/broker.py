@@ -219,7 +219,7 @@ class Broker:
         if first is not None:
             turn.note_claim(first, replies[-1])
         for part in claims:
-            left = claim.limit - len(turn.leases) if claim is not None else 0
+            left = 0 if part.suspects and turn.leases else part.limit - len(turn.leases)
             if left <= 0 or turn.payload_bytes() >= CALL_BYTES:
                 turn.again_ms = 0  # nobody knows, so look when there is room
                 break

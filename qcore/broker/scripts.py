@@ -85,6 +85,7 @@ NOTE = Script("note")
 SETTLE = Script("settle")
 RECLAIM = Script("reclaim")
 RECLAIM_OWNER = Script("reclaim_owner")
+ACQUIT = Script("acquit")
 CANCEL = Script("cancel")
 CLEAR = Script("clear")
 PAUSE = Script("pause")
@@ -110,6 +111,7 @@ SCRIPTS = (
     SETTLE,
     RECLAIM,
     RECLAIM_OWNER,
+    ACQUIT,
     CANCEL,
     CLEAR,
     PAUSE,

@@ -24,7 +24,7 @@ from qcore.broker.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable, JobNotFound
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
 
-#: A count of lost leases that did not grow for so long is forgotten; see lua/lib/lines.lua.
+#: A count of lost leases that did not grow for so long is forgotten; see lua/lib/losses.lua.
 FORGOTTEN_MS = 72 * 3600 * 1000
 #: One claim call looks at so many queues: a millisecond of Redis where all are empty.
 CLAIM_QUEUES = 250
@@ -97,6 +97,8 @@ class ClaimRequest:
     limits: Sequence[int] = ()
     #: Claim jobs that have lost two leases, and no others; else none of these.
     suspects: bool = False
+    #: Nothing runs there, so that it may be one that has to be alone.
+    idle: bool = True
     #: Payload in one reply; one job always fits.
     most_bytes: int = CALL_BYTES
 
@@ -216,7 +218,7 @@ def claim_call(keys_of: Callable[[str], QueueKeys], claim: ClaimRequest, now: ob
         claim.prefix,
         claim.most_bytes,
         CHORE_LIMIT,
-        int(claim.suspects),
+        0 if not claim.suspects else 1 if claim.idle else 2,
         *(claim.limits or [claim.limit] * len(claim.queues)),
     )
 

@@ -58,7 +58,7 @@ class Brood:
 
     def views(self) -> list[WorkerView]:
         """Return the children as their last beats described them, by slot."""
-        order = sorted(self.living, key=lambda child: (child.is_alone, child.place))
+        order = sorted(self.living, key=lambda child: (child.is_for_suspects, child.place))
         return [child.view for child in order]
 
     def order(self, order: bytes) -> None:

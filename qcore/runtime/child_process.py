@@ -62,8 +62,8 @@ class ChildProcess:
         self.name = name
         self.place = place
         self.owner = new_owner()
-        #: It has each of its jobs for itself, so that its end tells which one ended it.
-        self.is_alone = worker.suspects
+        #: It runs suspects; where it has one of these for itself, its end tells that this ended it.
+        self.is_for_suspects = worker.suspects
         #: What its supervisor killed it for; empty: it did not.
         self.killed_for = ""
         #: That was a deed of its jobs: its end is theirs.
@@ -278,7 +278,7 @@ class ChildProcess:
     def is_free(self) -> bool:
         """Whether it can take a suspect now, or as soon as it is ready."""
         beat = self.beat
-        return self.is_alone and (beat is None or not (beat.running or beat.draining))
+        return self.is_for_suspects and (beat is None or not (beat.running or beat.draining))
 
     @property
     def age_s(self) -> float:

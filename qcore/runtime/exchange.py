@@ -164,6 +164,7 @@ class Exchange:
             f"{self._owner}:{self._claims:012}:",
             tuple(queues.values()),
             self._config.suspects,
+            room.is_idle,
             self._size.bytes,
         )
 

@@ -1,4 +1,4 @@
-"""Processes for suspects: each has one slot, and its end tells which job ended it."""
+"""Processes for suspects: each runs some that lost two leases, or one that lost more, alone."""
 
 import asyncio
 
@@ -9,6 +9,10 @@ from qcore.broker.connection import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.beat import Beat
 from qcore.runtime.brood import Brood
+
+#: So many suspects run in one process at most: the root of the hundred jobs of a worker, with which
+#: the one that ends its process is found by the fewest groups, and runs alone after that.
+_TOGETHER = 10
 
 
 class Seclusion:
@@ -32,7 +36,11 @@ class Seclusion:
         self._brood = brood
         self._config = config
         self._worker = msgspec.structs.replace(
-            worker, concurrency=1, threads=1, pool_size=1, suspects=True
+            worker,
+            concurrency=min(worker.concurrency, _TOGETHER),
+            threads=min(worker.threads, _TOGETHER),
+            pool_size=min(worker.pool_size, _TOGETHER),
+            suspects=True,
         )
         self._stopping = stopping
         #: Suspects that wait for a process of their own, as the last beats said.

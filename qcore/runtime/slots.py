@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcore.config import WorkerConfig
-from qcore.model.job import Lease
+from qcore.model.job import ALONE, Lease
 from qcore.task import RunIn, Task
 
 
@@ -18,6 +18,8 @@ class Room:
     queues: Mapping[str, int]
     #: The most jobs in all.
     jobs: int
+    #: Nothing runs.
+    is_idle: bool = True
 
 
 class Slots:
@@ -34,6 +36,11 @@ class Slots:
 
     def __init__(self, config: WorkerConfig, tasks: Iterable[Task[Any, Any]]) -> None:
         self._concurrency = config.concurrency
+        self._suspects = config.suspects
+        #: A suspect that has to be alone runs.
+        self._is_shut = False
+        #: Nothing more may begin, whatever ends.
+        self.closed = False
         self._sizes: dict[RunIn, int] = {
             "loop": config.concurrency,
             "thread": config.threads,
@@ -51,17 +58,27 @@ class Slots:
     def take(self, lease: Lease) -> None:
         """Note that a job has started."""
         self._running[lease.queue] += 1
+        self._is_shut = self._suspects and lease.crashes >= ALONE
 
     def give(self, lease: Lease) -> None:
         """Note that a job has ended."""
         self._running[lease.queue] -= 1
+        self._is_shut = False
+
+    def admit(self, lease: Lease) -> bool:
+        """Say whether a claimed suspect may begin: another claim may have been found late."""
+        is_beside = lease.crashes >= ALONE and any(self._running.values())
+        return not (self.closed or self._is_shut or is_beside)
 
     def room(self, hanging_threads: int) -> Room | None:
         """Return what may be claimed now, with so many threads that have no job any more.
 
         None when nothing may.
         """
-        free = self._concurrency - sum(self._running.values())
+        if self.closed or self._is_shut:
+            return None
+        running = sum(self._running.values())
+        free = self._concurrency - running
         taken_in: Counter[RunIn] = Counter({"thread": hanging_threads})
         for queue, place in self._places.items():
             taken_in[place] += self._running[queue]
@@ -72,4 +89,4 @@ class Slots:
                 queues[queue] = most
         if not queues:
             return None
-        return Room(queues, min(free, sum(queues.values())))
+        return Room(queues, min(free, sum(queues.values())), not running)

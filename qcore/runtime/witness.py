@@ -6,12 +6,22 @@ from contextlib import suppress
 
 import anyio
 
+from qcore.broker.acquittal import acquit
 from qcore.broker.broker import Broker
 from qcore.broker.wire import Reclaimed
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerError
 from qcore.model.codec import decode_state, encode
-from qcore.model.job import BESIDE_KEPT, AttemptError, Buried, Death, JobState, Lease, Outcome
+from qcore.model.job import (
+    ALONE,
+    BESIDE_KEPT,
+    AttemptError,
+    Buried,
+    Death,
+    JobState,
+    Lease,
+    Outcome,
+)
 from qcore.runtime.child_process import ChildProcess
 from qcore.runtime.maintenance import log_reclaimed
 from qcore.runtime.memory import BY_THE_KERNEL
@@ -29,7 +39,7 @@ _OWN_SIGNALS = {
     signal.SIGSYS,
     signal.SIGTRAP,
 }
-#: Then the loss that makes so many leases, three of them in processes of its own, is the proof.
+#: Then the loss that makes so many leases, two of them in processes of its own, is the proof.
 _LOSSES_PROVE = 5
 #: A claim that was on its way when its process died is looked for again after this.
 _SECOND_LOOK_S = 1.0
@@ -115,13 +125,15 @@ class Witness:
         for lease in await self._leases_of(child, queues):
             death = _death_of(child, code, lease, ids)
             state = decode_state(lease.state).died(death)
-            if _is_proven(child, code, lease):
+            if _is_proven(child, code, lease, ids):
                 guilty.append((lease, Buried(encode(_condemned(state, lease, death)))))
             else:
                 others.append((lease, encode(state)))
         if others:
             await self._broker.note(others)
         if guilty:
+            # first: once it is buried, nobody would find it here again
+            await self._acquit_beside(guilty)
             lost = (await self._broker.turn(guilty, None)).lost
             for lease, _ in guilty:
                 if lease.token not in lost:
@@ -130,13 +142,24 @@ class Witness:
                         "job.condemned", job=lease.id, queue=lease.queue, worker=child.name, how=how
                     )
 
+    async def _acquit_beside(self, guilty: Sequence[tuple[Lease, Outcome]]) -> None:
+        """Let those run together again that ran beside a culprit, each once."""
+        for lease, _ in guilty:
+            deaths = decode_state(lease.state).deaths
+            for queue, id in await acquit(self._broker, self._worker.queues, deaths):
+                log.info("job.acquitted", job=id, queue=queue, culprit=lease.id)
 
-def _is_proven(child: ChildProcess, code: int, lease: Lease) -> bool:
-    """Say whether this job, which had the process for itself, is what ended it."""
-    if not child.is_alone:
+
+def _is_proven(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) -> bool:
+    """Say whether this suspect is what ended its process: it was named, or was alone there."""
+    if not child.is_for_suspects:
+        return False
+    if child.culprits:
+        return child.blames_jobs and lease.token in child.culprits
+    if lease.crashes < ALONE or len(ids) > 1:
         return False
     if child.killed_for:
-        return child.blames_jobs and (not child.culprits or lease.token in child.culprits)
+        return child.blames_jobs
     is_proof = -code in _OWN_SIGNALS if code < 0 else code != 1
     return is_proof or lease.crashes + 1 >= _LOSSES_PROVE
 
@@ -164,12 +187,15 @@ def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) 
         child.peak_rss_bytes,
         max(1, len(ids)),
         tuple(others[:BESIDE_KEPT]),
+        child.is_for_suspects,
     )
 
 
 def _condemned(state: JobState, lease: Lease, death: Death) -> JobState:
+    is_alone = death.jobs == 1
+    whose = "had the process for itself" if is_alone else f"ran beside {death.jobs - 1} others"
     text = (
-        f"{death.how}; it had the process for itself, after {lease.crashes} lost "
+        f"{death.how}; it {whose}, after {lease.crashes} lost "
         f"leases ({death.worker}, pid {death.pid} on {death.host}, memory at "
         f"its peak {death.peak_rss_bytes / 1e6:.0f} MB)"
     )

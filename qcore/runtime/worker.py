@@ -301,12 +301,12 @@ class Worker:
             return
         self._claimed_at = asyncio.get_running_loop().time()
         self._see_suspects(turn.suspects)
-        if self._config.suspects:
-            self._await_suspects()
-            return
         if self._due is not None:
             self._due.cancel()
             self._due = None
+        if self._config.suspects:
+            self._await_suspects()
+            return
         if turn.again_ms == 0:
             self._more = True
         elif turn.again_ms is not None:
@@ -319,14 +319,12 @@ class Worker:
     def _await_suspects(self) -> None:
         """Look again soon; leave when there has been nothing to do for a while."""
         loop = asyncio.get_running_loop()
-        if self._running:
-            self._unused_since = None
-            return
-        self._unused_since = self._unused_since or loop.time()
-        if loop.time() - self._unused_since > _NO_SUSPECT_S:
+        self._unused_since = None if self._running else self._unused_since or loop.time()
+        if self._unused_since and loop.time() - self._unused_since > _NO_SUSPECT_S:
             self.drain()
         else:
-            loop.call_later(_NEXT_SUSPECT_S, self._look_again)
+            wait_s = _NO_SUSPECT_S if self._running else _NEXT_SUSPECT_S
+            self._due = loop.call_later(wait_s, self._look_again)
 
     def _see_suspects(self, count: int) -> None:
         self._suspects = max(self._suspects, count)
@@ -341,7 +339,7 @@ class Worker:
         create_task = asyncio.get_running_loop().create_task
         trusted_until = claimed_at + self._trust_s
         for lease in leases:
-            if self._stop.is_set():
+            if self._stop.is_set() or (self._config.suspects and not self._slots.admit(lease)):
                 # claimed while the order to stop came: back to the head of its queue
                 self._exchange.add(lease, Released())
                 continue
@@ -370,6 +368,8 @@ class Worker:
             self._exchange.add(running.lease, outcome)
         if self._config.suspects and not (running.stop is None and isinstance(outcome, Acked)):
             # what it left behind, a thread perhaps, must not be blamed on the next one
+            self._slots.closed = True
+        if self._slots.closed and not self._running:
             self.drain()
         self._turn.set()
 

@@ -64,16 +64,16 @@ async def go_through(
 def check_record(record: JobRecord, harm: tuple[str, tuple[object, ...]]) -> None:
     assert record.task is not None
     assert record.task.endswith(f".{harm[0]}")
-    assert (record.attempts, record.crashes) == (0, 2)
+    assert record.attempts == 0
+    assert record.crashes in (2, 3)  # one that nobody can name has a third, beside other suspects
     own = record.deaths[-1]
     assert HARM[harm] in own.how
     assert ".suspects." in own.worker
-    assert own.jobs == 1
     assert own.pid > 0
     assert own.peak_rss_bytes > 10_000_000
     assert HARM[harm] in str(record.reason)
     # who ran beside it when it did harm to others
-    assert all(one.jobs > 1 and one.beside for one in record.deaths[:-1])
+    assert all(one.jobs > 1 and one.beside for one in record.deaths[:-1] if not one.secluded)
 
 
 @pytest.mark.parametrize("harm", [("block_for_ever", ()), ("swallow_timeout", ())])

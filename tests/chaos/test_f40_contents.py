@@ -160,7 +160,7 @@ def test_upkeep_and_operators_get_along_with_rubbish(odd):
 BUSY: dict[str, list[list[object]]] = {
     "enqueue": [["", "nonce", 99, "new0", "", "x", "new1", "+5", "x"]],
     "promote": [[NOW + 10**6, 9]],
-    "claim": [[NOW + 10**6, 9, LEASE_MS, f"{OWNER}:7:", 10**6, 9, s, 9] for s in (0, 1)],
+    "claim": [[NOW + 10**6, 9, LEASE_MS, f"{OWNER}:7:", 10**6, 9, s, 9] for s in (0, 1, 2)],
     "recover": [[NOW, LEASE_MS, f"{OWNER}:", 1, 0], [NOW, LEASE_MS, f"{OWNER}:", 0, 0]],
     "extend": [[NOW, LEASE_MS, f"{OWNER}:2:held0"]],
     "note": [[f"{OWNER}:2:held0", "record"]],
@@ -170,6 +170,7 @@ BUSY: dict[str, list[list[object]]] = {
     ],
     "reclaim": [[NOW + 10**6, LEASE_MS, 10**9, 0, 9, 9, 0]],
     "reclaim_owner": [[NOW, OWNER, charge, limit, 0] for charge, limit in ((1, 9), (1, 1), (0, 9))],
+    "acquit": [[NOW, "held0", "odd0", "held1"]],
     "cancel": [[NOW, 5, "gone", *IDS]],
     "clear": [[NOW, 9, "gone", 5]],
     "forget": [[NOW, 5, 1]],

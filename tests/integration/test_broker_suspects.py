@@ -2,6 +2,7 @@
 
 import pytest
 
+from qcore.broker import scripts
 from qcore.broker.serving import read_queues
 from qcore.model.job import Released
 from tests.support.moves import (
@@ -199,3 +200,50 @@ async def test_claim_counts_the_suspects_of_all_its_queues(broker):
     turn = await claim(broker, 1, queues=["high", "low"])
     assert [lease.id for lease in turn.leases] == ["a"]
     assert turn.suspects == 3
+
+
+async def begun(broker, line: dict[str, int], *, idle: bool = True) -> str:
+    """Return what a process for suspects gets of a line with these counts."""
+    await put(broker, *line, when="+1")
+    await crashed(broker, **line)
+    turn = await claim(broker, suspects=True, idle=idle, now_ms=NOW + 1)
+    return "".join(lease.id for lease in turn.leases)
+
+
+@both
+@pytest.mark.parametrize(
+    ("line", "idle", "gets"),
+    [
+        ({"a": 2, "b": 2, "c": 2}, True, "abc"),
+        ({"a": 2, "b": 2, "c": 2}, False, "abc"),
+        ({"a": 3, "b": 2, "c": 3}, True, "a"),
+        ({"a": 3, "b": 2}, False, ""),
+        ({"a": 2, "b": 2, "c": 9, "d": 2}, True, "ab"),
+        ({"a": 2, "b": 2, "c": 9, "d": 2}, False, "ab"),
+    ],
+)
+async def test_suspects_of_two_losses_begin_together_and_of_more_alone(broker, line, idle, gets):
+    assert await begun(broker, line, idle=idle) == gets
+    left = (await content(broker)).get("suspects", [])
+    assert "".join(left) == "".join(line)[len(gets) :]
+
+
+async def test_suspect_that_has_to_be_alone_is_so_among_all_queues(broker):
+    await suspects(broker, "x", queue="low")
+    await put(broker, "a", queue="high", when="+1")
+    await crashed(broker, queue="high", a=3)
+    words = {"queues": ["high", "low"], "suspects": True, "now_ms": NOW + 1}
+    assert (await claim(broker, idle=False, **words)).leases == []
+    assert [x.id for x in (await claim(broker, **words)).leases] == ["a"]
+
+
+@both
+async def test_acquittal_takes_back_the_third_loss_and_no_other(broker):
+    for id, count in {"a": 1, "b": 2, "c": 3, "d": 4}.items():
+        await put(broker, id, when="+9")
+        await crashed(broker, **{id: count})
+    before = (await content(broker))["crashes"]
+    for acquitted in ([b"c"], []):
+        call = scripts.ACQUIT.call(broker.keys(QUEUE), NOW, *"abcdx")
+        assert await broker.ask([call]) == [acquitted]
+        assert (await content(broker))["crashes"] == before | {"c": f"2 {NOW}"}

@@ -1,4 +1,4 @@
-"""Jobs that have lost two leases run in a process of their own, which tells who ended it."""
+"""Jobs that have lost two leases run in processes for suspects, which tell who ended them."""
 
 import os
 import signal
@@ -100,18 +100,18 @@ async def test_fifth_kill_buries_the_job_and_says_how(
     assert (event["job"], event["how"]) == (job.id, "SIGKILL")
 
 
-async def test_job_that_exits_with_three_is_dead_at_its_third_run(fleet: Fleet, producer: Producer):
+async def test_job_that_exits_with_three_is_dead_when_it_is_alone(fleet: Fleet, producer: Producer):
     command = fleet.start(processes=2, lease=30)
     number, job = await enqueued(fleet, producer, "bad", "_exit")
     record = await dead(producer.app, job, LONG_S)
     death = record.deaths[-1]
     assert death.how == "exit 3"
-    assert record.crashes == 2
-    assert len(fleet.runs()[number]) == 3
+    assert record.crashes == 3
+    assert len(fleet.runs()[number]) == 4
     # whoever revives it gives it a new life: it is no suspect any more
     assert await producer.app.inspector.revive("default", [job.id]) == [job.id]
-    await eventually(lambda: len(fleet.runs()[number]) > 3, 20)
-    last = fleet.runs()[number][3]
+    await eventually(lambda: len(fleet.runs()[number]) > 4, 20)
+    last = fleet.runs()[number][4]
     assert "suspects" not in worker_of(command, last.pid)
 
 
@@ -186,3 +186,56 @@ async def test_suspects_wait_for_nobody_when_the_supervisor_stops(
         [(b"LRANGE", producer.app.broker.keys("default").names["suspects"], 0, -1)]
     )
     assert waiting == [job.id.encode()]
+
+
+def most_at_once(fleet: Fleet, numbers: set[int], begin: float = 0.0) -> int:
+    """Return how many of these jobs ran at the same time, of the runs that began after a moment."""
+    runs = [run for n, runs in fleet.runs().items() if n in numbers for run in runs]
+    ended = [
+        (run.started_at, run.ended_at) for run in runs if run.ended_at and run.started_at > begin
+    ]
+    return max((sum(a <= start < b for a, b in ended) for start, _ in ended), default=0)
+
+
+async def charged(producer: Producer, jobs: list[JobHandle[Any]], count: int) -> None:
+    """Let these have lost so many leases in the past, and be due soon."""
+    names = producer.app.broker.keys("default").names
+    ((now, _),) = await producer.app.broker.ask([(b"TIME",)])
+    words = [word for job in jobs for word in (job.id, f"{count} {int(now)}000")]
+    await producer.app.broker.ask([(b"HSET", names["crashes"], *words)])
+
+
+async def test_suspects_of_a_host_that_was_killed_run_several_at_a_time(
+    fleet: Fleet, producer: Producer
+):
+    numbers = [fleet.history.number() for _ in range(60)]
+    task = producer.task("work").options(delay=1)
+    jobs = [await task.enqueue(number, 0.3) for number in numbers]
+    await charged(producer, jobs, 2)
+    command = fleet.start(processes=1, lease=30)
+    await eventually(lambda: fleet.done() >= set(numbers), LONG_S)
+    assert most_at_once(fleet, set(numbers)) > 5
+    workers = {worker_of(command, run.pid) for runs in fleet.runs().values() for run in runs}
+    assert workers == {"worker.suspects.1"}
+
+
+async def test_those_beside_a_culprit_run_together_again_when_it_is_condemned(
+    fleet: Fleet, producer: Producer
+):
+    numbers = [fleet.history.number() for _ in range(40)]
+    culprit = fleet.history.number()
+    task = producer.task("work").options(delay=1)
+    bad = await producer.task("bad").options(delay=1).enqueue(culprit, "segfault")
+    jobs = [await task.enqueue(number, 0.3) for number in numbers]
+    await charged(producer, [bad, *jobs], 2)
+    command = fleet.start(processes=1, lease=30)
+    record = await dead(producer.app, bad, LONG_S)
+    await eventually(lambda: fleet.done() >= set(numbers), LONG_S)
+    assert len(fleet.runs()[culprit]) == 2, "with others, and alone"
+    assert "it had the process for itself, after 3 lost" in (record.reason or "")
+    beside = {event["job"] for event in command.events("job.acquitted")}
+    assert beside == set(record.deaths[0].beside)
+    acquitted = {n for n, job in zip(numbers, jobs, strict=True) if job.id in beside}
+    assert len(acquitted) > 3
+    assert most_at_once(fleet, acquitted, fleet.runs()[culprit][-1].started_at) > 3
+    assert all(len(fleet.runs()[n]) <= 2 for n in numbers)

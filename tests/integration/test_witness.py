@@ -51,7 +51,7 @@ def gone(**how: Any) -> ChildProcess:
         "process": SimpleNamespace(pid=4711),
         "beat": None,
         "left_well": False,
-        "is_alone": False,
+        "is_for_suspects": False,
         "killed_for": "",
         "blames_jobs": False,
         "lacked_memory": False,
@@ -82,12 +82,12 @@ async def taken_back(app: App, child: ChildProcess, code: int) -> None:
     await witness.take_back(child, code, excused=False)
 
 
-@pytest.mark.parametrize("is_alone", [False, True])
+@pytest.mark.parametrize("is_for_suspects", [False, True])
 async def test_what_a_call_claims_for_a_process_that_is_gone_is_not_charged(
-    app: App, is_alone: bool, monkeypatch: pytest.MonkeyPatch
+    app: App, is_for_suspects: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """It never ran, and a process for suspects that ends by itself condemns only what did."""
-    child = gone(is_alone=is_alone)
+    child = gone(is_for_suspects=is_for_suspects)
     has_looked, real = asyncio.Event(), app.broker.reclaim_owner
 
     async def look(*args: Any, **named: Any) -> Any:

@@ -51,7 +51,7 @@ class House(Agreeing):
         """Begin anywhere between an empty queue and one with jobs in every state."""
         calls: dict[str, Any] = {"delay": 0, "is_at": False, "repeated": 1, "known": 1}
         takes: dict[str, Any] = {"names": ("one",), "limits": (9, 9), "room": 10**6}
-        takes |= {"promote": 200, "line": "ready", "reply_is_lost": False}
+        takes |= {"promote": 200, "line": "ready", "is_idle": True, "reply_is_lost": False}
         if depth > 0:
             self.enqueue("one", 4, **calls)
         if depth > 1:
@@ -116,6 +116,7 @@ class House(Agreeing):
         room=st.sampled_from((1, 40, 10**6)),
         promote=st.sampled_from((1, 200)),
         line=st.sampled_from(("ready", "suspects")),
+        is_idle=st.booleans(),
         reply_is_lost=st.sampled_from((False, False, False, True)),
     )
     def claim(
@@ -127,14 +128,15 @@ class House(Agreeing):
         room: int,
         promote: int,
         line: str,
+        is_idle: bool,
         reply_is_lost: bool,
     ) -> None:
         """What a lost reply said is found by `recover`, `reclaim` or `crash`."""
         self.claims += 1
         prefix = f"{owner}:{self.claims}:"
-        is_for_suspects = line == "suspects"
-        request = ClaimRequest(names, limit, LEASE_MS, prefix, limits, suspects=is_for_suspects)
-        words = (self.now, limit, LEASE_MS, prefix, room, promote, int(is_for_suspects))
+        request = ClaimRequest(names, limit, LEASE_MS, prefix, limits, line == "suspects", is_idle)
+        suspects = 0 if line == "ready" else 1 if is_idle else 2
+        words = (self.now, limit, LEASE_MS, prefix, room, promote, suspects)
         early = {
             id
             for name in names
@@ -151,13 +153,11 @@ class House(Agreeing):
                 break
             model = self.models[name]
             deadline, waited = self.now + LEASE_MS, len(model.scheduled)
-            words = self.now, deadline, prefix, min(left, most), room, max(1, promote), line
-            ids, room, fence = model.claim(*words)
+            words = self.now, deadline, prefix, most, left, room, max(1, promote), line
+            ids, left, room, fence = model.claim(*words, is_idle and not taken)
             promote -= waited - len(model.scheduled)
-            left -= len(ids)
             taken += [(name, prefix + id, fence) for id in ids]
-        took = bool(taken)
-        again = min(self.models[name].again(line, self.now, took=took) for name in names)
+        again = min(self.models[n].again(line, self.now, took=bool(taken)) for n in names)
         suspects = sum(self.models[name].waiting_suspects(self.now) for name in names)
         paused = {name for name in names if self.models[name].paused_until(self.now) is not None}
         self.agree(
@@ -311,6 +311,13 @@ class House(Agreeing):
         expected = model.reclaim_owner(self.now, owner, charge, CRASH_LIMIT, culprits)
         self.agree((cursor, pairs(reply)), (b"0", expected), crashed=charge)
 
+    @rule(queue=queues, data=st.data())
+    def acquit(self, queue: str, data: st.DataObject) -> None:
+        ids = self.some_ids(data, queue)
+        reply = self.ask(scripts.ACQUIT, queue, self.now, *ids)
+        expected = self.models[queue].acquit(self.now, ids)
+        self.agree([id.decode() for id in reply], expected)
+
     @rule(queue=queues, limit=few)
     def prune(self, queue: str, limit: int) -> None:
         model = self.models[queue]
@@ -320,16 +327,9 @@ class House(Agreeing):
 
     # -- users and operators ----------------------------------------------------------------------
 
-    def _ids(self, data: st.DataObject, queue: str, *, most: int = 3) -> list[str]:
-        """Draw ids of any state, those of jobs that went through something first."""
-        model = self.models[queue]
-        known = [*model.dead, *map(id_of, model.active), *model.scheduled, *model.suspects]
-        known += [*model.ready, *model.done, "unknown"]
-        return data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=most))
-
     @rule(queue=queues, channel=st.sampled_from(("c1", "c12")), data=st.data())
     def wait(self, queue: str, channel: str, data: st.DataObject) -> None:
-        for id in self._ids(data, queue, most=1):
+        for id in self.some_ids(data, queue, most=1):
             self._wait(queue, id, channel)
 
     def _wait(self, queue: str, id: str, channel: str) -> None:
@@ -338,7 +338,7 @@ class House(Agreeing):
 
     @rule(queue=queues, data=st.data())
     def cancel(self, queue: str, data: st.DataObject) -> None:
-        self._cancel(queue, self._ids(data, queue))
+        self._cancel(queue, self.some_ids(data, queue))
 
     def _cancel(self, queue: str, ids: list[str]) -> None:
         reply = self.ask(scripts.CANCEL, queue, self.now, KEEP_MS, "cancelled", *ids)
@@ -356,14 +356,14 @@ class House(Agreeing):
     @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, data=st.data())
     def revive(self, queue: str, data: st.DataObject) -> None:
-        items = [(id, "revived") for id in self._ids(data, queue)]
+        items = [(id, "revived") for id in self.some_ids(data, queue)]
         reply = self.ask(scripts.REVIVE, queue, *(word for item in items for word in item))
         self.agree([id.decode() for id in reply], self.models[queue].revive(items))
 
     @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, data=st.data())
     def purge(self, queue: str, data: st.DataObject) -> None:
-        ids = self._ids(data, queue)
+        ids = self.some_ids(data, queue)
         self.ended[queue] |= set(ids) & set(self.models[queue].dead)
         reply = self.ask(scripts.PURGE, queue, "", "", 0, *ids)
         self.agree(reply, self.models[queue].purge(ids))
@@ -416,7 +416,7 @@ class House(Agreeing):
         self.promote(queue, limit=1000)
         for line in ("ready", "suspects"):
             while getattr(model, line):
-                self.claim((queue,), "aa", 500, (500, 500), 10**6, 200, line, False)
+                self.claim((queue,), "aa", 500, (500, 500), 10**6, 200, line, True, False)
                 held = [x for x in self.leases[queue] if x.token.decode() in model.active]
                 self._settle(queue, [(lease, Acked()) for lease in held])
         self.purge_older(queue, age=0, limit=1000)

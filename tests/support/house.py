@@ -47,7 +47,7 @@ RIGHT = {
     "now_ms": st.sampled_from([NOW, NOW + LEASE_MS + 1, ""]),
     "limit": st.integers(0, 5),
     "promote": st.integers(0, 5),
-    "suspects": st.sampled_from([0, 1]),
+    "suspects": st.sampled_from([0, 1, 2]),
     "prefix": st.sampled_from([f"{OWNER}:7:", f"{OWNER}:1:"]),
     "nonce": st.just("nonce"),
     "call": st.integers(0, 10),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
 from qcore.broker import scripts
@@ -78,6 +79,13 @@ class Agreeing(RuleBasedStateMachine):
         if not crashed:
             assert crashes.items() <= self.crashes[queue].items(), "I8"
         self.crashes[queue] = crashes
+
+    def some_ids(self, data: st.DataObject, queue: str, *, most: int = 3) -> list[str]:
+        """Draw ids of any state, those of jobs that went through something first."""
+        model = self.models[queue]
+        known = [*model.dead, *map(id_of, model.active), *model.scheduled, *model.suspects]
+        known += [*model.ready, *model.done, "unknown"]
+        return data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=most))
 
     def expected(self, queue: str, token: str, fence: int) -> tuple[object, ...]:
         model, id = self.models[queue], id_of(token)

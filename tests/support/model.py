@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-SUSPECT = 2
+SUSPECT, ALONE = 2, 3
 HOUR_MS = 3600 * 1000
 FORGET_CRASHES_MS = 72 * HOUR_MS
 MARKER = {"1": 0}
@@ -152,13 +152,26 @@ class Model:
     # -- workers ----------------------------------------------------------------------------------
 
     def claim(
-        self, now: int, deadline: int, prefix: str, limit: int, room: int, promote: int, line: str
-    ) -> tuple[list[str], int, int]:
-        """One queue's part of a claim; return ids, the bytes left, the fence."""
+        self,
+        now: int,
+        deadline: int,
+        prefix: str,
+        limit: int,
+        left: int,
+        room: int,
+        promote: int,
+        line: str,
+        is_idle: bool,
+    ) -> tuple[list[str], int, int, int]:
+        """One queue's part of a claim; return ids, how many more, the bytes left, the fence."""
         promoted, is_paused = self._promote_due(now, promote), self.paused_until(now) is not None
         if promoted and line == "suspects" and not is_paused:
             self.wake = dict(MARKER)
         waiting, ids = [] if is_paused else getattr(self, line), []
+        limit = min(limit, left)
+        alone = [self.lost(id, now) >= ALONE for id in waiting[:limit]]
+        if line == "suspects" and True in alone:
+            limit = left = alone.index(True) or int(is_idle)
         for id in waiting[:limit]:
             size = 8 + len(self.jobs[id][1])
             room -= size
@@ -168,7 +181,12 @@ class Model:
         del waiting[: len(ids)]
         for id in ids:
             self.active[prefix + id], self.running[id] = deadline, prefix + id
-        return ids, room, self._rise(now) if ids else 0
+        return ids, left - len(ids), room, self._rise(now) if ids else 0
+
+    def acquit(self, now: int, ids: Sequence[str]) -> list[str]:
+        found = [id for id in dict.fromkeys(ids) if self.lost(id, now) == ALONE]
+        self.crashes |= {id: (SUSPECT, self.crashes[id][1]) for id in found}
+        return found
 
     def _rise(self, now: int) -> int:
         fence = self.meta["fence"] = max(int(self.meta.get("fence", 0)) + 1, now * 1000)

@@ -93,8 +93,9 @@ async def claim(
     now_ms: int | None = NOW,
     lease_ms: int = LEASE_MS,
     suspects: bool = False,
+    idle: bool = True,
 ) -> Turn:
-    request = ClaimRequest(queues, limit, lease_ms, prefix, suspects=suspects)
+    request = ClaimRequest(queues, limit, lease_ms, prefix, suspects=suspects, idle=idle)
     return await broker.turn([], request, now_ms=now_ms)
 
 

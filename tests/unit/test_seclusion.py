@@ -54,7 +54,7 @@ async def test_each_suspect_gets_one_process_and_none_is_started_when_all_are_go
     seclusion = Seclusion(
         brood,
         SupervisorConfig(processes=places, restart_least_s=0.01, restart_most_s=0.01),
-        WorkerConfig(queues=("default",), concurrency=100),
+        WorkerConfig(queues=("default",), concurrency=100, threads=5, pool_size=2),
         stopping=stopping,
     )
     async with asyncio.TaskGroup() as group:
@@ -72,5 +72,5 @@ async def test_each_suspect_gets_one_process_and_none_is_started_when_all_are_go
         stopping.set()
         brood.end()
         seclusion.wake()
-    # or the end of a process would not tell which job ended it
-    assert {(w.concurrency, w.threads, w.pool_size) for w in brood.started} == {(1, 1, 1)}
+    # never more than an ordinary one takes at a time
+    assert {(w.concurrency, w.threads, w.pool_size) for w in brood.started} == {(10, 5, 2)}

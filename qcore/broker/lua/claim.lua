@@ -18,12 +18,12 @@
 --       prefix     text  `owner:seq:`, in front of each id it makes the token
 --       most_bytes int   payload in one reply; one job always fits
 --       promote    int   due jobs promoted in all; and one of each queue at least
---       suspects   text  '1': claims suspects and nothing else; '0': none
+--       suspects   text  '0': claims none; '1' and '2': nothing else, with '1' also one to be alone
 --       limits...  int   at most so many jobs of each queue
 -- reply { now_ms, when to claim again (unix ms, '' for never), suspects that wait, then per queue
 --       with jobs { number of the queue from 1, fence, ids, payloads, states, crashes, wishes },
 --       per queue that cannot be read { number, why } }
--- @include clock kinds lines pausing lease leased
+-- @include clock kinds losses lines pausing lease leased
 local per_queue = 11
 local now_ms, limit, lease_ms, prefix, most_bytes, promote, suspects, limits = ARGV[1], ARGV[2],
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
@@ -35,7 +35,7 @@ for q = 1, #KEYS / per_queue do
   local k, at = { number = q }, (q - 1) * per_queue
   k.ready, k.suspects, k.scheduled, k.active, k.running = unpack(KEYS, at + 1, at + 5)
   k.jobs, k.state, k.crashes, k.cancels, k.meta, k.wake = unpack(KEYS, at + 6, at + 11)
-  k.line = suspects == '1' and k.suspects or k.ready
+  k.line = suspects == '0' and k.ready or k.suspects
   k.most = bounded(ARGV[limits + q - 1])
   local is_sound, found = pcall(look, k, now)
   if not is_sound then reply[#reply + 1] = { q, type(found) == 'table' and found.err or found } end
@@ -51,8 +51,9 @@ for _, k in ipairs(queues) do
   local promoted = promote_due(k, now, math.max(promote, 1))
   promote = promote - promoted
   -- who claims suspects wakes somebody for what else became ready
-  if promoted > 0 and suspects == '1' and not k.pause then redis.call('ZADD', k.wake, 0, '1') end
+  if promoted > 0 and suspects ~= '0' and not k.pause then redis.call('ZADD', k.wake, 0, '1') end
   local most = likely(k.line, k.jobs, math.min(left, k.most), room)
+  if suspects ~= '0' then most, left = company(k, most, left, suspects == '1' and taken == 0, now) end
   local ids = not k.pause and redis.call('LPOP', k.line, most) or {}
   if #ids > 0 then
     local payloads, free = fitting(k.line, k.jobs, ids, room)
@@ -68,8 +69,7 @@ for _, k in ipairs(queues) do
     again = math.min(again, k.pause)
   elseif redis.call('LLEN', k.line) > 0 then
     again = now
-    -- A claim that took nothing must not wake anybody, or two idle workers would spin; and nobody
-    -- waits for markers of suspects.
+    -- Two idle workers would spin if a claim without jobs woke anybody; suspects have no markers.
     if taken > 0 and suspects == '0' then redis.call('ZADD', k.wake, 0, '1') end
   else
     local first = redis.call('ZRANGE', k.scheduled, 0, 0, 'WITHSCORES')

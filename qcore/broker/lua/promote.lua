@@ -9,7 +9,7 @@
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
 -- reply { how many were promoted, suspects that wait; none while the queue is paused }
--- @include clock kinds lines pausing
+-- @include clock kinds losses lines pausing
 local k = {}
 k.active, k.scheduled, k.ready, k.suspects, k.crashes, k.meta, k.wake = unpack(KEYS, 1, 7)
 local now_ms, limit = ARGV[1], ARGV[2]

@@ -23,7 +23,7 @@
 --       heard_ms   ms    when this Redis last answered a sweep of the caller, whatever the queue; or 0
 -- reply { now_ms, token, where its job went ('ready', 'scheduled', 'dead', 'cancelled';
 --       'dropped': it was no lease of a job), token, ... }
--- @include clock kinds tokens lines forget ending give_back
+-- @include clock kinds tokens losses lines forget ending give_back
 local k = {}
 k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wake = unpack(KEYS, 8, 15)

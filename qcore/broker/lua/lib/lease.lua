@@ -10,6 +10,27 @@ local function look(k, now)
   return true
 end
 
+-- From so many lost leases on a job has a process for itself, so that its end is a proof.
+local ALONE = 3
+
+-- company: how many of `most` suspects at the head of the line may begin in one process, and how many
+-- jobs of all queues: several that have lost fewer, or one where nothing else runs. None passes one
+-- that has to be alone, or that would wait for ever.
+local function company(k, most, left, is_idle, now)
+  if most < 1 or k.pause then return most, left end
+  local ids = {}
+  for i = 1, math.min(most, redis.call('LLEN', k.suspects)) do
+    ids[i] = redis.call('LINDEX', k.suspects, i - 1)
+  end
+  for i, count in ipairs(crashes_of(k.crashes, ids, now)) do
+    if count >= ALONE then
+      if i > 1 then return i - 1, i - 1 end
+      return is_idle and 1 or 0, is_idle and 1 or 0
+    end
+  end
+  return most, left
+end
+
 -- likely: how many jobs to look at when `room` bytes fit, if all are as large as the oldest one;
 -- payloads that do not fit would be read for nothing, and by each claim again.
 local function likely(line, jobs, most, room)

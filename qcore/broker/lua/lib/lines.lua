@@ -1,13 +1,5 @@
 -- Two lines of ready jobs. One that has lost two leases is a suspect: it may be what kills its
 -- process, so it waits in `suspects` for a process of its own.
-local SUSPECT = 2
-
--- count_of: the lost leases in `count ms`; a count to which nothing was added for 72 h is forgotten.
-local function count_of(text, now)
-  local count, at = string.match(text or '', '^(%d+) (%d+)$')
-  count, at = natural(count), natural(at)
-  return count and at and now - at < 72 * 3600 * 1000 and count or 0
-end
 
 -- crashes_of: how many leases each of `ids` has lost; {} when no job of the queue has lost one.
 local function crashes_of(crashes, ids, now)

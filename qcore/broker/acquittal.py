@@ -1,0 +1,50 @@
+"""Suspects that ran beside a job which is now known to have ended their process."""
+
+from collections.abc import Iterable, Sequence
+
+from qcore.broker import scripts
+from qcore.broker.broker import Broker
+from qcore.broker.reading import text_of
+from qcore.model.codec import decode_state
+from qcore.model.job import Death
+
+
+async def acquit(
+    broker: Broker, queues: Sequence[str], deaths: Iterable[Death]
+) -> list[tuple[str, str]]:
+    """Take back the third loss of those that had it beside a culprit: they may run together again.
+
+    They stay suspects, for several may have been at fault; and one whose process for suspects ended
+    twice is not concerned, so that each is acquitted once.
+
+    Args:
+        broker: Where they are.
+        queues: Where to look for them.
+        deaths: Those of the culprit.
+
+    Returns:
+        Queue and id of each that was acquitted.
+
+    Redis: one read per queue, at most 60 ids each; acquit.lua per queue where some were found.
+    """
+    places = {(death.host, death.pid, death.worker) for death in deaths if death.secluded}
+    ids = list({id for death in deaths if death.secluded for id in death.beside})
+    if not ids:
+        return []
+    records = await broker.ask([(b"HMGET", broker.keys(q).names["state"], *ids) for q in queues])
+    beside = {
+        queue: found
+        for queue, states in zip(queues, records, strict=True)
+        if (found := [id for id, state in zip(ids, states, strict=True) if _was_in(state, places)])
+    }
+    acquitted: list[tuple[str, str]] = []
+    for queue, found in beside.items():
+        (reply,) = await broker.ask([scripts.ACQUIT.call(broker.keys(queue), b"", *found)])
+        acquitted += [(queue, text_of(id)) for id in reply]
+    return acquitted
+
+
+def _was_in(state: bytes | None, places: set[tuple[str, int, str]]) -> bool:
+    """Say whether the only end of a process for suspects in a record is one of these."""
+    ends = [death for death in decode_state(state).deaths if death.secluded]
+    return len(ends) == 1 and (ends[0].host, ends[0].pid, ends[0].worker) in places
