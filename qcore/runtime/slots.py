@@ -39,7 +39,8 @@ class Slots:
         self._suspects = config.suspects
         #: A suspect that has to be alone runs.
         self._is_shut = False
-        #: Nothing more may begin, whatever ends.
+        #: Nothing more may begin: a run has left something behind, a thread perhaps, and what that
+        #: does must not be blamed on another job.
         self.closed = False
         self._sizes: dict[RunIn, int] = {
             "loop": config.concurrency,

@@ -303,7 +303,6 @@ class Worker:
         self._see_suspects(turn.suspects)
         if self._due is not None:
             self._due.cancel()
-            self._due = None
         if self._config.suspects:
             self._await_suspects()
             return
@@ -367,7 +366,6 @@ class Worker:
         else:
             self._exchange.add(running.lease, outcome)
         if self._config.suspects and not (running.stop is None and isinstance(outcome, Acked)):
-            # what it left behind, a thread perhaps, must not be blamed on the next one
             self._slots.closed = True
         if self._slots.closed and not self._running:
             self.drain()
