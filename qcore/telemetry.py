@@ -23,6 +23,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "job.unclassified": ("job", "queue"),
     "job.unsettled": ("job", "task", "queue", "exception"),
     "job.condemned": ("job", "queue", "worker", "how"),
+    "job.acquitted": ("job", "queue", "culprit"),
     "job.cancelled": ("job", "task", "queue", "reason"),
     "job.released": ("job", "task", "queue", "attempt"),
     "job.abandoned": ("job", "task", "queue"),

@@ -190,7 +190,7 @@ class House(Agreeing):
     def recover(self, queue: str, owner: str, seq: int) -> None:
         """One lost claim of a worker, or all of a process that is gone."""
         prefix = f"{owner}:{self.claims - seq}:" if seq < 5 else f"{owner}:"
-        reply = self.ask(scripts.RECOVER, queue, self.now, LEASE_MS, prefix, 0)
+        reply = self.ask(scripts.RECOVER, queue, self.now, LEASE_MS, prefix, 1, 0)
         now, cursor, rise, found, *columns = reply
         ids = [id_of(token.decode()).encode() for token in found]
         leases = read_leases(queue, int(now), rise, found, ids, *columns)
