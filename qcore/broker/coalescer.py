@@ -15,7 +15,7 @@ from qcore.broker.keys import QueueKeys
 from qcore.broker.line import Line
 from qcore.broker.patience import CallSize
 from qcore.broker.scripts import ENQUEUE, Call
-from qcore.errors import BrokerError, BrokerUnavailable, NotConfirmed
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConfirmed
 from qcore.model.job import Job
 
 #: Jobs and payload bytes in one call: what Redis does without others noticing.
@@ -247,7 +247,10 @@ def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
     if parcel.done.done():  # its caller was cancelled
         return
     if isinstance(end, Exception):
-        parcel.done.set_exception(copy.copy(end))  # each caller adds its own notes
+        end = copy.copy(end)  # each caller adds its own notes
+        if isinstance(end, BrokerRefused):  # perhaps only the repeat
+            end.sent = end.sent or parcel.unknown
+        parcel.done.set_exception(end)
     else:
         parcel.done.set_result(end)
 

@@ -9,7 +9,13 @@ import pytest
 
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig
-from qcore.errors import BrokerError, BrokerUnavailable, NotConfirmed, PayloadTooLarge
+from qcore.errors import (
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    NotConfirmed,
+    PayloadTooLarge,
+)
 from qcore.model.job import Acked, Job
 from tests.support.moves import QUEUE, ask, claim, content, settle, status_of
 from tests.support.proxy import Proxy
@@ -266,6 +272,18 @@ async def test_enqueue_without_an_answer_may_be_enqueued_and_says_so(proxy, dire
     assert e.value.sent is True
     assert await status_of(direct, "a") == "ready"
     await broker.close()
+
+
+async def test_enqueue_without_an_answer_that_is_refused_at_its_repeat_may_be_enqueued(
+    proxy, proxied, direct
+):
+    """Its connection keeps its rights; the next one needs a password by now."""
+    await ask(direct, b"CONFIG", b"SET", b"requirepass", b"new")
+    proxy.lose_reply(b"EVAL")
+    with pytest.raises(BrokerRefused) as e:
+        await proxied.enqueue([Job("a", QUEUE, b"")])
+    assert e.value.sent is True
+    assert await status_of(direct, "a") == "ready"
 
 
 async def test_enqueue_ends_at_its_deadline_when_the_server_hangs(proxy):
