@@ -79,10 +79,10 @@ class JobHandle(Generic[R]):
 
         Redis: one script, one round trip.
         """
-        record = await Inspector(self._broker()).job(self.queue, self.id)
+        record = await Inspector(self._broker()).job(self.queue, self.id, since=self._since)
         if record is not None:
             return record.status
-        await self._check_accepted()
+        self._check_accepted()
         return JobStatus.COMPLETED
 
     def status_sync(self) -> JobStatus:
@@ -101,13 +101,14 @@ class JobHandle(Generic[R]):
             False when it had ended before.
 
         Raises:
-            JobNotFound: there is no trace of it, and this handle did not enqueue it.
+            JobNotFound: as `status`.
 
-        Redis: one script, one round trip.
+        Redis: one script, one round trip; another one if there is no trace of it.
         """
-        (place,) = await Inspector(self._broker()).cancel(self.queue, [self.id])
-        if place == "":
-            await self._check_accepted()
+        inspector = Inspector(self._broker())
+        (place,) = await inspector.cancel(self.queue, [self.id])
+        if place == "" and await inspector.job(self.queue, self.id, since=self._since) is None:
+            self._check_accepted()
         return place not in ("ended", "")
 
     def cancel_sync(self) -> bool:
@@ -142,14 +143,15 @@ class JobHandle(Generic[R]):
         timeout_s = None if timeout is None else seconds("timeout", timeout, ArgumentError)
         try:
             async with asyncio.timeout(timeout_s):
-                record = await Inspector(self._broker()).ended(self.queue, self.id)
+                inspector = Inspector(self._broker())
+                record = await inspector.ended(self.queue, self.id, since=self._since)
         except TimeoutError:
             stands = await self._standing()
             raise TimeoutError(
                 f"job {self.ref} has not ended within {timeout_s or 0:g} s: {stands}"
             ) from None
         if record is None:
-            await self._check_accepted()
+            self._check_accepted()
         return self._result_of(record)
 
     def result_sync(self, timeout: Seconds | None = None) -> R:
@@ -167,13 +169,16 @@ class JobHandle(Generic[R]):
         except (TimeoutError, QcoreError) as e:
             return f"where it is cannot be seen ({str(e) or 'Redis does not answer'})"
 
-    async def _check_accepted(self) -> None:
+    @property
+    def _since(self) -> float | None:
+        return None if self._accepted is None else self._accepted.since
+
+    def _check_accepted(self) -> None:
         if self._accepted is None:
             raise JobNotFound(
                 f"there is no job {self.ref}: the id or the queue is wrong, or it ended and its "
                 "outcome is no longer kept"
             )
-        await Inspector(self._broker()).check_not_lost(self.queue, self.id, self._accepted.since)
         self._check_kept()
 
     def _check_kept(self) -> None:

@@ -4,12 +4,15 @@ The first enqueue to a queue writes `epoch` into its `meta`. A Redis that came b
 data, or was emptied by FLUSHALL, has none, or a later one.
 """
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, fault, span
-from qcore.broker.reading import natural
+from qcore.broker.identity import made_ms
+from qcore.broker.reading import FAR_MS, natural
+from qcore.errors import JobNotFound
 
 #: Two clocks that measure the same span may differ by so much, and by so many parts of it.
 _SLACK_S, _SLACK_PART = 0.1, 0.001
@@ -17,20 +20,58 @@ _SLACK_S, _SLACK_PART = 0.1, 0.001
 _TOLD_MS = 24 * 3600 * 1000
 
 
-async def is_emptied(broker: Broker, queue: str, since: float) -> bool:
-    """Say whether Redis has lost the whole queue since a moment of `time.monotonic`.
+@dataclass(slots=True, frozen=True)
+class NoTrace:
+    """What Redis says of the queue of a job that it has no trace of.
 
-    At that moment a job was enqueued, or was there. Only spans are compared, no two clocks.
-
-    Redis: two reads, one round trip.
+    Times since then are spans of `time.monotonic`, so that no two clocks are compared.
     """
-    meta = broker.keys(queue).names["meta"]
-    epoch, (whole, micro) = await broker.ask([(b"HGET", meta, b"epoch"), (b"TIME",)])
-    began_ms = natural(epoch)
-    if began_ms is None:
-        return True
-    age_s, span_s = int(whole) + int(micro) / 1e6 - began_ms / 1000, time.monotonic() - since
-    return age_s + _SLACK_S + span_s * _SLACK_PART < span_s
+
+    queue: str
+    id: str
+    #: What find.lua says: `now_ms`, `cleared`, `epoch`, `fence`.
+    said: Sequence[bytes | None]
+    #: When it was asked, by `time.monotonic`: not when it had answered, which may be much later.
+    asked_at: float
+
+    def check(self, since: float | None) -> None:
+        """Raise JobNotFound if that is why, as far as Redis and who had it accepted know."""
+        if since is not None:
+            self.check_not_emptied(since)
+        self._check_not_cleared(since)
+
+    def check_not_emptied(self, since: float) -> None:
+        """Raise JobNotFound if Redis has lost the whole queue since a job was accepted or seen."""
+        span_s, (_, _, epoch, fence) = self.asked_at - since, self.said
+        age_s = self._age_s(epoch)
+        if age_s is None:
+            # with a fence it was made by an older version, which wrote no epoch
+            is_emptied = fence is None
+        else:
+            is_emptied = age_s + _SLACK_S + span_s * _SLACK_PART < span_s
+        if is_emptied:
+            raise JobNotFound(
+                f"there is no job {self.queue}/{self.id}: since it was enqueued Redis has lost all "
+                f"that it held of queue {self.queue}; nobody knows whether it ran"
+            )
+
+    def _check_not_cleared(self, since: float | None) -> None:
+        cleared_ms, made = natural(self.said[1]), made_ms(self.id)
+        if cleared_ms is None or cleared_ms >= FAR_MS:
+            return
+        is_older = made is None or made <= cleared_ms
+        # its maker's clock may be ahead of that of Redis
+        age_s = self._age_s(self.said[1])
+        if is_older or (since is not None and age_s is not None and age_s < self.asked_at - since):
+            at = datetime.fromtimestamp(cleared_ms / 1000, UTC)
+            raise JobNotFound(
+                f"there is no trace of job {self.queue}/{self.id}: its queue was cleared at "
+                f"{at:%Y-%m-%d %H:%M:%SZ}; it was cancelled then, or ended before and kept nothing"
+            )
+
+    def _age_s(self, stamp: bytes | None) -> float | None:
+        at_ms = natural(stamp)
+        return None if at_ms is None else ((natural(self.said[0]) or 0) - at_ms) / 1000
 
 
 class Epochs:

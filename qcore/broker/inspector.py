@@ -10,7 +10,7 @@ import msgspec
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
-from qcore.broker.epoch import is_emptied
+from qcore.broker.epoch import NoTrace
 from qcore.broker.keys import queues_key
 from qcore.broker.reading import (
     losses_of,
@@ -22,9 +22,9 @@ from qcore.broker.reading import (
 )
 from qcore.broker.scripts import Call
 from qcore.broker.urls import where_is
-from qcore.broker.wire import CHORE_LIMIT, check_not_cleared, earliest_ms
+from qcore.broker.wire import CHORE_LIMIT, earliest_ms
 from qcore.config import KEEP_S, NAME, Seconds, seconds
-from qcore.errors import ArgumentError, CodecError, JobNotFound
+from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
 
@@ -122,17 +122,20 @@ class Inspector:
             found += map(_stats, part, await self._broker.ask(calls))
         return found
 
-    async def job(self, queue: str, id: str) -> JobRecord | None:
+    async def job(self, queue: str, id: str, *, since: float | None = None) -> JobRecord | None:
         """Return what is known about one job, or None when there is no trace of it.
 
         Raises:
-            JobNotFound: there is none, and it may have been among those that were cleared.
+            JobNotFound: there is none, and it may have been cleared; or Redis has lost its queue
+                since its producer saw it accepted, `since` by `time.monotonic`.
         """
         keys, words = self._broker.keys(queue), dict.fromkeys((id.encode(), raw_of(id)))
+        asked_at = time.monotonic()
         replies = await self._broker.ask([scripts.FIND.call(keys, word, b"") for word in words])
-        return _found(queue, id, next((reply for reply in replies if reply[0]), replies[0]))
+        reply = next((reply for reply in replies if reply[0]), replies[0])
+        return _found(queue, id, reply, asked_at, since)
 
-    async def ended(self, queue: str, id: str) -> JobRecord | None:
+    async def ended(self, queue: str, id: str, *, since: float | None = None) -> JobRecord | None:
         """Wait until a job has ended; return the same as `job` does then.
 
         A job that was seen alive and has left no trace is completed.
@@ -141,20 +144,12 @@ class Inspector:
             BrokerUnavailable: it could not be looked at, for as long as an enqueue is tried.
             JobNotFound: as `job`; or Redis has lost the queue since it was seen.
         """
-        ending = await self._broker.ended(queue, id)
-        if ending.reply[0] == b"" and ending.seen_at is not None:
-            await self.check_not_lost(queue, id, ending.seen_at)
+        reply, seen_at, asked_at = await self._broker.ended(queue, id)
+        if reply[0] == b"" and seen_at is not None:
+            NoTrace(queue, id, reply[4], asked_at).check_not_emptied(seen_at)
             # it was awaited, so that of its cancelling there would be a trace
             return JobRecord(id=id, queue=queue, status=JobStatus.COMPLETED)
-        return _found(queue, id, ending.reply)
-
-    async def check_not_lost(self, queue: str, id: str, since: float) -> None:
-        """Raise JobNotFound if Redis has lost all of a queue since a time of `time.monotonic`."""
-        if await is_emptied(self._broker, queue, since):
-            raise JobNotFound(
-                f"there is no job {queue}/{id}: since it was enqueued Redis has lost all that it "
-                f"held of queue {queue}; nobody knows whether it ran"
-            )
+        return _found(queue, id, reply, asked_at, since)
 
     async def dead(self, queue: str, *, limit: int = 100, skip: int = 0) -> list[JobRecord]:
         """Return dead jobs of one queue, the latest death first.
@@ -373,10 +368,12 @@ def _stats(name: str, reply: list[Any]) -> QueueStats:
     )
 
 
-def _found(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
+def _found(
+    queue: str, id: str, reply: list[Any], asked_at: float, since: float | None
+) -> JobRecord | None:
     record = _record(queue, id, reply)
     if record is None:
-        check_not_cleared(queue, id, reply[4])
+        NoTrace(queue, id, reply[4], asked_at).check(since)
     return record
 
 

@@ -42,6 +42,8 @@ class Ending(NamedTuple):
     #: When it was first seen, before it ended, by `time.monotonic`: if there is no trace of it now,
     #: it has kept nothing. None: it never was.
     seen_at: float | None
+    #: When the last look was sent, by `time.monotonic`.
+    asked_at: float
 
 
 @dataclass(slots=True, eq=False)
@@ -219,6 +221,7 @@ class Waiting:
 
     async def _look_at(self, waits: list[_Wait]) -> None:
         calls = [scripts.FIND.call(wait.keys, wait.id, self._channel) for wait in waits]
+        asked_at = time.monotonic()
         replies = await self._line.send(calls) if calls else []
         now = asyncio.get_running_loop().time()
         for wait, reply in zip(waits, replies, strict=True):
@@ -230,7 +233,7 @@ class Waiting:
             elif isinstance(reply, Exception):
                 self._conclude(wait, copy.copy(reply))
             elif reply[0] in (b"done", b"dead", b""):
-                self._conclude(wait, Ending(reply, wait.seen_at))
+                self._conclude(wait, Ending(reply, wait.seen_at, asked_at))
             else:
                 wait.seen_at = wait.seen_at or time.monotonic()
 

@@ -3,25 +3,21 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, NamedTuple
 
 from qcore.broker import scripts
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
-from qcore.broker.identity import made_ms
 from qcore.broker.keys import QueueKeys
 from qcore.broker.reading import (
-    FAR_MS,
     losses_of,
-    natural,
     stamp_ms,
     stamps_of,
     text_of,
     texts_of,
 )
 from qcore.broker.scripts import Call
-from qcore.errors import BrokerError, BrokerUnavailable, JobNotFound
+from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
 
 #: A count of lost leases that did not grow for so long is forgotten; see lua/lib/losses.lua.
@@ -336,18 +332,3 @@ def read_reclaimed(flat: list[bytes]) -> list[Reclaimed]:
 def earliest_ms(stamps: Sequence[bytes | None]) -> int | None:
     """Return the earliest of the times in front of payloads, unix ms."""
     return min((at for stamp in stamps if (at := stamp_ms(stamp)) is not None), default=None)
-
-
-def check_not_cleared(queue: str, id: str, cleared: bytes | None) -> None:
-    """Check that a job of which there is no trace cannot have been cleared with its queue.
-
-    Raises:
-        JobNotFound: it was made before that, unix ms.
-    """
-    at_ms, made = natural(cleared), made_ms(id)
-    if at_ms is not None and at_ms < FAR_MS and (made is None or made <= at_ms):
-        at = datetime.fromtimestamp(at_ms / 1000, UTC)
-        raise JobNotFound(
-            f"there is no trace of job {queue}/{id}: its queue was cleared at "
-            f"{at:%Y-%m-%d %H:%M:%SZ}; it was cancelled then, or ended before and kept nothing"
-        )

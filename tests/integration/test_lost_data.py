@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from qcore import App, JobNotFound, JobStatus
-from qcore.broker import waiting
+from qcore.broker import identity, waiting
 from qcore.broker.epoch import check_losses
+from qcore.broker.line import Line
 from qcore.handle import Accepted
 from qcore.model.callee import returns_a_value
 from tests.support.servers import Server
@@ -123,6 +124,74 @@ async def test_worker_and_doctor_say_that_redis_was_emptied(own_server: Server, 
 )
 def test_annotation_tells_whether_something_is_always_kept(annotation: Any, expected: bool):
     assert returns_a_value(annotation) is expected
+
+
+async def test_slow_answer_is_not_taken_for_a_loss(app: App, monkeypatch: pytest.MonkeyPatch):
+    """The first job of a queue, whose end is heard of late: its process was busy for a moment."""
+    send = Line.send
+
+    async def send_and_hear_late(line: Line, *words: Any, **limit: Any) -> list[Any]:
+        replies = await send(line, *words, **limit)
+        await asyncio.sleep(0.3)
+        return replies
+
+    async with working(app) as worker:
+        job = await app.task(_nothing).enqueue()
+        await eventually(lambda: worker.beat().done == 1)
+        monkeypatch.setattr(Line, "send", send_and_hear_late)
+        assert await job.status() is JobStatus.COMPLETED
+        assert await job.result() is None
+        assert await job.cancel() is False
+        monkeypatch.undo()
+
+
+async def test_queue_of_a_version_that_wrote_no_epoch_is_not_taken_for_lost(
+    own_server: Server, app: App
+):
+    go = asyncio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await go.wait()
+
+    async with working(app):
+        job = await wait.enqueue()
+        own_server.ask("HDEL", "{qcore:default}:meta", "epoch")
+        result = asyncio.create_task(app.job(job.ref).result(timeout=30))
+        await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
+        go.set()
+        assert await result is None
+
+
+async def test_job_that_was_cleared_has_not_completed_whatever_the_clock_of_its_maker(
+    app: App, monkeypatch: pytest.MonkeyPatch
+):
+    ahead = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(identity, "time_ns", lambda: ahead)
+    job = await app.task(_nothing).enqueue()
+    await asyncio.sleep(0.01)  # Redis counts milliseconds
+    await app.inspector.clear("default")
+    for ask in (job.status, job.result, job.cancel):
+        with pytest.raises(JobNotFound, match="its queue was cleared"):
+            await ask()
+
+
+async def test_many_results_of_nothing_take_no_round_trip_each(
+    app: App, monkeypatch: pytest.MonkeyPatch
+):
+    task = app.task(_nothing)
+    async with working(app) as worker:
+        jobs = [await task.enqueue() for _ in range(300)]
+        await eventually(lambda: worker.beat().done == len(jobs))
+    sends, send = list[int](), Line.send
+
+    async def send_counted(line: Line, commands: Any, **limit: Any) -> list[Any]:
+        sends.append(len(commands))
+        return await send(line, commands, **limit)
+
+    monkeypatch.setattr(Line, "send", send_counted)
+    assert await asyncio.gather(*(job.result() for job in jobs)) == [None] * len(jobs)
+    assert len(sends) < 20
 
 
 # -- who waits in vain -----------------------------------------------------------------------------

@@ -14,8 +14,8 @@
 --       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or the wish holds,
 --       or payload (none with a channel), record, crashes, when (time of death, deadline or due time,
---       unix ms; where there is no trace: when the queue was last cleared), token }
--- @include kinds
+--       unix ms; where there is no trace: { now_ms, cleared, epoch, fence } of the queue), token }
+-- @include clock kinds
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
 local cancels, waiters, meta = unpack(KEYS, 9, 11)
 local id, channel = ARGV[1], ARGV[2]
@@ -37,7 +37,9 @@ end
 -- who only waits for the end needs no payload
 local payload = channel == '' and redis.call('HGET', jobs, id)
 if not at then where = redis.call('HEXISTS', jobs, id) == 1 and 'ready' or '' end
-if where == '' then at = redis.call('HGET', meta, 'cleared') end
+if where == '' then
+  at = { whole(clock('')), unpack(redis.call('HMGET', meta, 'cleared', 'epoch', 'fence'), 1, 3) }
+end
 
 -- A ready job with a wish to cancel it will not run, though its id is still in line.
 local wish = where == 'ready' and redis.call('HGET', cancels, id)
