@@ -50,7 +50,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "embedded.failed": ("folder", "error"),
     # one worker process
     "worker.started": ("owner", "queues", "concurrency"),
-    "worker.refused": ("error",),
+    "worker.refused": ("error", "exception"),
     "worker.crashed": (),
     "orders.lost": (),
     "order.unknown": ("order",),

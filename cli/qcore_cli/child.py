@@ -64,6 +64,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     description: Description | None = None
     error: str = ""
+    #: Of an import that failed: the user's own frames.
+    trace: str = ""
 
 
 def worker_command(app: str, style: LogStyle) -> tuple[str, ...]:
@@ -81,13 +83,18 @@ def describe(app: str, answer_fd: int) -> None:
     try:
         answer = Answer(_described(app))
     except ConfigError as e:
-        answer = Answer(error=str(e))
+        answer = Answer(error=str(e), trace=_trace_of(e))
     except BaseException as e:  # noqa: BLE001 - whatever the code of the app raises
         answer = Answer(error=f"{app} cannot be loaded: {type(e).__name__}: {e}")
     with os.fdopen(answer_fd, "wb") as pipe:
         pipe.write(msgspec.json.encode(answer) + b"\n")
     # not by its own end, for which it would wait for threads
     os._exit(0)
+
+
+def _trace_of(error: ConfigError) -> str:
+    """Return the notes of an import that failed: the trace of the user's code."""
+    return "\n".join(getattr(error, "__notes__", ()))
 
 
 def _described(app: str) -> Description:
@@ -109,7 +116,8 @@ def worker(app: str, style: LogStyle) -> None:
         run_loop(run_child(load_app(app), config, pool_command=pool_command))
     except ConfigError as e:
         tell_refusal(config.beats_fd, str(e))
-        log.error("worker.refused", error=str(e))  # noqa: TRY400 - one line
+        trace = _trace_of(e) or None
+        log.error("worker.refused", error=str(e), exception=trace)  # noqa: TRY400 - the user's own
         _end(EXIT_CONFIG)
     except Exception as e:
         tell_refusal(config.beats_fd, reason_of(e))
@@ -146,8 +154,7 @@ def main(words: list[str]) -> None:
             case _:
                 raise ConfigError(f"{words} is for the supervisor to start: use `qcore worker`")
     except ConfigError as e:
-        # the notes of an import that failed: the trace of the user's code
-        echo("\n".join((f"qcore: {e}", *getattr(e, "__notes__", ()))), err=True)
+        echo(f"qcore: {e}", err=True)
         _end(EXIT_CONFIG)
 
 

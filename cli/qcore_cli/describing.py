@@ -56,7 +56,10 @@ def describe(app: str, url: str | None, namespace: str | None) -> Description:
         raise ConfigError(f"importing {app} failed: its process {ending(code)}")
     answer = msgspec.json.decode(line, type=Answer)
     if answer.description is None:
-        raise ConfigError(answer.error)
+        failed = ConfigError(answer.error)
+        if answer.trace:
+            failed.add_note(answer.trace)
+        raise failed
     return answer.description
 
 

@@ -82,7 +82,8 @@ def run() -> None:
     try:
         app()
     except QcoreError as e:
-        echo(f"qcore: {e}", err=True)
+        # a note is the trace of an import that failed
+        echo("\n".join((f"qcore: {e}", *getattr(e, "__notes__", ()))), err=True)
         sys.exit(1)
     except UnicodeEncodeError:
         echo("qcore: an argument is no text that Redis could hold: check its encoding", err=True)

@@ -1,11 +1,11 @@
 """One process: claim -> execute -> settle, until it is told to stop."""
 
 import asyncio
-import contextlib
 import os
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 
@@ -377,8 +377,7 @@ class Worker:
     def _trust(self, leases: Sequence[Lease], sent_at: float) -> None:
         """Let exclusive jobs trust leases that were renewed by a call of that time."""
         for lease in leases:
-            running = self._running.get(lease.token)
-            if running is not None:
+            if running := self._running.get(lease.token):
                 running.trusted_until = sent_at + self._trust_s
 
     def _lose(self, token: bytes) -> None:
@@ -401,8 +400,7 @@ class Worker:
         """Set the markers again: this process may just have taken one that it cannot follow."""
         # a Redis that has let the time run out has no more of it: the supervisor is waiting
         is_late = self._stop.is_set() and asyncio.get_running_loop().time() >= self._stop_at
-        limit_s = _PASS_ON_S / 10 if is_late else _PASS_ON_S
-        with anyio.move_on_after(limit_s), contextlib.suppress(BrokerError):
+        with anyio.move_on_after(_PASS_ON_S / (10 if is_late else 1)), suppress(BrokerError):
             await self._app.broker.pass_on(self._config.queues)
 
     # -- the end --------------------------------------------------------------------------------

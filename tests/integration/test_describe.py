@@ -1,5 +1,6 @@
 """What a supervisor learns of an app before it starts workers, whatever the app does at import."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,21 @@ def test_app_that_cannot_be_described_is_one_line(folder: Path, code: str):
         describing.describe("odd:app", None, None)
     assert MISTAKES[code] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_import_that_fails_shows_the_frames_of_the_user(folder: Path):
+    (folder / "odd.py").write_text("import deep\n")
+    (folder / "deep.py").write_text("def read():\n    {}['DB']\n\nread()\n")
+    command = (sys.executable, "-m", "qcore_cli", "worker", "odd:app")
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    first, *trace = said.stderr.splitlines()
+    assert said.returncode == 1
+    assert first == (f"qcore: importing odd failed: KeyError: 'DB' ({folder / 'deep.py'}, line 2)")
+    assert [line.split()[1:4:2] for line in trace if line.startswith("  File ")] == [
+        [f'"{folder / "odd.py"}",', "1,"],
+        [f'"{folder / "deep.py"}",', "4,"],
+        [f'"{folder / "deep.py"}",', "2,"],
+    ]
 
 
 def test_import_that_does_not_end_is_told_of_and_given_up(

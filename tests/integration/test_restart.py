@@ -380,6 +380,7 @@ async def test_restart_to_code_that_does_not_start_says_so(fleet: Fleet, qcore: 
     assert one_line(said).endswith("shop.py, line 2)")
     (refused,) = command.events("worker.refused")
     assert "RuntimeError: a bad deploy" in refused["error"]
+    assert "raise RuntimeError('a bad deploy')" in refused["exception"]
     assert refused["worker"] == "worker.1"
     assert sorted(command.workers()) == sorted(old)
     said = await qcore("status")
