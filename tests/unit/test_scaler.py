@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.scaler import Scaler
 from qcore.runtime.scaling import Seen
 
@@ -27,7 +27,7 @@ async def test_order_to_be_quiet_that_comes_during_a_look_is_not_undone():
         SupervisorConfig(processes=1, most_processes=2),
         WorkerConfig(queues=("default",), heartbeat_s=0.05),
         untyped[0],
-        broker=SimpleNamespace(config=SimpleNamespace(namespace="any"), shown_url=""),  # type: ignore[arg-type]
+        broker=SimpleNamespace(config=BrokerConfig(url="redis://localhost")),  # type: ignore[arg-type]
         open_slot=lambda: ordered.append("open"),
         is_quiet=lambda: looks > 0,
         stopping=stopping,
