@@ -94,7 +94,7 @@ async def test_workers_share_a_queue_of_process_tasks_by_what_their_pools_can_ru
             for _ in range(2):
                 await producer.send("work_in_process_only", 4.0)
             fleet.start(processes=2)
-            await fleet.emptied(30)
+            await fleet.emptied(60)
             first, second = (found[0] for found in fleet.runs().values())
             assert first.ended_at is not None
             assert second.started_at < first.ended_at, "one worker had both, the other none"
