@@ -33,7 +33,9 @@ async def test_page_quotes_the_refusal_of_a_wrong_clock(words: str, said: str, t
     )
     _, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
-    assert err.decode().strip() == said.replace("/srv/shop", str(tmp_path))
+    # the frames of the file follow, and a loaded machine is slow to import it
+    lines = [x for x in err.decode().splitlines() if "is still being imported" not in x]
+    assert lines[0] == said.replace("/srv/shop", str(tmp_path))
 
 
 def test_page_quotes_both_kinds():
