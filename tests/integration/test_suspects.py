@@ -17,7 +17,7 @@ from tests.support.workers import dead, record_of
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
 #: Until a job has lost its last lease: each process takes a second to start, and the job waits.
-LONG_S = 40
+LONG_S = 80
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ class House(Agreeing):
         """One lost claim of a worker, or all of a process that is gone."""
         prefix = f"{owner}:{self.claims - seq}:" if seq < 5 else f"{owner}:"
         reply = self.ask(scripts.RECOVER, queue, self.now, LEASE_MS, prefix, 1, 0)
-        now, cursor, rise, found, *columns = reply
+        cursor, now, rise, found, *columns = reply
         ids = [id_of(token.decode()).encode() for token in found]
         leases = read_leases(queue, int(now), rise, found, ids, *columns)
         tokens, fence = self.models[queue].recover(self.now, self.now + LEASE_MS, prefix)
@@ -316,7 +316,7 @@ class House(Agreeing):
         ids = self.some_ids(data, queue)
         reply = self.ask(scripts.ACQUIT, queue, self.now, *ids)
         expected = self.models[queue].acquit(self.now, ids)
-        self.agree([id.decode() for id in reply], expected)
+        self.agree([id.decode() for id in reply], expected, crashed=True)
 
     @rule(queue=queues, limit=few)
     def prune(self, queue: str, limit: int) -> None:
