@@ -205,7 +205,7 @@ async def test_claim_counts_the_suspects_of_all_its_queues(broker):
 async def begun(broker, line: dict[str, int], *, idle: bool = True) -> str:
     """Return what a process for suspects gets of a line with these counts."""
     await put(broker, *line, when="+1")
-    await crashed(broker, **line)
+    await crashed(broker, QUEUE, **line)
     turn = await claim(broker, suspects=True, idle=idle, now_ms=NOW + 1)
     return "".join(lease.id for lease in turn.leases)
 
@@ -232,16 +232,16 @@ async def test_suspect_that_has_to_be_alone_is_so_among_all_queues(broker):
     await suspects(broker, "x", queue="low")
     await put(broker, "a", queue="high", when="+1")
     await crashed(broker, queue="high", a=3)
-    words = {"queues": ["high", "low"], "suspects": True, "now_ms": NOW + 1}
-    assert (await claim(broker, idle=False, **words)).leases == []
-    assert [x.id for x in (await claim(broker, **words)).leases] == ["a"]
+    for idle, gets in ((False, []), (True, ["a"])):
+        turn = await claim(broker, queues=["high", "low"], suspects=True, idle=idle, now_ms=NOW + 1)
+        assert [lease.id for lease in turn.leases] == gets
 
 
 @both
 async def test_acquittal_takes_back_the_third_loss_and_no_other(broker):
     for id, count in {"a": 1, "b": 2, "c": 3, "d": 4}.items():
         await put(broker, id, when="+9")
-        await crashed(broker, **{id: count})
+        await crashed(broker, QUEUE, **{id: count})
     before = (await content(broker))["crashes"]
     for acquitted in ([b"c"], []):
         call = scripts.ACQUIT.call(broker.keys(QUEUE), NOW, *"abcdx")
