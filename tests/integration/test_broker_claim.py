@@ -329,9 +329,9 @@ async def test_claim_over_many_queues_is_several_calls_in_their_order(broker, mo
         await put(broker, f"{queue}-a", f"{queue}-b", queue=queue)
     calls, send = list[int](), broker._turns.send
 
-    async def count(commands):
+    async def count(commands, **options):
         calls.append(len(commands[0].keys) // len(scripts.CLAIM.keys))
-        return await send(commands)
+        return await send(commands, **options)
 
     monkeypatch.setattr(broker._turns, "send", count)
     turn = await claim(broker, 3, queues=queues)
@@ -351,12 +351,12 @@ async def test_claim_whose_second_call_fails_says_that_the_first_may_have_taken_
     line, calls = broker._turns, 0
     send = line.send
 
-    async def fail(commands):
+    async def fail(commands, **options):
         nonlocal calls
         calls += 1
         if calls == 2:
             raise BrokerUnavailable("it is away")
-        return await send(commands)
+        return await send(commands, **options)
 
     monkeypatch.setattr(line, "send", fail)
     with pytest.raises(BrokerUnavailable) as failed:

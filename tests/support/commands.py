@@ -22,9 +22,10 @@ Command = Callable[..., Awaitable[Said]]
 
 
 def one_line(said: Said) -> str:
-    """Return the only line on standard error."""
+    """Return the only line on standard error, but for the frames of a user's file below it."""
     # an import takes long on a loaded machine, and that is said
-    (line,) = [line for line in said.err.splitlines() if "is still being imported" not in line]
+    lines = (line for line in said.err.splitlines() if "is still being imported" not in line)
+    (line,) = (line for line in lines if not line.startswith(" "))
     assert line.startswith("qcore: ")
     assert len(line) < 500
     return line
