@@ -6,6 +6,8 @@ from qcore.model.retry import GiveUp, RetryLater
 
 #: Of the text of one exception, and of the line that is made of it.
 _TEXT_CHARS, _REASON_CHARS = 2000, 300
+#: Of a line that is too long; what happened often stands last.
+_END_CHARS = 80
 #: The last line of pydantic, which leads to a page about the kind of error.
 _NO_REASON = "For further information visit "
 
@@ -33,10 +35,12 @@ def reason_of(error: BaseException) -> str:
 
 
 def shortened(said: str) -> str:
-    """Return a reason as it can be written down, cut off where it is too long to be read."""
+    """Return a reason as it can be written down, without the middle of one too long to be read."""
     # half a character, as in a file name that is no text, cannot be written down
     said = said.encode("utf-8", "replace").decode()
-    return said if len(said) <= _REASON_CHARS else f"{said[: _REASON_CHARS - 6]} [...]"
+    if len(said) <= _REASON_CHARS:
+        return said
+    return f"{said[: -_END_CHARS + _REASON_CHARS - 7]} [...] {said[-_END_CHARS:]}"
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
@@ -65,7 +69,9 @@ def _root(error: BaseException) -> BaseException:
 def _said(error: BaseException) -> str:
     kind = type(error).__name__
     try:
-        text = str(error)[:_TEXT_CHARS]
+        text = str(error)
+        if len(text) > _TEXT_CHARS:  # which may have any length
+            text = f"{text[: _TEXT_CHARS // 2]} [...] {text[-_TEXT_CHARS // 2 :]}"
     except BaseException as e:  # noqa: BLE001 - a __str__ of the user's that raises
         return f"{kind}, whose text cannot be made ({type(e).__name__})"
     lines = (" ".join(line.split()) for line in text.splitlines())
