@@ -17,7 +17,7 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 app = App()
 
 @app.task(name="note")
-async def note(n: int) -> int:
+async def note(n: int) -> int | None:
     return n
 
 def forked(function):
