@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.beat import Beat
 from qcore.runtime.child import QUIET, RESUME
 from qcore.runtime.scaler import Scaler
@@ -84,7 +84,7 @@ class Site:
     def __init__(self) -> None:
         self.brood: Any = Brood()
         self.slots: list[Slot] = []
-        broker: Any = None
+        broker: Any = SimpleNamespace(config=BrokerConfig(url="redis://localhost"))
         self.scaler = Scaler(
             SupervisorConfig(processes=1, most_processes=MOST),
             WORKER,
