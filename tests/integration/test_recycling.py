@@ -38,7 +38,7 @@ async def test_worker_that_has_done_its_jobs_leaves_when_another_is_ready(fleet:
         await producer.send("work", 2.5)  # it is finished by the one that leaves
         (event,) = await replaced(command)
         assert (event["worker"], event["pid"]) == ("worker.1", first)
-        assert event["why"].startswith("max-jobs: it has done ")
+        assert event["why"].startswith("max-jobs: it has run ")
         places = order_of(
             command,
             ("worker.ready", event["by"]),
@@ -111,7 +111,7 @@ async def test_job_that_takes_too_much_memory_is_dead_and_its_neighbours_are_not
         await eventually(dead, 60)
         (record,) = await inspector.dead("default")
         assert record.id == job.id
-        assert (record.attempts, record.crashes) == (0, 2)
+        assert (record.attempts, record.crashes) in ((0, 2), (0, 3))  # once among ten suspects
         death = record.deaths[-1]
         assert death.how.startswith("SIGKILL by its supervisor: 3")
         assert death.how.endswith(" MB of memory, allowed are 315")
