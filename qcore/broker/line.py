@@ -121,7 +121,7 @@ class Line:
             if not has_turn:
                 raise NotAsked(f"other calls to Redis at {self._place.shown} took {after}") from e
             # a server without TLS waits for the rest of what it takes for a command
-            doubt = "" if sent or not self._place.shown.startswith("rediss") else _NO_TLS
+            doubt = f"; {_NO_TLS}" if not sent and _is_tls(self._place.shown) else ""
             raise BrokerUnavailable(
                 f"Redis at {self._place.shown} did not answer within {after}{doubt}", sent=sent
             ) from e
@@ -188,7 +188,7 @@ class Line:
             await connection.disconnect(nowait=True)
 
 
-_NO_TLS = "; if that port does not speak TLS, use redis://, or its TLS port"
+_NO_TLS = "if that port does not speak TLS, use redis://, or its TLS port"
 _NO_DATABASE = re.compile(r"DB index is out of range|invalid DB index|Invalid Database")
 #: What the words of a failure mean.
 _REMEDIES = (
@@ -205,6 +205,10 @@ _REMEDIES = (
 )
 
 
+def _is_tls(shown: str) -> bool:
+    return shown.startswith("rediss")
+
+
 def failure_of(error: Exception, shown: str, *, sent: bool = False) -> BrokerError:
     """Return what an error of a connection, or in place of its reply, means to a caller."""
     if isinstance(error, BrokerError):
@@ -217,6 +221,8 @@ def failure_of(error: Exception, shown: str, *, sent: bool = False) -> BrokerErr
     if _NO_DATABASE.search(why):
         return BrokerRefused(f"Redis at {shown} has no such database; give a smaller number")
     remedy = next((r for sign, r in _REMEDIES if sign.search(why)), "start it, or check the URL")
+    if "Timeout connecting" in why and _is_tls(shown):
+        remedy = _NO_TLS
     return BrokerUnavailable(f"Redis at {shown} cannot be reached: {why}; {remedy}", sent=sent)
 
 

@@ -133,10 +133,6 @@ class Isolation:
     """
 
     def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Take what is set now for the start of each job to come."""
         self._context = clean_context()
         self._found = [_read(part) for part in _PARTS]
         self._threads = _threads()

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, BinaryIO
 
 import msgspec
@@ -24,7 +24,15 @@ from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.execution import error_text
 from qcore.runtime.inheritance import HANDLED, serve_alone
 from qcore.runtime.isolation import Isolation
-from qcore.runtime.processes import LENGTH_BYTES, POOL_START, PoolStart, Reply, Request, frame
+from qcore.runtime.processes import (
+    LENGTH_BYTES,
+    POOL_START,
+    REMEDY,
+    PoolStart,
+    Reply,
+    Request,
+    frame,
+)
 from qcore.runtime.results import encode_result
 from qcore.task import Task
 from qcore.telemetry import bind_job
@@ -36,7 +44,7 @@ def main(load: Callable[[], App]) -> None:
     """Serve requests until their connection ends, which means that the worker is gone.
 
     Args:
-        load: Returns the app of the worker; called once, for the first job.
+        load: Returns the app of the worker.
     """
     # The worker decides when this process ends; a signal to everybody must not. A handler, since
     # whatever a task starts would inherit that a signal is ignored.
@@ -49,20 +57,22 @@ def main(load: Callable[[], App]) -> None:
     own = os.getpid()
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(worker, requests), daemon=True).start()
+    reply, app = _load(load)
+    worker.sendall(frame(encode(reply)))
     isolation = Isolation()
-
-    @cache
-    def app() -> App:
-        loaded = load()
-        isolation.renew()
-        return loaded
-
-    while True:
+    while app is not None:
         reply = _serve(_request.decode(requests.get()), app, start.broker, isolation)
         if os.getpid() != own:  # a child that the task forked came back out of it
             os._exit(0)
         left = isolation.restore()
         worker.sendall(frame(encode(msgspec.structs.replace(reply, left=left))))
+
+
+def _load(load: Callable[[], App]) -> tuple[Reply, App | None]:
+    try:
+        return Reply(), load()
+    except ConfigError as e:
+        return _described(Parked(f"the process of the task could not load the app: {e}")), None
 
 
 def _pass_over(number: int, frame: object) -> None:
@@ -102,11 +112,9 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _serve(
-    request: Request, load: Callable[[], App], broker: BrokerConfig, isolation: Isolation
-) -> Reply:
+def _serve(request: Request, app: App, broker: BrokerConfig, isolation: Isolation) -> Reply:
     try:
-        task, named = _prepared(request, load)
+        task, named = _prepared(request, app)
         task.app.configure(url=broker.url, namespace=broker.namespace)  # for `enqueue_sync`
         result = isolation.run(partial(_work_on, request.facts, partial(task.function, **named)))
         return Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
@@ -135,24 +143,21 @@ def _work_on(facts: Facts, function: Callable[[], Any]) -> Any:
     return function()
 
 
-def _prepared(request: Request, load: Callable[[], App]) -> tuple[Task[Any, Any], dict[str, Any]]:
+def _prepared(request: Request, app: App) -> tuple[Task[Any, Any], dict[str, Any]]:
     """Return the task and its arguments.
 
     Raises:
         Parked: what was imported here is not the code of the worker, as after a deploy.
     """
     name = request.facts.task
-    try:
-        task = load().tasks.get(name)
-    except ConfigError as e:
-        raise Parked(f"the process of the task could not load the app: {e}") from e
+    task = app.tasks.get(name)
     if task is None:
         raise Parked(
             f"the process of the task does not know {name}: register it where its module is "
-            "imported, or restart the worker if its code was changed"
+            f"imported, or {REMEDY}"
         )
     try:
         named = task.arguments.decode(request.args)
     except ArgumentError as e:
-        raise Parked(f"{e}: restart the worker if its code was changed") from e
+        raise Parked(f"{e}: {REMEDY}") from e
     return task, task.with_context(named, Context(request.facts, Lifecycle()))

@@ -24,6 +24,9 @@ from qcore.telemetry import log
 #: The environment variable in which a process of the pool finds its PoolStart.
 POOL_START = "QCORE_POOL"
 LENGTH_BYTES = 4
+#: How long a process may take to load the app.
+LOAD_S = 60.0
+REMEDY = "restart the worker if its code was changed"
 
 
 class PoolStart(msgspec.Struct, frozen=True):
@@ -154,8 +157,7 @@ class PoolProcess:
         try:
             self._writer.write(frame(encode(request)))
             await self._writer.drain()
-            length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES))
-            reply = _reply.decode(await self._reader.readexactly(length))
+            reply = await self._read()
         except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):
             # the last is what a write to a closed socket raises on uvloop
             raise ProcessDied(await self._epitaph()) from None
@@ -166,6 +168,29 @@ class PoolProcess:
             log.info("process.recycled", pid=self.pid, task=request.facts.task, left=reply.left)
             self.kill_for(reply.left)
         return _unpack(reply)
+
+    async def loaded(self) -> None:
+        """Wait until the process has loaded the app. Cancelling kills it.
+
+        Raises:
+            Parked: it could not, ended meanwhile, or took too long; it is gone.
+        """
+        try:
+            async with asyncio.timeout(LOAD_S):
+                _unpack(await self._read())
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise Parked(f"{await self._epitaph()} while it loaded the app: {REMEDY}") from None
+        except TimeoutError:
+            await self.kill()
+            text = f"the process of the task did not load the app within {LOAD_S:g} s: {REMEDY}"
+            raise Parked(text) from None
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _read(self) -> Reply:
+        length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES))
+        return _reply.decode(await self._reader.readexactly(length))
 
     def kill_for(self, why: str) -> None:
         """Kill the process; a job that it runs has failed with this reason."""
@@ -234,7 +259,11 @@ class ProcessPool:
 
     @asynccontextmanager
     async def process(self) -> AsyncGenerator[PoolProcess, None]:
-        """Wait for a free process and hold it; one that died or was killed is not used again."""
+        """Wait for a free process and hold it; one that died or was killed is not used again.
+
+        Raises:
+            Parked: a new one could not load the app.
+        """
         async with self._slots:
             process = self._idle.pop() if self._idle else None
             while process is not None and not process.is_alive:  # it died while it was idle
@@ -275,6 +304,7 @@ class ProcessPool:
         member = PoolProcess(process, reader, writer, lifeline_fd)
         self._all.add(member)
         member.gone.add_done_callback(lambda _: self._all.discard(member))
+        await member.loaded()
         return member
 
     @property

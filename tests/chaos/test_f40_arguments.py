@@ -59,7 +59,7 @@ async def test_limit_larger_than_what_one_command_takes_loses_nothing(broker, li
     while (await broker.ask([scripts.CLEAR.call(keys, NOW, limit, "gone", 1)]))[0]:
         pass
     found = shown(await broker.ask(reads(broker, QUEUE)))
-    assert len(found["done"]) == 8000
+    assert not {"ready", "scheduled", "done"} & set(found)
     assert len(found["jobs"]) == 1000
     dead = [word for id in found["jobs"] for word in (NOW, id)]
     await broker.ask([(b"ZADD", names["dead"], *dead)])

@@ -68,6 +68,7 @@ async def live(app: App) -> None:
         await Fleet(app.broker).forget(["0" * 16])
     assert await app.inspector.purge(failed.queue, ids=[failed.id]) == 1
     waiting = await double.enqueue(1)
+    await waiting.cancel()
     assert await app.inspector.clear(waiting.queue) == 1
     await app.inspector.pause("default", for_=60)
     await app.inspector.close_queue("default")
@@ -208,7 +209,7 @@ def documented() -> tuple[str, str, str]:
 def commands_of(*paths: Path) -> set[str]:
     """Return the commands that scripts and modules send, in small letters."""
     text = "".join(path.read_text(encoding="utf-8") for path in paths)
-    found = re.findall(r"redis\.p?call\('(\w+)'|\(b\"([A-Z]+)\"", text)
+    found = re.findall(r"(?:redis\.p?call|check)\('(\w+)'|\(b\"([A-Z]+)\"", text)
     return {(in_script or sent).lower() for in_script, sent in found}
 
 

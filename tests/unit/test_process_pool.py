@@ -12,10 +12,27 @@ import pytest
 
 from qcore.config import BrokerConfig
 from qcore.context import Facts
-from qcore.errors import ProcessDied
+from qcore.errors import Parked, ProcessDied
+from qcore.runtime import processes
 from qcore.runtime.processes import PoolProcess, ProcessPool, Request
 
-DEAF = (sys.executable, "-c", "import time; time.sleep(3600)")
+#: Says that it has loaded its app, as a member does, and nothing more.
+DEAF = (
+    *(sys.executable, "-c"),
+    """
+import os, time
+import msgspec
+from qcore.config import child_variable
+from qcore.runtime.processes import POOL_START, PoolStart, Reply, encode, frame
+start = msgspec.json.decode(child_variable(POOL_START), type=PoolStart)
+os.write(start.requests_fd, frame(encode(Reply())))
+time.sleep(3600)
+""",
+)
+#: Never comes to an end of its imports.
+LOADING = (sys.executable, "-c", "import time; time.sleep(3600)")
+#: As a C library that its app imports may do.
+SEGFAULTS = (sys.executable, "-c", "import os; os.kill(os.getpid(), 11)")
 REQUEST = Request(Facts("id", "task", "default", 1, 0, 0, None, 0), msgspec.Raw(b"\x80"), -1)
 
 
@@ -69,3 +86,19 @@ async def test_end_of_a_process_is_told_although_its_group_may_not_be_killed(
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(ProcessDied, match="was ended by SIGKILL"):
             await calling
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [(SEGFAULTS, "was ended by SIGSEGV while it loaded the app"), (LOADING, "within 0.5 s")],
+)
+async def test_job_waits_for_another_worker_where_no_process_can_load_its_app(
+    monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], why: str
+):
+    monkeypatch.setattr(processes, "LOAD_S", 0.5 if command is LOADING else 60.0)
+    pool = ProcessPool(1, BrokerConfig(url="redis://nowhere"), command)
+    with pytest.raises(Parked, match=why):
+        async with pool.process():
+            pass
+    assert pool.taken == 0
+    await pool.close()
