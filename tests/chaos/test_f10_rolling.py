@@ -68,10 +68,12 @@ async def test_only_jobs_over_the_deadline_run_again_after_a_roll(
 ):
     command = fleet.start(processes=2, shutdown_timeout=3)
     await command.ready(2)
+    gate = fleet.folder / "gate"
     async with fleet.producer() as producer, load_on(fleet, dice, tasks=("work",)):
-        long = [await producer.send("work", 8.0) for _ in range(6)]
+        long = [await producer.send("hold", str(gate)) for _ in range(6)]
         await eventually(lambda: set(long) <= set(fleet.runs()))
         await roll(command, 1)
+        gate.touch()
         least = command.least_working(2)
     await fleet.emptied(60)
     command.signal()
