@@ -1,6 +1,7 @@
 """What all tests share: real servers, a namespace of their own, a broker."""
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ from qcore.config import BrokerConfig
 from tests.support.content import forget_namespace
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, start_cluster
+
+
+# What nohup or a shell's background job ignores would be ignored by the commands of the tests, too.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def pytest_xdist_auto_num_workers() -> int:
