@@ -48,6 +48,27 @@ note.enqueue_sync(9)
     assert own_server.ask("HLEN", PRODUCERS) == 4
 
 
+@pytest.mark.parametrize("early", EARLY)
+def test_processes_of_multiprocessing_enqueue_whatever_their_parent_has_done(
+    own_server: Server, early: str
+):
+    run(
+        EARLY[early]
+        + """
+fork = multiprocessing.get_context("fork")
+children = [fork.Process(target=note.enqueue_sync, args=(n,)) for n in range(3)]
+for child in children: child.start()
+for child in children:
+    child.join(20)
+    assert child.exitcode == 0
+note.enqueue_sync(9)
+""",
+        own_server.url,
+        "qcore",
+    )
+    assert own_server.ask("LLEN", READY) == 4 + (early == "early")
+
+
 def test_fork_in_c_of_an_open_app_has_loops_and_connections_of_its_own(own_server: Server):
     run(
         FORKS["c"]

@@ -2,19 +2,27 @@
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import pytest
 
+from qcore import App
 from qcore.broker.broker import Broker
+from qcore.broker.wire import ClaimRequest, Swept
 from qcore.config import WorkerConfig
 from qcore.runtime import maintenance
 from qcore.runtime.maintenance import Maintenance
 from tests.support.moves import ask, leased
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
 from tests.support.waiting import eventually
+from tests.support.workers import working
 
 HOUR_MS = 3600 * 1000
 QUEUES = ("q1", "q2", "q3")
+MANY = tuple(f"q{n}" for n in range(400))
 
 
 async def _nothing_to_renew() -> Collection[str]:
@@ -55,3 +63,46 @@ async def test_live_owners_of_all_queues_get_to_renew_when_redis_is_back(
 async def _swept_since(broker: Broker, queue: str, at_ms: int) -> int:
     at = await last_sweep(broker, queue)
     return at if at >= at_ms else 0
+
+
+async def test_jobs_of_a_killed_host_come_back_over_a_link_that_is_slow_for_many_queues(
+    own_server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    """A call for each queue, 50 ms away, would take 20 s a round: an outage of Redis, for ever."""
+    near, far = (App(url, queues=list(MANY)) for url in (own_server.url, proxy.url))
+    held, lease_s = (MANY[0], MANY[150], MANY[-1]), 3.0
+    loop, ran = asyncio.get_running_loop(), set[str]()
+
+    async def work(queue: str) -> None:
+        ran.add(queue)
+
+    for app in (near, far):
+        app.task(name="work")(work)
+    rounds, late, back = Counter[str](), Counter[str](), set[str]()
+    lost_at = float("inf")
+
+    async def count(queues: Sequence[str], **how: Any) -> Swept:
+        asked_at = loop.time()
+        swept = await reclaim(queues, **how)
+        rounds.update(queues)
+        back.update(q for q in queues if swept.taken[q])
+        late.update(set(queues) - back if asked_at > lost_at else ())
+        return swept
+
+    async with near, far:
+        reclaim = far.broker.reclaim
+        monkeypatch.setattr(far.broker, "reclaim", count)
+        proxy.delay_s = 0.025
+        times = {"lease_s": lease_s, "extend_s": lease_s / 3, "sweep_s": lease_s / 4}
+        async with working(far, **times, shutdown_timeout_s=20) as worker:
+            worker.quiet()
+            await eventually(lambda: rounds.keys() >= set(MANY), 60)  # each has had its guard
+            for queue in held:
+                await near.tasks["work"].options(queue=queue).enqueue(queue)
+            claim = ClaimRequest(held, 9, round(lease_s * 1000), f"{'0' * 16}:1:")
+            assert len((await near.broker.turn([], claim)).leases) == len(held)
+            lost_at = loop.time() + lease_s
+            worker.resume()
+            await eventually(lambda: ran == set(held), 60)
+    # those that came too late for the deadline, or were on their way then
+    assert all(late[queue] <= 3 for queue in held), late
