@@ -194,15 +194,9 @@ class Job(Protocol):
         ...
 
 
-_job: ContextVar[Job | None] = ContextVar("qcore_job", default=None)
-
-
-def bind_job(job: Job) -> None:
-    """Let what is called from now on in this context, with its threads, be work on a job.
-
-    Each job pays for this: nothing is made of it before a line is logged.
-    """
-    _job.set(job)
+#: On which job the code of this context works, with its threads. Each job pays for being set here:
+#: nothing is made of it before a line is logged.
+current_job: ContextVar[Job | None] = ContextVar("qcore_job", default=None)
 
 
 def job_fields() -> dict[str, Any]:
@@ -210,7 +204,7 @@ def job_fields() -> dict[str, Any]:
 
     For the loggers of an app; empty outside of tasks. Costs nothing until it is called.
     """
-    job = _job.get()
+    job = current_job.get()
     return {} if job is None else job.log_fields()
 
 

@@ -17,7 +17,6 @@ from tests.support.content import forget_namespace
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, start_cluster
 
-
 # What nohup or a shell's background job ignores would be ignored by the commands of the tests, too.
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:

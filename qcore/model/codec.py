@@ -207,7 +207,10 @@ class Arguments:
             raw = _encoder.encode(named)
         except (*_UNFIT, OverflowError) as e:
             raise ArgumentError(f"task {self.name}: {e}") from e
-        values = self._values(raw)
+        try:
+            values = self._decoder.decode(raw)
+        except _UNFIT as e:
+            raise ArgumentError(f"task {self.name}: {e}") from e
         for parameter, kind in self._looks:
             if parameter in named:
                 try:
@@ -228,16 +231,13 @@ class Arguments:
             ArgumentError: they do not fit: at enqueue a mistake of the caller, in a worker
                 another version of the task.
         """
-        named = msgspec.structs.asdict(self._values(raw))
+        try:
+            named = msgspec.structs.asdict(self._decoder.decode(raw))
+        except _UNFIT as e:
+            raise ArgumentError(f"task {self.name}: {e}") from e
         if self._has_defaults:
             return {name: value for name, value in named.items() if value is not msgspec.UNSET}
         return named
-
-    def _values(self, raw: bytes | msgspec.Raw) -> Any:
-        try:
-            return self._decoder.decode(raw)
-        except _UNFIT as e:
-            raise ArgumentError(f"task {self.name}: {e}") from e
 
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """Return a kept result as the annotated type of the function.

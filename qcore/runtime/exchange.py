@@ -133,9 +133,11 @@ class Exchange:
 
     def _outgoing(self, resting: Collection[str]) -> list[tuple[Lease, Outcome]]:
         """Take out the outcomes of the next call: as many bytes as the link may carry in time."""
-        ready = [item for item in self._ended if item[0].queue not in resting]
+        ready, later = self._ended, list[tuple[Lease, Outcome]]()
+        if resting:
+            ready = [item for item in self._ended if item[0].queue not in resting]
+            later = [item for item in self._ended if item[0].queue in resting]
         sending = leading(ready, self._size.bytes)
-        later = [item for item in self._ended if item[0].queue in resting]
         self._ended = later + ready[len(sending) :]
         return sending
 

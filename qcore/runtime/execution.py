@@ -118,7 +118,12 @@ class Executor:
             raise _CalledOff("on request")
         if envelope.expires_ms >= 0:
             self._check_expiry(envelope, running)
-        task = self._find(envelope)
+        task = self._tasks.get(envelope.task)
+        if task is None:
+            raise Parked(
+                f"no worker that took it knows task {envelope.task}: deploy the code that has it, "
+                "or register it under this name"
+            )
         running.exclusive = task.settings.exclusive
         result = await self._call(task, envelope, running)
         return self._completed(result, task.keep_ms(envelope.keep_ms, result), running)
@@ -148,15 +153,6 @@ class Executor:
                 f"start within {envelope.expires_ms / 1000:g} s"
             )
 
-    def _find(self, envelope: Envelope) -> Task[Any, Any]:
-        task = self._tasks.get(envelope.task)
-        if task is None:
-            raise Parked(
-                f"no worker that took it knows task {envelope.task}: deploy the code that has it, "
-                "or register it under this name"
-            )
-        return task
-
     async def _begin(self, task: Task[Any, Any], envelope: Envelope, running: Running) -> None:
         """Begin the run: it has its place now, and the clock of the task timeout starts.
 
@@ -185,7 +181,13 @@ class Executor:
 
         For the ordinary task that is the function's own coroutine, with none around it.
         """
-        named = self._arguments(task, envelope)
+        try:
+            named = task.arguments.decode(envelope.args)
+        except ArgumentError as e:
+            raise Parked(
+                f"{e}: the job was enqueued for another version of the task; deploy the code that "
+                "fits"
+            ) from e
         if task.settings.run_in == "process":
             return self._call_in_process(task, envelope, running)
         if task.arguments.injected:
@@ -226,15 +228,6 @@ class Executor:
             limit = self._result_limit_bytes if is_kept else -1
             raw = await process.call(Request(self._facts(task, running), envelope.args, limit))
         return None if raw == NIL else msgspec.Raw(raw)
-
-    def _arguments(self, task: Task[Any, Any], envelope: Envelope) -> dict[str, Any]:
-        try:
-            return task.arguments.decode(envelope.args)
-        except ArgumentError as e:
-            raise Parked(
-                f"{e}: the job was enqueued for another version of the task; deploy the code that "
-                "fits"
-            ) from e
 
     def _facts(self, task: Task[Any, Any], running: Running) -> Facts:
         lease = running.lease

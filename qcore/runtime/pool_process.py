@@ -35,7 +35,7 @@ from qcore.runtime.processes import (
 )
 from qcore.runtime.results import encode_result
 from qcore.task import Task
-from qcore.telemetry import bind_job
+from qcore.telemetry import current_job
 
 _request = msgspec.msgpack.Decoder(Request)
 
@@ -139,7 +139,7 @@ def _described(error: BaseException) -> Reply:
 
 
 def _work_on(facts: Facts, function: Callable[[], Any]) -> Any:
-    bind_job(facts)
+    current_job.set(facts)
     return function()
 
 

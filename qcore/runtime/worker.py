@@ -35,7 +35,7 @@ from qcore.runtime.services import kept
 from qcore.runtime.slots import Room, Slots
 from qcore.runtime.tally import Tally
 from qcore.runtime.threads import Thread, Threads
-from qcore.telemetry import bind_job, log
+from qcore.telemetry import current_job, log
 
 #: A leaving worker wakes another one if Redis answers within this.
 _PASS_ON_S = 0.5
@@ -348,7 +348,7 @@ class Worker:
             running.task = create_task(self._execute(running))
 
     async def _execute(self, running: Running) -> None:
-        bind_job(running)
+        current_job.set(running)
         try:
             outcome = await self._executor.execute(running)
         except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
@@ -359,6 +359,8 @@ class Worker:
     def _end(self, running: Running, outcome: Outcome | None) -> None:
         if self._running.pop(running.lease.token, None) is None:
             return  # given up at shutdown, its lease is released
+        # its context holds the job for log lines: a circle, which only the collector would end
+        running.task = None
         self._slots.give(running.lease)
         self.tally.note(running, outcome, self._clock() - running.claimed_at)
         if outcome is None:

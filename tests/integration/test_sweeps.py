@@ -93,8 +93,8 @@ async def test_jobs_of_a_killed_host_come_back_over_a_link_that_is_slow_for_many
         reclaim = far.broker.reclaim
         monkeypatch.setattr(far.broker, "reclaim", count)
         proxy.delay_s = 0.025
-        times = {"lease_s": lease_s, "extend_s": lease_s / 3, "sweep_s": lease_s / 4}
-        async with working(far, **times, shutdown_timeout_s=20) as worker:
+        times: dict[str, Any] = {"lease_s": lease_s, "extend_s": lease_s / 3}
+        async with working(far, **times, sweep_s=lease_s / 4, shutdown_timeout_s=20) as worker:
             worker.quiet()
             await eventually(lambda: rounds.keys() >= set(MANY), 60)  # each has had its guard
             for queue in held:

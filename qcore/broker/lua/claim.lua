@@ -48,7 +48,7 @@ promote = bounded(promote)
 redis.call('ZREM', queues[1].active, '')
 for _, k in ipairs(queues) do
   if left <= 0 or room <= 0 then break end
-  local promoted = promote_due(k, now, math.max(promote, 1))
+  local promoted = k.is_plain and 0 or promote_due(k, now, math.max(promote, 1))
   promote = promote - promoted
   -- who claims suspects wakes somebody for what else became ready
   if promoted > 0 and suspects ~= '0' and not k.pause then redis.call('ZADD', k.wake, 0, '1') end
@@ -64,7 +64,7 @@ for _, k in ipairs(queues) do
 end
 
 for _, k in ipairs(queues) do
-  if not k.pause then reply[3] = reply[3] + redis.call('LLEN', k.suspects) end
+  if not k.pause and not k.is_plain then reply[3] = reply[3] + redis.call('LLEN', k.suspects) end
   if k.pause then
     again = math.min(again, k.pause)
   elseif redis.call('LLEN', k.line) > 0 then

@@ -24,13 +24,14 @@ local function due_of(when, now)
 end
 
 local now, due = clock(now_ms), {}
+call = integer(call)
 if #ARGV % 3 ~= 0 or #ARGV > 6000 then error('not three words for each of 2,000 jobs') end
-for i = items, #ARGV, 3 do due[i] = due_of(ARGV[i + 1], now) end
+for i = items, #ARGV, 3 do due[i] = due_of(ARGV[i + 1], now) or nil end
 check('LLEN', ready)
-check('ZCARD', scheduled, wake)
-check('HLEN', jobs)
+check('ZCARD', wake)
+if next(due) then check('ZCARD', scheduled) end
 local seen = string.match(redis.call('HGET', producers, nonce) or '', '^(%d+) ')
-if seen and (natural(seen) or 0) >= integer(call) then
+if seen and (natural(seen) or 0) >= call then
   -- The repeat of a call whose reply was lost. It writes, for a WAIT behind it speaks of what its
   -- own connection wrote; at first a removal of nothing, which a full Redis does not refuse.
   redis.call('ZREM', scheduled, '')
@@ -39,13 +40,12 @@ if seen and (natural(seen) or 0) >= integer(call) then
 end
 local closed, epoch = unpack(redis.call('HMGET', meta, 'closed', 'epoch'))
 if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
--- The first write may allocate, so a full Redis refuses the whole call here.
-redis.call('HSET', producers, nonce, whole(integer(call)) .. ' ' .. whole(now))
-if not natural(epoch) then redis.call('HSET', meta, 'epoch', whole(now)) end
 
 local stamp, added, known, earliest = struct.pack('>I8', now), {}, {}, false
 for i = items, #ARGV, 3 do
   local id = ARGV[i]
+  -- The first write fails where `jobs` is of another type, and may allocate, so that a full Redis
+  -- refuses the whole call here.
   if redis.call('HSETNX', jobs, id, stamp .. ARGV[i + 2]) == 0 then
     local is_same = string.sub(redis.call('HGET', jobs, id), 9) == ARGV[i + 2]
     known[#known + 1] = is_same and id or { id }
@@ -56,6 +56,8 @@ for i = items, #ARGV, 3 do
     added[#added + 1] = id
   end
 end
+redis.call('HSET', producers, nonce, whole(call) .. ' ' .. whole(now))
+if not natural(epoch) then redis.call('HSET', meta, 'epoch', whole(now)) end
 if #added > 0 then redis.call('RPUSH', ready, unpack(added)) end
 if #added > 0 or earliest then redis.call('ZADD', wake, 0, '1') end
 return known

@@ -34,7 +34,9 @@ local now = clock(now_ms)
 local counts = { integer(acks), integer(keeps), integer(retries), integer(buries),
   integer(releases) }
 local tokens, plan = read_items(now, counts, items)
-check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters)
+check('HLEN', k.running, k.jobs)
+k.is_plain = redis.call('EXISTS', k.state, k.crashes, k.cancels, k.waiters) == 0
+if not k.is_plain then check('HLEN', k.state, k.crashes, k.cancels, k.waiters) end
 if #plan.keep + #plan.bury + #plan.back > 0 then
   check('LLEN', k.ready, k.suspects)
   check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
@@ -52,7 +54,7 @@ for i = 1, counts[1] + counts[2] do over[#over + 1] = is_held[tokens[i]] end
 
 keep(k, plan.keep, is_held, now)
 forget(over, k)
-announce(k.waiters, over, 'completed')
+if not k.is_plain then announce(k.waiters, over, 'completed') end
 bury(k, plan.bury, is_held, now)
 go_back(k, plan.back, is_held, now)
 -- The leases go last: until then a call that fails half-way leaves each job in somebody's hands.

@@ -1,12 +1,18 @@
 -- look: says whether anything waits in a queue; then all its keys are checked, for a claim that fails
--- after it took jobs would lose them for a lease.
+-- after it took jobs would lose them for a lease. `k.is_plain`: its jobs are just ready, with nothing
+-- stored of them but their payloads.
 local function look(k, now)
   if redis.call('EXISTS', k.ready, k.suspects, k.scheduled) == 0 then return false end
   local meta = redis.call('HMGET', k.meta, 'paused', 'fence')
   k.pause, k.fence = pause_end(meta[1], now), meta[2]
-  check('LLEN', k.ready, k.suspects)
-  check('ZCARD', k.scheduled, k.active, k.wake)
-  check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels)
+  check('LLEN', k.ready)
+  check('ZCARD', k.active, k.wake)
+  check('HLEN', k.running, k.jobs)
+  k.is_plain = redis.call('EXISTS', k.suspects, k.scheduled, k.state, k.crashes, k.cancels) == 0
+  if k.is_plain then return true end
+  check('LLEN', k.suspects)
+  check('ZCARD', k.scheduled)
+  check('HLEN', k.state, k.crashes, k.cancels)
   return true
 end
 
@@ -18,14 +24,11 @@ local ALONE = 3
 -- that has to be alone, or that would wait for ever.
 local function company(k, most, left, is_idle, now)
   if most < 1 or k.pause then return most, left end
-  local ids = {}
-  for i = 1, math.min(most, redis.call('LLEN', k.suspects)) do
-    ids[i] = redis.call('LINDEX', k.suspects, i - 1)
-  end
+  local ids = redis.call('LRANGE', k.suspects, 0, most - 1)
   for i, count in ipairs(crashes_of(k.crashes, ids, now)) do
     if count >= ALONE then
-      if i > 1 then return i - 1, i - 1 end
-      return is_idle and 1 or 0, is_idle and 1 or 0
+      local fit = i > 1 and i - 1 or is_idle and 1 or 0
+      return fit, fit
     end
   end
   return most, left
@@ -57,9 +60,7 @@ local function fitting(line, jobs, ids, room)
     end
   end
   local rest = {}
-  for i = #ids, fit + 1, -1 do
-    rest[#rest + 1], ids[i] = ids[i], nil
-  end
+  for i = #ids, fit + 1, -1 do rest[#rest + 1], ids[i] = ids[i], nil end
   if #rest > 0 then redis.call('LPUSH', line, unpack(rest)) end
   return payloads, room
 end

@@ -7,8 +7,9 @@ local function rise(meta, last, now)
 end
 
 -- columns: what is stored of leased jobs: records, crash counts and wishes, each {} when no job of
--- the queue has one, which is the rule.
+-- the queue has one, which is the rule; `k.is_plain` when that is known.
 local function columns(k, ids)
+  if k.is_plain then return {}, {}, {} end
   local found = {}
   for i, key in ipairs({ k.state, k.crashes, k.cancels }) do
     found[i] = redis.call('EXISTS', key) == 1 and redis.call('HMGET', key, unpack(ids)) or {}
