@@ -6,11 +6,11 @@
 -- reply the tokens that were lost
 -- @include clock tokens
 local active = KEYS[1]
-local now_ms, lease_ms, tokens = ARGV[1], ARGV[2], 3
+local now_ms, lease_ms, tokens = ARGV[1], ARGV[2], { unpack(ARGV, 3) }
 
 local deadline, members = whole(clock(now_ms) + integer(lease_ms)), {}
 redis.call('ZREM', active, '')
-local held, lost = split(active, { unpack(ARGV, tokens) })
+local held, lost = split(active, tokens)
 for i, token in ipairs(held) do
   members[2 * i - 1], members[2 * i] = deadline, token
 end

@@ -17,10 +17,10 @@ local now_ms, age_ms, limit, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local before = age_ms ~= '' and whole(clock(now_ms) - integer(age_ms))
 limit = bounded(limit)
+local found, gone = { unpack(ARGV, ids) }, {}
 check('ZCARD', k.dead)
 check('HLEN', k.jobs, k.state, k.crashes, k.cancels)
 redis.call('ZREM', k.active, '')
-local found, gone = { unpack(ARGV, ids) }, {}
 if before then found = redis.call('ZRANGEBYSCORE', k.dead, '-inf', before, 'LIMIT', 0, limit) end
 for _, id in ipairs(found) do
   if redis.call('ZREM', k.dead, id) == 1 then gone[#gone + 1] = id end
