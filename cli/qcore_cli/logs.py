@@ -146,8 +146,8 @@ class _Lines:
         """Write a line of the standard library."""
         try:
             event = record.getMessage()
-        except Exception:  # noqa: BLE001 - arguments that do not fit the message
-            event = f"{record.msg} {record.args}"
+        except Exception as e:  # noqa: BLE001 - arguments that do not fit, or cannot be shown
+            event = f"{record.msg!s:.500} (its arguments cannot be shown: {type(e).__name__})"
         extra = {name: value for name, value in vars(record).items() if name not in _RECORD}
         if record.stack_info:
             extra["stack"] = record.stack_info
@@ -186,7 +186,10 @@ class _Handler(logging.Handler):
         self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.take_record(record)
+        try:
+            self._lines.take_record(record)
+        except Exception:  # noqa: BLE001 - a line never ends the work that wrote it
+            self.handleError(record)
 
 
 def columns_of_terminal() -> int:

@@ -1,10 +1,12 @@
 """Suspects that ran beside a job which is now known to have ended their process."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.reading import text_of
+from qcore.errors import BrokerError
 from qcore.model.codec import decode_state
 from qcore.model.job import Death
 
@@ -23,7 +25,7 @@ async def acquit(
         deaths: Those of the culprit.
 
     Returns:
-        Queue and id of each that was acquitted.
+        Queue and id of each that was acquitted; of queues that cannot be asked, none.
 
     Redis: one read per queue, at most 60 ids each; acquit.lua per queue where some were found.
     """
@@ -31,16 +33,18 @@ async def acquit(
     ids = list({id for death in deaths if death.secluded for id in death.beside})
     if not ids:
         return []
-    records = await broker.ask([(b"HMGET", broker.keys(q).names["state"], *ids) for q in queues])
-    beside = {
-        queue: found
-        for queue, states in zip(queues, records, strict=True)
-        if (found := [id for id, state in zip(ids, states, strict=True) if _was_in(state, places)])
-    }
+    beside: dict[str, list[str]] = {}
+    for group in broker.groups(queues):
+        with suppress(BrokerError):  # nobody is to wait for an acquittal
+            reads = [(b"HMGET", broker.keys(q).names["state"], *ids) for q in group]
+            for queue, states in zip(group, await broker.ask(reads), strict=True):
+                pairs = zip(ids, states, strict=True)
+                beside[queue] = [id for id, state in pairs if _was_in(state, places)]
     acquitted: list[tuple[str, str]] = []
     for queue, found in beside.items():
-        (reply,) = await broker.ask([scripts.ACQUIT.call(broker.keys(queue), b"", *found)])
-        acquitted += [(queue, text_of(id)) for id in reply]
+        with suppress(BrokerError):
+            calls = [scripts.ACQUIT.call(broker.keys(queue), b"", *found)] if found else []
+            acquitted += [(queue, text_of(id)) for reply in await broker.ask(calls) for id in reply]
     return acquitted
 
 

@@ -29,6 +29,8 @@ def needs_look(kind: inspect.Type) -> bool:
             return any(map(needs_look, types))
         case inspect.DictType(key_type=key, value_type=value):
             return needs_look(key) or needs_look(value)
+        case inspect.Metadata(type=inner):
+            return needs_look(inner)
         case inspect.AnyType() | inspect.CustomType() | inspect.TypedDictType():
             return True
         case _:
@@ -41,6 +43,8 @@ def difference(kind: inspect.Type, given: Any, arrived: Any) -> str | None:
     What the annotation asks for is no difference: a tuple arrives in a `list[int]` as a list.
     """
     match kind:
+        case inspect.Metadata(type=inner):
+            return difference(inner, given, arrived)
         case inspect.UnionType(types=types):
             found = [one for one in types if needs_look(one) and _is_of(arrived, one)]
             return difference(found[0], given, arrived) if found else None
@@ -61,6 +65,8 @@ def difference(kind: inspect.Type, given: Any, arrived: Any) -> str | None:
 
 def _is_of(value: Any, kind: inspect.Type) -> bool:
     match kind:
+        case inspect.Metadata(type=inner):
+            return _is_of(value, inner)
         case inspect.AnyType() | inspect.CustomType():
             return value is not None
         case inspect.StructType() | inspect.DataclassType() | inspect.NamedTupleType():

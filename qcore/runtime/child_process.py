@@ -117,7 +117,8 @@ class ChildProcess:
         self.started_at = self._loop.time()
         self._loop.add_reader(self._beats_fd, self._read)
         self._pidfd: int | None = None
-        if sys.platform == "linux":
+        # a Python that was built on an old system lacks it
+        if sys.platform == "linux" and hasattr(os, "pidfd_open"):
             # the pipe alone would not do: what a task forked may hold its other end open
             with contextlib.suppress(OSError):  # an old kernel, or no descriptor to be had
                 self._pidfd = os.pidfd_open(self.process.pid)

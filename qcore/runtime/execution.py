@@ -277,7 +277,8 @@ class Executor:
             return self._stopped(running)
         if isinstance(error, _CalledOff) or running.lease.wished:  # whatever else is wrong with it
             return self._cancelled(str(error), running)
-        if running.begun_once:
+        # a process without the code for it has not begun it
+        if running.begun_once and not isinstance(error, Parked):
             return self._bury(_last(error), running)
         if isinstance(error, Parked | NewerVersion):
             return self._park(error, running)

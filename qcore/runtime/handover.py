@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 
 def _unnamed() -> IO[bytes]:
-    if sys.platform == "linux":  # also where no folder can be written
+    # also where no folder can be written; a Python that was built on an old system lacks it
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("qcore-settings"), "w+b")
     return tempfile.TemporaryFile()
 

@@ -85,6 +85,20 @@ def _put_streams(streams: tuple[Any, ...]) -> None:
     sys.stdin, sys.stdout, sys.stderr = streams
 
 
+def _read_descriptors() -> list[Any]:
+    """Return what the standard streams and their descriptors are open on."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    return [*(stream is None or stream.closed for stream in streams), *map(_file_of, range(3))]
+
+
+def _file_of(fd: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _put_limits(limits: Iterable[tuple[int, int]]) -> None:
     for number, limit in zip(_LIMITS, limits, strict=True):
         if resource.getrlimit(number) != limit:
@@ -115,6 +129,7 @@ _PARTS = (
     _Part("module search path", lambda: list(sys.path), partial(sys.path.__setitem__, slice(None))),
     _Part("warning filters", lambda: list(warnings.filters), _put_filters),
     _Part("standard streams", lambda: (sys.stdin, sys.stdout, sys.stderr), _put_streams),
+    _Part("closed standard streams", _read_descriptors, _put_nothing),
     _Part("socket timeout", socket.getdefaulttimeout, socket.setdefaulttimeout),
     _Part("resource limits", lambda: [resource.getrlimit(n) for n in _LIMITS], _put_limits),
     _Part(

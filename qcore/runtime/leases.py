@@ -8,7 +8,7 @@ import anyio
 
 from qcore.broker.broker import Broker
 from qcore.config import WorkerConfig
-from qcore.errors import BrokerError
+from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease
 
 #: Of the time until the first lease ends, so much passes at most between two tries to renew it.
@@ -142,7 +142,21 @@ class LeaseKeeper:
         """Act on all leases at once; what fails for some must not hold up what others are told."""
         groups = self._broker.groups(sorted({lease.queue for lease in leases}))
         parts = [[lease for lease in leases if lease.queue in group] for group in groups]
-        ends = await asyncio.gather(*(act(part) for part in parts if part), return_exceptions=True)
+        acts = (self._act_on(part, act) for part in parts if part)
+        ends = await asyncio.gather(*acts, return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
+
+    async def _act_on(
+        self, leases: Sequence[Lease], act: Callable[[Sequence[Lease]], Awaitable[None]]
+    ) -> None:
+        """Act on the leases of several queues: with one call, or where one is odd with one each."""
+        try:
+            await act(leases)
+        except BrokerUnavailable:
+            raise
+        except BrokerError:  # a key of another type, say
+            for queue in {lease.queue for lease in leases}:
+                with contextlib.suppress(BrokerError):
+                    await act([lease for lease in leases if lease.queue == queue])

@@ -9,8 +9,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
@@ -54,7 +55,7 @@ def main(load: Callable[[], App]) -> None:
     serve_alone(start.requests_fd, start.lifeline_fd)
     _die_with(start.lifeline_fd)
     worker = socket.socket(fileno=start.requests_fd)
-    own = os.getpid()
+    worker.settimeout(None)  # whatever default there is
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(worker, requests), daemon=True).start()
     reply, app = _load(load)
@@ -62,8 +63,6 @@ def main(load: Callable[[], App]) -> None:
     isolation = Isolation()
     while app is not None:
         reply = _serve(_request.decode(requests.get()), app, start.broker, isolation)
-        if os.getpid() != own:  # a child that the task forked came back out of it
-            os._exit(0)
         left = isolation.restore()
         worker.sendall(frame(encode(msgspec.structs.replace(reply, left=left))))
 
@@ -73,6 +72,20 @@ def _load(load: Callable[[], App]) -> tuple[Reply, App | None]:
         return Reply(), load()
     except ConfigError as e:
         return _described(Parked(f"the process of the task could not load the app: {e}")), None
+
+
+def _leave_fork(error: BaseException | None) -> NoReturn:
+    """End a child that a task has forked, and that came back out of it, as any program ends."""
+    code: object = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code or 0
+    elif error is not None:
+        with suppress(Exception):
+            sys.excepthook(type(error), error, error.__traceback__)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF if isinstance(code, int) else 1)
 
 
 def _pass_over(number: int, frame: object) -> None:
@@ -97,29 +110,33 @@ def _die_with(lifeline_fd: int) -> None:
 
 def _read(worker: socket.socket, requests: "queue.SimpleQueue[bytes]") -> None:
     """Read requests beside the running one, so that the end of the worker ends even a long job."""
-    stream = worker.makefile("rb")
-    while True:
-        requests.put(_exactly(stream, int.from_bytes(_exactly(stream, LENGTH_BYTES))))
+    try:
+        stream = worker.makefile("rb")
+        while True:
+            requests.put(_exactly(stream, int.from_bytes(_exactly(stream, LENGTH_BYTES))))
+    finally:  # nothing would read the next one
+        os.killpg(0, signal.SIGKILL)
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:
-    try:
-        data = stream.read(count)
-    except OSError:  # a task has closed it
-        data = b""
+    data = stream.read(count)
     if len(data) < count:
-        os.killpg(0, signal.SIGKILL)
+        raise EOFError
     return data
 
 
 def _serve(request: Request, app: App, broker: BrokerConfig, isolation: Isolation) -> Reply:
+    own, error = os.getpid(), None
     try:
         task, named = _prepared(request, app)
         task.app.configure(url=broker.url, namespace=broker.namespace)  # for `enqueue_sync`
         result = isolation.run(partial(_work_on, request.facts, partial(task.function, **named)))
-        return Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
+        reply = Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
     except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
-        return _described(wish_in(e))
+        error, reply = e, _described(wish_in(e))
+    if os.getpid() != own:
+        _leave_fork(error)
+    return reply
 
 
 def _described(error: BaseException) -> Reply:

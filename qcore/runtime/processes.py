@@ -212,6 +212,10 @@ class PoolProcess:
         return f"the process of the task (pid {self.pid}, {most} of memory) {how}"
 
 
+def _not_started(error: OSError) -> Parked:
+    return Parked(f"no process of the task could be started: {error}: {REMEDY}")
+
+
 def _unpack(reply: Reply) -> bytes:
     match reply.kind:
         case "":
@@ -262,7 +266,7 @@ class ProcessPool:
         """Wait for a free process and hold it; one that died or was killed is not used again.
 
         Raises:
-            Parked: a new one could not load the app.
+            Parked: a new one could not be started, or not load the app.
         """
         async with self._slots:
             process = self._idle.pop() if self._idle else None
@@ -276,8 +280,12 @@ class ProcessPool:
                     self._idle.append(process)
 
     async def _start(self) -> PoolProcess:
-        ours, theirs = socket.socketpair()
-        lifeline, lifeline_fd = os.pipe()
+        try:
+            ours, theirs = socket.socketpair()
+            lifeline, lifeline_fd = os.pipe()
+        except OSError as e:
+            raise _not_started(e) from e
+        theirs.setblocking(True)  # whatever default the app has set
         start = PoolStart(self._broker, theirs.fileno(), lifeline)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -294,9 +302,11 @@ class ProcessPool:
                 start_new_session=True,
             )
             reader, writer = await asyncio.open_unix_connection(sock=ours)
-        except BaseException:
+        except BaseException as e:
             ours.close()
             os.close(lifeline_fd)  # by which it is killed, if it was started
+            if isinstance(e, OSError):
+                raise _not_started(e) from e
             raise
         finally:
             theirs.close()

@@ -111,8 +111,11 @@ async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
         assert death.peak_rss_bytes > 1_000_000
         assert (death.jobs, death.beside) == (1, ())
         # who ran beside it when it killed others
-        assert [one.jobs for one in record.deaths[:-1]] == [100, 10]
-        assert [len(set(one.beside) - {culprit.id}) for one in record.deaths[:-1]] == [20, 9]
+        among_all, among_suspects = record.deaths[:-1]
+        assert (among_all.jobs, len(set(among_all.beside) - {culprit.id})) == (100, 20)
+        # some of them may have ended before
+        assert 1 < among_suspects.jobs <= 10
+        assert len(set(among_suspects.beside) - {culprit.id}) == among_suspects.jobs - 1
         await fleet.emptied(20)
         command.signal()
         assert await command.ended(15) == 0

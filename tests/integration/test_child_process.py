@@ -64,6 +64,18 @@ async def test_beat_that_cannot_be_read_is_passed_over():
     assert await child.wait() == -signal.SIGKILL
 
 
+async def test_child_of_a_python_that_was_built_on_an_old_system_is_seen_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for call in ("memfd_create", "pidfd_open"):
+        monkeypatch.delattr(os, call, raising=False)
+    child = start("import json, os; " + GARBAGE + BEATS)
+    await asyncio.wait_for(child.ready.wait(), 10)
+    child.kill("the test is over")
+    await asyncio.wait_for(child.gone.wait(), 10)
+    assert await child.wait() == -signal.SIGKILL
+
+
 async def test_order_to_a_child_that_is_gone_goes_to_nobody_else():
     """The number of its pipe may be that of the connection to Redis by then."""
     child = start()

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -39,6 +40,16 @@ def is_gone(pid: int) -> bool:
     return stat_of(pid)[:1] in ([], [b"Z"])
 
 
+async def test_socket_timeout_that_the_app_has_set_is_none_of_the_pool(app: App):
+    """It is the default of every socket, also of those between a worker and its processes."""
+    socket.setdefaulttimeout(0.2)
+    try:
+        async with working(app):
+            assert await result_of(tasks.pid) != os.getpid()
+    finally:
+        socket.setdefaulttimeout(None)
+
+
 # -- from job to job ---------------------------------------------------------------------------
 
 
@@ -48,6 +59,12 @@ async def test_job_of_a_process_finds_nothing_of_the_one_before(app: App):
         assert await result_of(tasks.change_everything) == before["pid"]
         assert await result_of(tasks.draw) != random.Random(7).random()
         assert await result_of(tasks.look_around) == before
+
+
+@pytest.mark.parametrize("task", [tasks.close_output, tasks.point_output_elsewhere])
+async def test_process_whose_output_a_job_has_taken_away_is_not_used_again(app: App, task: Any):
+    async with working(app):
+        assert await result_of(task) != await result_of(tasks.pid)
 
 
 async def test_process_with_a_thread_that_a_job_has_left_is_not_used_again(app: App):

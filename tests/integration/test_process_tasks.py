@@ -187,14 +187,14 @@ async def test_what_a_process_task_prints_does_not_disturb_its_reply(app: App):
         assert await (await tasks.chatty.enqueue()).result(timeout=20) == "done"
 
 
-@pytest.mark.parametrize("exits", [False, True])
-async def test_child_that_a_process_task_forks_and_that_comes_back_ends(
-    app: App, tmp_path: Path, exits: bool
+@pytest.mark.parametrize(("how", "code"), [("returns", 0), ("exits", 3), ("raises", 1)])
+async def test_child_that_a_process_task_forks_and_that_comes_back_ends_as_programs_do(
+    app: App, tmp_path: Path, how: str, code: int
 ):
     """It has no caller, and its reply must not end up in a file that it has opened."""
     async with working(app):
-        job = await tasks.fork.enqueue(str(tmp_path / "file"), exits)
-        assert await job.result(timeout=20) == 0
+        job = await tasks.fork.enqueue(str(tmp_path / "file"), how)
+        assert await job.result(timeout=20) == code
     assert (tmp_path / "file").read_bytes() == b"grandchild child"
 
 
@@ -232,9 +232,12 @@ async def test_process_task_is_found_by_its_name_whatever_it_was_registered_from
             assert await (await task.enqueue(2)).result(timeout=20) == 4, task.name
 
 
-async def test_process_task_that_only_its_worker_knows_is_parked_and_not_charged(app: App):
+@pytest.mark.parametrize("once", [False, True])
+async def test_process_task_that_only_its_worker_knows_is_parked_and_not_charged(
+    app: App, once: bool
+):
     """As after a deploy: a process that starts now imports other code than its worker did."""
-    late = app.task(name="late", run_in="process")(len_of)
+    late = app.task(name="late", run_in="process", at_most_once=once)(len_of)
     async with working(app):
         job = await late.enqueue("abc")
         record = await reached(app, job, JobStatus.SCHEDULED, 20)

@@ -142,7 +142,7 @@ def die(how: str) -> None:
 
 
 @app.task(run_in="process", retry=ONCE)
-def fork(path: str, exits: bool) -> int:
+def fork(path: str, how: str) -> int:
     """Fork a child that opens a file and comes back; return how it ended."""
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -154,8 +154,10 @@ def fork(path: str, exits: bool) -> int:
         os._exit(0)
     file.write(b"child")
     globals()["kept_open"] = file
-    if exits:
+    if how == "exits":
         sys.exit(3)
+    if how == "raises":
+        raise ValueError(how)
     return 1
 
 
@@ -249,6 +251,19 @@ def look_around() -> dict[str, Any]:
         "limit": resource.getrlimit(resource.RLIMIT_CORE)[0],
         "stdout": sys.stdout is sys.__stdout__,
     }
+
+
+@app.task(run_in="process")
+def close_output() -> int:
+    sys.stdout.close()
+    return os.getpid()
+
+
+@app.task(run_in="process")
+def point_output_elsewhere() -> int:
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    return os.getpid()
 
 
 @app.task(run_in="process")

@@ -5,10 +5,11 @@ import enum
 import uuid
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 import pytest
+from msgspec import Meta
 
 from qcore.context import Context
 from qcore.errors import ArgumentError
@@ -90,6 +91,16 @@ def test_model_that_is_strict_computed_aliased_and_json_comes_back():
     [
         (Sealed, Sealed(secret="x"), "argument value.secret: a SecretStr would arrive with ano"),
         (Sealed | None, Sealed(secret="x"), "argument value.secret: a SecretStr would arrive"),
+        (
+            Annotated[Sealed, Meta(description="x")],
+            Sealed(secret="x"),
+            "argument value.secret: a SecretStr would arrive with ano",
+        ),
+        (
+            list[Annotated[Any, Meta(title="x")]] | None,
+            [(1,)],
+            r"argument value\[0\]: a tuple would arrive",
+        ),
         (list[Sealed], [Sealed(secret="x")], r"argument value\[0\].secret: a SecretStr"),
         (dict[str, Sealed], {"a": Sealed(secret="x")}, r"argument value\['a'\].secret: a Secr"),
         (Anything, Anything(value=(1,)), "argument value.value: a tuple would arrive as a list"),

@@ -1,13 +1,17 @@
 """What log lines look like."""
 
 import json
-from typing import Any
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qcore_cli.log_lines import json_line, terminal_line, text_line
+from qcore_cli.log_writer import LogWriter
+from qcore_cli.logs import LogFormat, LogStyle, _Lines
 
 ACK = {
     "event": "job.acked",
@@ -95,3 +99,12 @@ def test_any_value_makes_one_json_document(value: object):
 
 def test_value_that_cannot_be_shown_costs_its_text_only():
     assert "cannot be shown" in text_line(ACK | {"value": Mute()})
+
+
+@pytest.mark.parametrize(("text", "value"), [("%s of a shop", Mute()), ("%d of them", "many")])
+def test_record_whose_arguments_cannot_be_shown_is_a_line_without_them(text: str, value: object):
+    written: list[bytes] = []
+    lines = _Lines(LogStyle(LogFormat.JSON), {})
+    lines.writer = cast("LogWriter", SimpleNamespace(write=written.append))
+    lines.take_record(logging.LogRecord("shop", logging.INFO, "", 1, text, (value,), None))
+    assert json.loads(written[0])["event"].startswith(f"{text} (its arguments cannot be shown")

@@ -90,9 +90,13 @@ async def test_end_of_a_process_is_told_although_its_group_may_not_be_killed(
 
 @pytest.mark.parametrize(
     ("command", "why"),
-    [(SEGFAULTS, "was ended by SIGSEGV while it loaded the app"), (LOADING, "within 0.5 s")],
+    [
+        (("/no/such/python",), "no process of the task could be started: .*/no/such/python"),
+        (SEGFAULTS, "was ended by SIGSEGV while it loaded the app"),
+        (LOADING, "within 0.5 s"),
+    ],
 )
-async def test_job_waits_for_another_worker_where_no_process_can_load_its_app(
+async def test_job_waits_for_another_worker_where_no_process_has_its_app(
     monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], why: str
 ):
     monkeypatch.setattr(processes, "LOAD_S", 0.5 if command is LOADING else 60.0)

@@ -6,9 +6,10 @@
 -- reply the tokens that were lost
 -- @include clock tokens
 local active = KEYS[1]
-local now_ms, lease_ms, tokens = ARGV[1], ARGV[2], { unpack(ARGV, 3) }
+local now_ms, lease_ms, tokens = ARGV[1], ARGV[2], 3
 
 local deadline, members = whole(clock(now_ms) + integer(lease_ms)), {}
+tokens = { unpack(ARGV, tokens) }
 redis.call('ZREM', active, '')
 local held, lost = split(active, tokens)
 for i, token in ipairs(held) do

@@ -1,6 +1,5 @@
 -- look: says whether anything waits in a queue; then all its keys are checked, for a claim that fails
--- after it took jobs would lose them for a lease. `k.is_plain`: its jobs are just ready, with nothing
--- stored of them but their payloads.
+-- after it took jobs would lose them for a lease. `k.is_plain`: of its jobs only payloads are stored.
 local function look(k, now)
   if redis.call('EXISTS', k.ready, k.suspects, k.scheduled) == 0 then return false end
   local meta = redis.call('HMGET', k.meta, 'paused', 'fence')
@@ -9,10 +8,11 @@ local function look(k, now)
   check('ZCARD', k.active, k.wake)
   check('HLEN', k.running, k.jobs)
   k.is_plain = redis.call('EXISTS', k.suspects, k.scheduled, k.state, k.crashes, k.cancels) == 0
-  if k.is_plain then return true end
-  check('LLEN', k.suspects)
-  check('ZCARD', k.scheduled)
-  check('HLEN', k.state, k.crashes, k.cancels)
+  if not k.is_plain then
+    check('LLEN', k.suspects)
+    check('ZCARD', k.scheduled)
+    check('HLEN', k.state, k.crashes, k.cancels)
+  end
   return true
 end
 
@@ -24,11 +24,14 @@ local ALONE = 3
 -- that has to be alone, or that would wait for ever.
 local function company(k, most, left, is_idle, now)
   if most < 1 or k.pause then return most, left end
-  local ids = redis.call('LRANGE', k.suspects, 0, most - 1)
+  local ids = {}
+  for i = 1, math.min(most, redis.call('LLEN', k.suspects)) do
+    ids[i] = redis.call('LINDEX', k.suspects, i - 1)
+  end
   for i, count in ipairs(crashes_of(k.crashes, ids, now)) do
     if count >= ALONE then
-      local fit = i > 1 and i - 1 or is_idle and 1 or 0
-      return fit, fit
+      most = i > 1 and i - 1 or is_idle and 1 or 0
+      return most, most
     end
   end
   return most, left
@@ -69,9 +72,8 @@ end
 local function lease(active, running, ids, prefix, deadline)
   local members, index = {}, {}
   for i, id in ipairs(ids) do
-    local token = prefix .. id
-    members[2 * i - 1], members[2 * i] = deadline, token
-    index[2 * i - 1], index[2 * i] = id, token
+    members[2 * i - 1], members[2 * i] = deadline, prefix .. id
+    index[2 * i - 1], index[2 * i] = id, members[2 * i]
   end
   redis.call('ZADD', active, unpack(members))
   redis.call('HSET', running, unpack(index))
