@@ -142,7 +142,7 @@ class Coalescer:
         while self._waiting:
             jobs += len(self._waiting[0].jobs)
             size += self._waiting[0].size
-            if jobs > CALL_JOBS or size > self._call_size.bytes:
+            if jobs > CALL_JOBS or size > self._call_size.now:
                 break
             batch.append(self._waiting.popleft())
         return batch

@@ -87,7 +87,7 @@ class Patience:
 
 
 class CallSize:
-    """How many bytes the next call of many is to carry.
+    """How much the next call of many is to carry: bytes, if nothing else is said.
 
     It begins small. After a call that fails, or takes longer than the call timeout, it is half of
     that, after one that is done in a quarter of it twice as much.
@@ -95,22 +95,24 @@ class CallSize:
     Args:
         timeout_s: The call timeout.
         most: The size that a fast link is given.
+        first: The size of the first call.
+        least: The size that the slowest link is given.
     """
 
-    _FIRST, _LEAST = 64 * 1024, 8 * 1024
-
-    def __init__(self, timeout_s: float, most: int) -> None:
+    def __init__(
+        self, timeout_s: float, most: int, *, first: int = 64 * 1024, least: int = 8 * 1024
+    ) -> None:
         self._timeout_s = timeout_s
-        self._most = most
-        self.bytes = self._FIRST
+        self._most, self._least = most, least
+        self.now = first
 
     def failed(self) -> None:
         """Hear that a call had no reply in time."""
-        self.bytes = max(self._LEAST, self.bytes // 2)
+        self.now = max(self._least, self.now // 2)
 
     def took(self, call_s: float) -> None:
         """Hear how long a call took."""
         if call_s < self._timeout_s / 4:
-            self.bytes = min(self._most, self.bytes * 2)
+            self.now = min(self._most, self.now * 2)
         elif call_s > self._timeout_s:
             self.failed()

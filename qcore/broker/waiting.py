@@ -20,14 +20,16 @@ from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.identity import new_owner
 from qcore.broker.keys import QueueKeys
 from qcore.broker.line import Line
+from qcore.broker.patience import CallSize
 from qcore.broker.reading import text_of
 from qcore.broker.subscription import Subscription, subscribed
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable, ConfigError
 from qcore.telemetry import log
 
-#: Looks in one write: a kept result may be as large as the limit of a payload.
-LOOKS = 100
+#: Looks in one write, at first and at most: a kept result may be as large as the limit of a
+#: payload, so that a slow link carries fewer.
+FIRST_LOOKS, LOOKS = 8, 100
 #: Who hears nothing looks again after this long.
 LOOK_S = 5.0
 #: The connection is closed when nobody has waited for so long.
@@ -56,6 +58,8 @@ class _Wait:
     #: When a caller whose job no look has found yet hears that Redis is away.
     patience: float
     seen_at: float | None = None
+    #: Looks in one write with this one: fewer after each that failed, until one is answered.
+    most: int = LOOKS
 
 
 class Waiting:
@@ -66,6 +70,7 @@ class Waiting:
         self._line = line
         self._channel = f"{config.namespace}:results:{new_owner()}".encode()
         self._patience_s = config.enqueue_timeout_s
+        self._size = CallSize(line.timeout_s, LOOKS, first=FIRST_LOOKS, least=1)
         self._waits: dict[str, set[_Wait]] = {}
         #: Those to look at next, in order.
         self._due: dict[_Wait, None] = {}
@@ -175,9 +180,11 @@ class Waiting:
                 return
 
     async def _session(self, backoff: Backoff) -> None:
-        """Listen first, then look at all: what ends in between is heard."""
+        """Listen first, then look at all: what ends in between is heard.
+
+        Those whose turn it was when the last session was lost come first.
+        """
         async with subscribed(self._endpoint, self._channel, self._line.timeout_s) as channel:
-            self._due.clear()
             self._look_soon(self._all())
             await _until_one_ends(self._listen(channel), self._look(backoff))
 
@@ -208,10 +215,7 @@ class Waiting:
             await self._rung.wait()
             self._rung.clear()
             while self._due:
-                batch = list(islice(self._due, LOOKS))
-                for wait in batch:
-                    del self._due[wait]
-                await self._look_at([wait for wait in batch if not wait.end.done()])
+                await self._look_at(self._take())
             if self._unanswered:
                 self._lost(next(iter(self._unanswered.values())))
                 self._look_again(backoff)
@@ -219,23 +223,70 @@ class Waiting:
                 backoff.reset()
                 self._regained()
 
+    def _take(self) -> list[_Wait]:
+        """Take out those of the next look: as many as the link may carry in time."""
+        batch: list[_Wait] = []
+        most = self._size.now
+        for wait in list(islice(self._due, LOOKS)):
+            most = min(most, wait.most)
+            if len(batch) >= most:
+                break
+            del self._due[wait]
+            if not wait.end.done():  # its caller has not gone
+                batch.append(wait)
+        return batch
+
     async def _look_at(self, waits: list[_Wait]) -> None:
+        if not waits:
+            return
         calls = [scripts.FIND.call(wait.keys, wait.id, self._channel) for wait in waits]
-        asked_at = time.monotonic()
-        replies = await self._line.send(calls) if calls else []
-        now = asyncio.get_running_loop().time()
-        for wait, reply in zip(waits, replies, strict=True):
-            self._unanswered.pop(wait, None)
-            if isinstance(reply, BrokerUnavailable):
-                self._unanswered[wait] = reply
-                if wait.seen_at is None and wait.patience <= now:
-                    self._conclude(wait, copy.copy(reply))
-            elif isinstance(reply, Exception):
+        loop = asyncio.get_running_loop()
+        asked_at, began = time.monotonic(), loop.time()
+        try:
+            replies = await self._line.send(calls)
+        except (BrokerUnavailable, asyncio.CancelledError) as e:
+            # cancelled: the connection that listens was lost, perhaps since this took all the link
+            if not isinstance(e, BrokerUnavailable) or e.sent:
+                self._note_late(waits, len(waits))
+            self._put_behind(waits)
+            raise
+        pairs = list(zip(waits, replies, strict=True))
+        late = [wait for wait, r in pairs if isinstance(r, BrokerUnavailable) and r.sent]
+        if late:
+            self._note_late(late, len(waits))
+        else:
+            self._size.took(loop.time() - began)
+        for wait, reply in pairs:
+            self._note(wait, reply, asked_at)
+
+    def _note(self, wait: _Wait, reply: Any, asked_at: float) -> None:
+        self._unanswered.pop(wait, None)
+        if isinstance(reply, BrokerUnavailable):
+            self._unanswered[wait] = reply
+            if wait.seen_at is None and wait.patience <= asyncio.get_running_loop().time():
                 self._conclude(wait, copy.copy(reply))
-            elif reply[0] in (b"done", b"dead", b""):
-                self._conclude(wait, Ending(reply, wait.seen_at, asked_at))
-            else:
-                wait.seen_at = wait.seen_at or time.monotonic()
+        elif isinstance(reply, Exception):
+            self._conclude(wait, copy.copy(reply))
+        elif reply[0] in (b"done", b"dead", b""):
+            self._conclude(wait, Ending(reply, wait.seen_at, asked_at))
+        else:
+            wait.seen_at = wait.seen_at or time.monotonic()
+            wait.most = LOOKS
+
+    def _note_late(self, waits: Iterable[_Wait], looks: int) -> None:
+        """Hear whose look failed, in a write of so many; they get half as many next time.
+
+        Also when other calls are fast meanwhile: small replies say nothing of what large ones take.
+        """
+        self._size.failed()
+        for wait in waits:
+            wait.most = max(1, looks // 2)
+
+    def _put_behind(self, waits: Iterable[_Wait]) -> None:
+        """Let all others have their turn before these."""
+        for wait in waits:
+            self._due.pop(wait, None)  # a tick may have named it meanwhile
+            self._due[wait] = None
 
     def _look_again(self, backoff: Backoff) -> None:
         """Look soon at those that no look has found yet; for the others the tick is soon enough."""

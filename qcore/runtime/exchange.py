@@ -137,7 +137,7 @@ class Exchange:
         if resting:
             ready = [item for item in self._ended if item[0].queue not in resting]
             later = [item for item in self._ended if item[0].queue in resting]
-        sending = leading(ready, self._size.bytes)
+        sending = leading(ready, self._size.now)
         self._ended = later + ready[len(sending) :]
         return sending
 
@@ -167,7 +167,7 @@ class Exchange:
             tuple(queues.values()),
             self._config.suspects,
             room.is_idle,
-            self._size.bytes,
+            self._size.now,
         )
 
     async def _send(self, sending: list[tuple[Lease, Outcome]], claim: ClaimRequest | None) -> Turn:

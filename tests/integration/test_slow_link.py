@@ -1,5 +1,6 @@
 """Workers far away from Redis: a link of 20 KB/s with calls of 5 s, five times as fast here."""
 
+import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -79,6 +80,27 @@ async def test_payload_that_takes_longer_than_a_call_may_arrives_and_so_does_its
             ends = [await near.job(job.ref).result(timeout=30) for job in jobs]
     assert ends == [text] * 2
     assert ran == Counter(range(2))
+
+
+async def test_results_that_take_longer_than_a_call_may_arrive_in_several(
+    own_server: Server, link: Proxy
+):
+    """They end while the way to Redis is cut, so that all are asked for at the same time."""
+    text = "x" * 10_000
+    config = BrokerConfig(url=link.url, call_timeout_s=0.4, enqueue_timeout_s=60.0)
+    near, echo = echoing(own_server.url, lambda _: None)
+    far = App(link.url)
+    far._brokers = Brokers(lambda: config)
+    async with near, far:
+        jobs = [await echo.enqueue(n, text) for n in range(20)]
+        results = asyncio.gather(*(far.job(job.ref).result(timeout=30) for job in jobs))
+        await eventually(lambda: own_server.ask("HLEN", "{qcore:default}:waiters") == len(jobs))
+        await link.refuse()
+        async with working(near, **TIMES):
+            for job in jobs:
+                await job.result(timeout=30)
+        await link.listen()
+        assert await results == [text] * len(jobs)
 
 
 # -- one call --------------------------------------------------------------------------------------

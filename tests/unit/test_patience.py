@@ -47,16 +47,27 @@ def test_call_that_stops_moving_ends_a_call_timeout_later(stop_s: float):
 
 def test_calls_grow_on_a_fast_link_and_shrink_on_a_slow_one():
     size = CallSize(4.0, 200_000)
-    first = size.bytes
+    first = size.now
     size.took(0.5)
-    assert size.bytes == 2 * first
+    assert size.now == 2 * first
     size.took(0.5)
     size.took(0.5)
-    assert size.bytes == 200_000
+    assert size.now == 200_000
     size.took(2.0)
-    assert size.bytes == 200_000
+    assert size.now == 200_000
     size.took(5.0)
-    assert size.bytes == 100_000
+    assert size.now == 100_000
     for _ in range(10):
         size.failed()
-    assert 0 < size.bytes < first
+    assert 0 < size.now < first
+
+
+def test_size_of_a_call_stays_within_its_bounds():
+    size = CallSize(4.0, 100, first=8, least=1)
+    assert size.now == 8
+    for _ in range(5):
+        size.failed()
+    assert size.now == 1
+    for _ in range(10):
+        size.took(0.5)
+    assert size.now == 100
