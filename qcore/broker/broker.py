@@ -14,14 +14,15 @@
 What users and operators do (cancel, clear, revive, purge, pause, close, resume) is in `inspector`.
 """
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from qcore.broker import holdings, scripts
 from qcore.broker.bells import Bells
+from qcore.broker.claiming import claim_rest
 from qcore.broker.cluster import answered, answers
-from qcore.broker.coalescer import CALL_BYTES, Coalescer
+from qcore.broker.coalescer import Coalescer
 from qcore.broker.connection import Backoff, Endpoint
 from qcore.broker.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.patience import leasing_s
@@ -42,7 +43,7 @@ from qcore.broker.wire import (
     settle_calls,
 )
 from qcore.config import BrokerConfig
-from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
+from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome
 
@@ -202,7 +203,7 @@ class Broker:
 
         Redis: settle.lua once per queue and 500 jobs, then claim.lua; one round trip. For each
         250 queues, in a Cluster for each queue, a claim.lua of its own, one after another while
-        there is room, so that the order of the queues and the limit hold.
+        there is room, so that the order of the queues and the limits hold; see `claim_rest`.
         """
         now = _now(now_ms)
         settles = settle_calls(self.keys, ended, now)
@@ -212,25 +213,15 @@ class Broker:
         if first is not None:
             calls.append(claim_call(self.keys, first, now))
         most_s = None if claim is None else leasing_s(self.config.call_timeout_s, claim.lease_ms)
+        began = asyncio.get_running_loop().time() if claims else 0.0
         replies = await self._turns.send(calls, timeout_s=most_s)
         turn = Turn()
         for (queue, _), reply in zip(settles, replies, strict=False):
             turn.note_settle(queue, reply)
         if first is not None:
             turn.note_claim(first, replies[-1])
-        for part in claims:
-            left = 0 if part.suspects and turn.leases else part.limit - len(turn.leases)
-            if left <= 0 or turn.payload_bytes() >= CALL_BYTES:
-                turn.again_ms = 0  # nobody knows, so look when there is room
-                break
-            request = replace(part, limit=left)
-            try:
-                part_call = claim_call(self.keys, request, now)
-                (reply,) = await self._turns.send([part_call], timeout_s=most_s)
-            except BrokerUnavailable as e:
-                e.sent = True  # what went before may have taken effect
-                raise
-            turn.note_claim(request, reply)
+        if claims:
+            await claim_rest(self._turns, self.keys, claims, turn, now, began=began)
         turn.raise_if_nothing_worked()
         return turn
 

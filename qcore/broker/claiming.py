@@ -1,0 +1,56 @@
+"""A claim in several parts, which together keep to the bounds of one."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from qcore.broker.cluster import ClusterLine
+from qcore.broker.keys import QueueKeys
+from qcore.broker.line import Line
+from qcore.broker.patience import leasing_s
+from qcore.broker.wire import ClaimRequest, Turn, claim_call
+from qcore.errors import BrokerUnavailable
+
+
+async def claim_rest(
+    line: Line | ClusterLine,
+    keys_of: Callable[[str], QueueKeys],
+    parts: Iterable[ClaimRequest],
+    turn: Turn,
+    now: object,
+    *,
+    began: float,
+) -> None:
+    """Claim the parts behind the first, one after another while there is room.
+
+    Room is jobs, bytes, and time: nobody renews what the turn has claimed until it is over, so that
+    all must be over in the time of one call that gives leases. While it has claimed nothing there
+    is no hurry. A part is begun in the first half of that time only, and has at least the other
+    half: one that is cut off loses what all have claimed, until it is found again.
+
+    Args:
+        line: Where the first part went.
+        keys_of: Returns the keys of a queue.
+        parts: See `parts_of`.
+        turn: What the first part brought; the others are added.
+        now: The time of the first part.
+        began: Loop time when the first part was sent.
+    """
+    loop = asyncio.get_running_loop()
+    for part in parts:
+        most_s = leasing_s(line.timeout_s, part.lease_ms)
+        if not turn.leases:
+            began = loop.time()
+        jobs = 0 if part.suspects and turn.leases else part.limit - len(turn.leases)
+        room = part.most_bytes - turn.payload_bytes()
+        left_s = began + most_s - loop.time()
+        if jobs <= 0 or room <= 0 or left_s < most_s / 2:
+            turn.again_ms = 0  # nobody knows, so look when there is room
+            break
+        request = replace(part, limit=jobs, most_bytes=room)
+        try:
+            (reply,) = await line.send([claim_call(keys_of, request, now)], timeout_s=left_s)
+        except BrokerUnavailable as e:
+            e.sent = True  # what went before may have taken effect
+            raise
+        turn.note_claim(request, reply)
