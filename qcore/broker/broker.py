@@ -144,7 +144,7 @@ class Broker:
     # -- producers ------------------------------------------------------------------------------
 
     async def enqueue(self, jobs: list[Job], *, confirm: int = 0) -> list[bytes]:
-        """- -> ready or scheduled, in the order given; all jobs or none.
+        """- -> ready or scheduled, in the order given; all jobs or none, but for taken ids.
 
         Args:
             jobs: 1 to 500 jobs of one queue, 1 MB of envelopes together (a single one may be
@@ -158,6 +158,7 @@ class Broker:
             PayloadTooLarge, QueueClosed, QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: after `enqueue_timeout_s`; `sent` says whether they may be.
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
+            BrokerError: other jobs have the ids that it names; the rest of the call is enqueued.
 
         Redis: one script, shared with all callers of the moment.
         """

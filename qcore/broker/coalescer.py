@@ -75,7 +75,7 @@ class Coalescer:
         self._flusher: asyncio.Task[None] | None = None
 
     async def add(self, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
-        """Deliver `jobs` to one queue; all of them or none.
+        """Deliver `jobs` to one queue; all of them or none, but for ids that other jobs have.
 
         At most CALL_JOBS jobs; the order of calls to `add` is the order in the queue. A cancelled
         caller does not cancel the delivery.
@@ -87,6 +87,8 @@ class Coalescer:
             QueueClosed, QueueFull, BrokerRefused: none was enqueued.
             BrokerUnavailable: the deadline passed; `sent` says whether they may be enqueued.
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
+            BrokerError: other jobs have some of the ids; it names the first three. These were not
+                enqueued, but the rest of the call is, whether replicas have it or not.
         """
         loop = asyncio.get_running_loop()
         parcel = _Parcel(
@@ -263,9 +265,14 @@ def _told_apart(parcel: _Parcel, reply: list[bytes | list[bytes]]) -> tuple[list
 
 
 def _taken(parcel: _Parcel, ids: list[str]) -> BrokerError:
+    why = "another job has this id; enqueue it again"
+    if len(ids) > 1:
+        why = "other jobs have these ids; enqueue them again"
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    left = len(parcel.jobs) - len(ids)
+    rest = f"; the rest of the call, {left} of {len(parcel.jobs)}, is enqueued" if left else ""
     return BrokerError(
-        f"queue {parcel.keys.queue}: {', '.join(ids[:3])} not enqueued: another job has this id; "
-        "enqueue it again"
+        f"queue {parcel.keys.queue}: {', '.join(ids[:3])}{more} not enqueued: {why}{rest}"
     )
 
 

@@ -117,6 +117,23 @@ async def test_two_jobs_under_one_id_are_an_error_of_the_second_alone(broker):
     assert (await content(broker))["ready"] == ["a", "b", "c"]
 
 
+async def test_taken_id_among_others_is_named_and_the_others_are_enqueued(broker):
+    await put(broker, "b")
+    with pytest.raises(BrokerError) as failure:
+        await broker.enqueue([Job(id, QUEUE, b"other") for id in "abc"])
+    assert "b not enqueued: another job has this id" in str(failure.value)
+    assert "the rest of the call, 2 of 3, is enqueued" in str(failure.value)
+    assert (await content(broker))["ready"] == ["b", "a", "c"]
+
+
+async def test_taken_ids_are_counted_where_they_are_many(broker):
+    await put(broker, *"abcde")
+    with pytest.raises(BrokerError) as failure:
+        await broker.enqueue([Job(id, QUEUE, b"other") for id in "abcde"])
+    assert "a, b, c and 2 more not enqueued" in str(failure.value)
+    assert "the rest" not in str(failure.value)
+
+
 async def test_enqueue_with_a_known_id_accepts_its_neighbours(broker):
     await put(broker, "b")
     assert await put(broker, "a", "b", "c") == [b"b"]
