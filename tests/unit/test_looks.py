@@ -19,6 +19,8 @@ from tests.support.virtual_time import run_in_no_time
 KEYS = queue_keys("shop", "default")
 CALL_S = 5.0
 
+both = pytest.mark.parametrize("is_cluster", [False, True], ids=["one", "cluster"])
+
 
 class SlowLine:
     """Stands for the connection: a write that brings too many results takes too long.
@@ -26,12 +28,15 @@ class SlowLine:
     Args:
         carries: So many results arrive in time.
         huge: Jobs whose results never do.
+        is_cluster: The failure stands in the place of each reply.
     """
 
     timeout_s = CALL_S
 
-    def __init__(self, carries: int, *, huge: Collection[str] = ()) -> None:
-        self._carries, self._huge = carries, huge
+    def __init__(
+        self, carries: int, *, huge: Collection[str] = (), is_cluster: bool = False
+    ) -> None:
+        self._carries, self._huge, self._is_cluster = carries, huge, is_cluster
         self.done: set[str] = set()
         #: The ids that each write looked at.
         self.writes: list[list[str]] = []
@@ -45,7 +50,10 @@ class SlowLine:
         if len(results) > self._carries or results.intersection(self._huge):
             self.failed.append(len(self.writes) - 1)
             await asyncio.sleep(4 * CALL_S)
-            raise BrokerUnavailable("too late", sent=True)
+            error = BrokerUnavailable("too late", sent=True)
+            if self._is_cluster:
+                return [error] * len(commands)
+            raise error
         await asyncio.sleep(0.1 + len(results))
         return [[b"done" if id in self.done else b"ready"] for id in ids]
 
@@ -55,13 +63,15 @@ class Ears:
 
     def __init__(self) -> None:
         self.said: asyncio.Queue[str] = asyncio.Queue()
+        #: What asks takes all the link, so that nothing arrives here.
+        self.is_deaf = False
 
     async def next(self, timeout_s: float) -> bytes | None:
         try:
             async with asyncio.timeout(timeout_s):
                 return (await self.said.get()).encode() + b" completed"
         except TimeoutError:
-            return b""
+            return None if self.is_deaf else b""
 
     async def ping(self) -> None: ...
 
@@ -94,8 +104,9 @@ def names(count: int, kind: str = "job") -> list[str]:
     return [f"{kind}-{n}" for n in range(count)]
 
 
-def test_results_that_are_too_much_for_one_call_arrive_in_several(ears: Ears):
-    line, ids = SlowLine(carries=3), names(50)
+@both
+def test_results_that_are_too_much_for_one_call_arrive_in_several(ears: Ears, is_cluster: bool):
+    line, ids = SlowLine(carries=3, is_cluster=is_cluster), names(50)
 
     async def work() -> None:
         async with waiters(line) as wait:
@@ -110,9 +121,26 @@ def test_results_that_are_too_much_for_one_call_arrive_in_several(ears: Ears):
     run_in_no_time(work())
 
 
-def test_results_arrive_also_among_many_jobs_that_have_not_ended(ears: Ears):
-    """Looks at those are fast all the time, which says nothing of what results take."""
+def test_results_arrive_also_where_the_connection_that_listens_is_lost_over_them(ears: Ears):
+    """Nothing is heard for 10 s, so that the call which fills the link is cut off."""
     line, ids = SlowLine(carries=3), names(50)
+
+    async def work() -> None:
+        async with waiters(line) as wait:
+            tasks = [wait(id) for id in ids]
+            await asyncio.sleep(60)
+            line.done.update(ids)
+            ears.is_deaf = True
+            async with asyncio.timeout(600):
+                await asyncio.gather(*tasks)
+
+    run_in_no_time(work())
+
+
+@both
+def test_results_arrive_also_among_many_jobs_that_have_not_ended(ears: Ears, is_cluster: bool):
+    """Looks at those are fast all the time, which says nothing of what results take."""
+    line, ids = SlowLine(carries=3, is_cluster=is_cluster), names(50)
 
     async def work() -> None:
         async with waiters(line) as wait:
