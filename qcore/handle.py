@@ -75,7 +75,7 @@ class JobHandle(Generic[R]):
 
         Raises:
             JobNotFound: there is no trace of it, and this handle did not enqueue it; or its queue
-                was cleared after that.
+                was cleared, or dead jobs of it were purged, after that.
 
         Redis: one script, one round trip.
         """
@@ -133,8 +133,9 @@ class JobHandle(Generic[R]):
             ResultExpired: it has completed, and its result was not kept or no longer is.
             JobNotFound: there is no trace of it, and this handle did not enqueue it; or it did, and
                 the outcome would still be kept (an explicit `keep`, or an annotation without
-                None): Redis lost the job, or it was purged. Or Redis lost the whole queue; or the
-                queue was cleared, and nobody had waited for it.
+                None): Redis lost the job. Or Redis lost the whole queue; or the queue was cleared,
+                and nobody had waited for it; or dead jobs of the queue were purged, and it may be
+                one of them.
             BrokerUnavailable: Redis could not be asked at first, for as long as an enqueue tries.
             CodecError: the kept result does not fit the task's annotation.
 

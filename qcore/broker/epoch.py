@@ -16,6 +16,8 @@ from qcore.errors import JobNotFound
 
 #: Two clocks that measure the same span may differ by so much, and by so many parts of it.
 _SLACK_S, _SLACK_PART = 0.1, 0.001
+#: Redis counts milliseconds: between two of its times may lie so much more than they say.
+_TICK_S = 0.001
 #: Operators are told of a loss for so long.
 _TOLD_MS = 24 * 3600 * 1000
 
@@ -29,7 +31,7 @@ class NoTrace:
 
     queue: str
     id: str
-    #: What find.lua says: `now_ms`, `cleared`, `epoch`, `fence`.
+    #: What find.lua says: `now_ms`, `cleared`, `purged`, `epoch`, `fence`.
     said: Sequence[bytes | None]
     #: When it was asked, by `time.monotonic`: not when it had answered, which may be much later.
     asked_at: float
@@ -37,12 +39,23 @@ class NoTrace:
     def check(self, since: float | None) -> None:
         """Raise JobNotFound if that is why, as far as Redis and who had it accepted know."""
         if since is not None:
-            self.check_not_emptied(since)
-        self._check_not_cleared(since)
+            self._check_not_emptied(since)
+        _, cleared, *_ = self.said
+        if self._is_before(cleared, since):
+            raise self._gone(cleared, "its queue was cleared", "was cancelled then")
+        self._check_not_purged(since)
 
-    def check_not_emptied(self, since: float) -> None:
+    def check_seen(self, first_at: float, last_at: float) -> None:
+        """Do the same for who has waited, and saw it alive at these times.
+
+        Of its cancelling there would be a trace, since it was awaited.
+        """
+        self._check_not_emptied(first_at)
+        self._check_not_purged(last_at)
+
+    def _check_not_emptied(self, since: float) -> None:
         """Raise JobNotFound if Redis has lost the whole queue since a job was accepted or seen."""
-        span_s, (_, _, epoch, fence) = self.asked_at - since, self.said
+        span_s, (*_, epoch, fence) = self.asked_at - since, self.said
         age_s = self._age_s(epoch)
         if age_s is None:
             # with a fence it was made by an older version, which wrote no epoch
@@ -55,19 +68,32 @@ class NoTrace:
                 f"that it held of queue {self.queue}; nobody knows whether it ran"
             )
 
-    def _check_not_cleared(self, since: float | None) -> None:
-        cleared_ms, made = natural(self.said[1]), made_ms(self.id)
-        if cleared_ms is None or cleared_ms >= FAR_MS:
-            return
-        is_older = made is None or made <= cleared_ms
-        # its maker's clock may be ahead of that of Redis
-        age_s = self._age_s(self.said[1])
-        if is_older or (since is not None and age_s is not None and age_s < self.asked_at - since):
-            at = datetime.fromtimestamp(cleared_ms / 1000, UTC)
-            raise JobNotFound(
-                f"there is no trace of job {self.queue}/{self.id}: its queue was cleared at "
-                f"{at:%Y-%m-%d %H:%M:%SZ}; it was cancelled then, or ended before and kept nothing"
-            )
+    def _check_not_purged(self, since: float | None) -> None:
+        _, _, purged, *_ = self.said
+        if self._is_before(purged, since):
+            raise self._gone(purged, "dead jobs of its queue were purged", "was one of them")
+
+    def _is_before(self, stamp: bytes | None, since: float | None) -> bool:
+        """Say whether the job was there already at a time that stands in `meta`.
+
+        Spans tell it, which know no other clock; that of its maker counts where there are none, or
+        where they are too close.
+        """
+        at_ms, made, age_s = natural(stamp), made_ms(self.id), self._age_s(stamp)
+        if at_ms is None or age_s is None or at_ms >= FAR_MS:
+            return False
+        if since is not None and age_s + _TICK_S <= self.asked_at - since:
+            return True
+        if since is not None and age_s > self.asked_at - since + _SLACK_S:
+            return False
+        return made is None or made <= at_ms
+
+    def _gone(self, stamp: bytes | None, event: str, fate: str) -> JobNotFound:
+        at = datetime.fromtimestamp((natural(stamp) or 0) / 1000, UTC)
+        return JobNotFound(
+            f"there is no trace of job {self.queue}/{self.id}: {event} at "
+            f"{at:%Y-%m-%d %H:%M:%SZ}; it {fate}, or ended before and kept nothing"
+        )
 
     def _age_s(self, stamp: bytes | None) -> float | None:
         at_ms = natural(stamp)

@@ -126,8 +126,8 @@ class Inspector:
         """Return what is known about one job, or None when there is no trace of it.
 
         Raises:
-            JobNotFound: there is none, and it may have been cleared; or Redis has lost its queue
-                since its producer saw it accepted, `since` by `time.monotonic`.
+            JobNotFound: there is none, and it may have been cleared or purged; or Redis has lost
+                its queue since its producer saw it accepted, `since` by `time.monotonic`.
         """
         keys, words = self._broker.keys(queue), dict.fromkeys((id.encode(), raw_of(id)))
         asked_at = time.monotonic()
@@ -142,12 +142,12 @@ class Inspector:
 
         Raises:
             BrokerUnavailable: it could not be looked at, for as long as an enqueue is tried.
-            JobNotFound: as `job`; or Redis has lost the queue since it was seen.
+            JobNotFound: as `job`; or Redis has lost the queue since it was seen, or dead jobs were
+                purged since it was last seen.
         """
-        reply, seen_at, asked_at = await self._broker.ended(queue, id)
+        reply, seen_at, last_seen_at, asked_at = await self._broker.ended(queue, id)
         if reply[0] == b"" and seen_at is not None:
-            NoTrace(queue, id, reply[4], asked_at).check_not_emptied(seen_at)
-            # it was awaited, so that of its cancelling there would be a trace
+            NoTrace(queue, id, reply[4], asked_at).check_seen(seen_at, last_seen_at)
             return JobRecord(id=id, queue=queue, status=JobStatus.COMPLETED)
         return _found(queue, id, reply, asked_at, since)
 
@@ -238,6 +238,8 @@ class Inspector:
         self, queue: str, *, ids: Sequence[str] = (), older_than_s: float | None = None
     ) -> int:
         """Dead -> -: forget the jobs named, or all that have been dead for `older_than_s`.
+
+        Handles of older jobs without a trace raise JobNotFound from then on.
 
         Returns:
             How many were purged.

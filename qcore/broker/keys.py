@@ -25,7 +25,7 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "wake": ("zset", 'the marker "come and claim"'),
     "meta": (
         "hash",
-        "fence, epoch, emptied, paused, closed, cleared; those of sweeps",
+        "fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps",
     ),
 }
 

@@ -44,6 +44,8 @@ class Ending(NamedTuple):
     #: When it was first seen, before it ended, by `time.monotonic`: if there is no trace of it now,
     #: it has kept nothing. None: it never was.
     seen_at: float | None
+    #: When the last look that saw it was sent, by `time.monotonic`.
+    last_seen_at: float
     #: When the last look was sent, by `time.monotonic`.
     asked_at: float
 
@@ -58,6 +60,7 @@ class _Wait:
     #: When a caller whose job no look has found yet hears that Redis is away.
     patience: float
     seen_at: float | None = None
+    last_seen_at: float = 0.0
     #: Looks in one write with this one: fewer after each that failed, until one is answered.
     most: int = LOOKS
 
@@ -268,9 +271,10 @@ class Waiting:
         elif isinstance(reply, Exception):
             self._conclude(wait, copy.copy(reply))
         elif reply[0] in (b"done", b"dead", b""):
-            self._conclude(wait, Ending(reply, wait.seen_at, asked_at))
+            self._conclude(wait, Ending(reply, wait.seen_at, wait.last_seen_at, asked_at))
         else:
             wait.seen_at = wait.seen_at or time.monotonic()
+            wait.last_seen_at = asked_at
             wait.most = LOOKS
 
     def _note_late(self, waits: Iterable[_Wait], looks: int) -> None:

@@ -10,9 +10,9 @@ from tests.support.content import keys_of, names_in
 from tests.support.moves import OWNER, SECOND, claim
 from tests.support.workers import dead, reached, working
 
-#: What is left of a queue: the marker, and three numbers.
+#: What is left of a queue: the marker, and some numbers.
 LEFT = {"wake", "meta"}
-NUMBERS = {"last_sweep", "guard_until", "fence", "epoch"}
+NUMBERS = {"last_sweep", "guard_until", "fence", "epoch", "purged"}
 SOON = Retry(max_attempts=2, backoff=0.01, jitter=0)
 
 

@@ -3,6 +3,8 @@
 import pytest
 
 from qcore.broker import scripts
+from qcore.broker.identity import made_ms, new_id
+from qcore.errors import JobNotFound
 from qcore.model.job import Buried
 from tests.support.moves import (
     NOW,
@@ -34,8 +36,11 @@ async def purge_older(broker, age_ms: int, now_ms: int, limit: int = 500) -> int
 async def test_purge_by_id_leaves_nothing_of_the_job(broker, inspector):
     await bury(broker, "a")
     await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "a", f"1 {NOW}")
+    ms = int((await ask(broker, b"TIME"))[0]) * 1000
     assert await inspector.purge(QUEUE, ids=["a"]) == 1
-    assert await content(broker) == {}
+    found = await content(broker)
+    assert set(found) == {"meta"}
+    assert 0 <= int(found["meta"]["purged"]) - ms < 10_000
 
 
 async def test_purge_of_what_is_not_dead_does_nothing(broker, inspector):
@@ -82,10 +87,23 @@ async def test_purge_of_more_than_one_call_purges_all(broker, inspector, by_age)
     )
     purged = await inspector.purge(QUEUE, **({"older_than_s": 5.0} if by_age else {"ids": ids}))
     assert purged == 700
-    assert await content(broker) == {}
+    assert set(await content(broker)) == {"meta"}
 
 
 async def test_purge_of_nothing_named_purges_nothing(broker, inspector):
     await bury(broker, "a")
     assert await inspector.purge(QUEUE) == 0
     assert (await content(broker))["dead"] == {"a": NOW}
+
+
+async def test_job_without_a_trace_may_have_been_purged_if_it_is_older_than_that(broker, inspector):
+    before = new_id()
+    await bury(broker, before)
+    await inspector.purge(QUEUE, ids=[before])
+    said = f"{QUEUE}/{before}: dead jobs of its queue were purged at 20.*; it was one of them"
+    with pytest.raises(JobNotFound, match=said):
+        await inspector.job(QUEUE, before)
+    made = made_ms(before)
+    assert made is not None
+    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], b"purged", made - 1)
+    assert await inspector.job(QUEUE, before) is None

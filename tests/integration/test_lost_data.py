@@ -8,7 +8,7 @@ from typing import Any, Literal, Optional
 import pytest
 from structlog.testing import capture_logs
 
-from qcore import App, JobNotFound, JobStatus
+from qcore import App, GiveUp, JobNotFound, JobStatus
 from qcore.broker import identity, waiting
 from qcore.broker.epoch import check_losses
 from qcore.broker.line import Line
@@ -34,6 +34,14 @@ async def _anything():
 
 async def _text() -> str:
     return "done"
+
+
+async def _fails() -> None:
+    raise GiveUp("never")
+
+
+async def _fails_unannotated():
+    raise GiveUp("never")
 
 
 TASKS = pytest.mark.parametrize("function", [_nothing, _anything, _text])
@@ -174,6 +182,86 @@ async def test_job_that_was_cleared_has_not_completed_whatever_the_clock_of_its_
     for ask in (job.status, job.result, job.cancel):
         with pytest.raises(JobNotFound, match="its queue was cleared"):
             await ask()
+
+
+async def test_job_that_was_enqueued_after_a_clear_has_completed_whatever_the_clock_of_its_maker(
+    app: App, monkeypatch: pytest.MonkeyPatch
+):
+    task, behind = app.task(_nothing), time.time_ns() - 3600 * 10**9
+    await task.enqueue()
+    await app.inspector.clear("default")
+    await asyncio.sleep(0.3)  # more than two clocks may differ over such a span
+    monkeypatch.setattr(identity, "time_ns", lambda: behind)
+    async with working(app) as worker:
+        job = await task.enqueue()
+        await eventually(lambda: worker.beat().done == 1)
+    assert await job.status() is JobStatus.COMPLETED
+    assert await job.result() is None
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+@pytest.mark.parametrize("function", [_fails, _fails_unannotated])
+async def test_job_that_was_purged_has_not_completed_whatever_the_clock_of_its_maker(
+    app: App, monkeypatch: pytest.MonkeyPatch, function: Any, hours: int
+):
+    task, then = app.task(function), time.time_ns() + hours * 3600 * 10**9
+    monkeypatch.setattr(identity, "time_ns", lambda: then)
+    async with working(app):
+        job = await task.enqueue()
+        await eventually(lambda: app.inspector.dead("default"))
+    assert await app.inspector.purge("default", older_than_s=0) == 1
+    for ask in (job.status, job.result, job.cancel):
+        with pytest.raises(JobNotFound, match="dead jobs of its queue were purged at"):
+            await ask()
+
+
+async def test_purge_is_no_matter_of_jobs_that_are_enqueued_after_it(app: App):
+    async with working(app) as worker:
+        await app.task(_fails).enqueue()
+        await eventually(lambda: app.inspector.dead("default"))
+        assert await app.inspector.purge("default", older_than_s=0) == 1
+        await asyncio.sleep(0.01)  # Redis counts milliseconds
+        job = await app.task(_nothing).enqueue()
+        await eventually(lambda: worker.beat().done == 2)
+    assert await job.status() is JobStatus.COMPLETED
+    assert await job.result() is None
+
+
+async def test_job_that_is_purged_while_it_is_awaited(
+    own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
+):
+    """Word of its death may be lost, or it is purged before the waiter has looked."""
+    monkeypatch.setattr(waiting, "LOOK_S", 1.0)
+    job = await app.task(_nothing).enqueue()
+    result = asyncio.create_task(app.job(job.ref).result(timeout=30))
+    await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
+    own_server.ask("DEL", "{qcore:default}:ready", "{qcore:default}:waiters")
+    own_server.ask("ZADD", "{qcore:default}:dead", "1", job.id)
+    assert await app.inspector.purge("default", ids=[job.id]) == 1
+    with pytest.raises(JobNotFound, match="dead jobs of its queue were purged at"):
+        await result
+
+
+async def test_purge_of_others_before_the_last_look_says_nothing_of_an_awaited_job(
+    own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    go = asyncio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await go.wait()
+
+    async with working(app):
+        job = await wait.enqueue()
+        result = asyncio.create_task(app.job(job.ref).result(timeout=30))
+        await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
+        await app.task(_fails).enqueue()
+        await eventually(lambda: app.inspector.dead("default"))
+        assert await app.inspector.purge("default", older_than_s=0) == 1
+        await asyncio.sleep(0.5)
+        go.set()
+        assert await result is None
 
 
 async def test_many_results_of_nothing_take_no_round_trip_each(

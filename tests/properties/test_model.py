@@ -365,8 +365,8 @@ class House(Agreeing):
     def purge(self, queue: str, data: st.DataObject) -> None:
         ids = self.some_ids(data, queue)
         self.ended[queue] |= set(ids) & set(self.models[queue].dead)
-        reply = self.ask(scripts.PURGE, queue, "", "", 0, *ids)
-        self.agree(reply, self.models[queue].purge(ids))
+        reply = self.ask(scripts.PURGE, queue, self.now, "", 0, *ids)
+        self.agree(reply, self.models[queue].purge(self.now, ids))
 
     @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, age=st.sampled_from((0, 5000, HOUR_MS)), limit=few)
@@ -374,7 +374,7 @@ class House(Agreeing):
         model = self.models[queue]
         self.ended[queue] |= set(model.dead)
         reply = self.ask(scripts.PURGE, queue, self.now, age, limit)
-        self.agree(reply, model.purge_older(self.now - age, limit))
+        self.agree(reply, model.purge_older(self.now, age, limit))
 
     @rule(queue=queues, for_ms=st.sampled_from((None, 1, SECOND, LEASE_MS)))
     def pause(self, queue: str, for_ms: int | None) -> None:

@@ -372,13 +372,15 @@ class Model:
                 revived.append(id)
         return revived
 
-    def purge(self, ids: Sequence[str]) -> int:
+    def purge(self, now: int, ids: Sequence[str]) -> int:
         gone = [id for id in dict.fromkeys(ids) if self.dead.pop(id, None) is not None]
         self._forget(gone)
+        if gone:
+            self.meta["purged"] = now
         return len(gone)
 
-    def purge_older(self, before: int, limit: int) -> int:
-        return self.purge(by_score(self.dead, -math.inf, before, limit))
+    def purge_older(self, now: int, age: int, limit: int) -> int:
+        return self.purge(now, by_score(self.dead, -math.inf, now - age, limit))
 
     def pause_for(self, now: int, for_ms: int | None, reason: str) -> str:
         until = 0 if for_ms is None else now + max(1, for_ms)

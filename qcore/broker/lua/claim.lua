@@ -10,7 +10,7 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
---       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many jobs in all

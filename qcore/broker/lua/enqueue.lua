@@ -4,7 +4,7 @@
 --       scheduled  zset  job id -> due time, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
 --       wake       zset  the marker "come and claim"
---       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       nonce      text  names the producing process
 --       call       int   grows with each call of this producer

@@ -9,12 +9,13 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or the wish holds,
 --       or payload (none with a channel), record, crashes, when (time of death, deadline or due time,
---       unix ms; where there is no trace: { now_ms, cleared, epoch, fence } of the queue), token }
+--       unix ms; where there is no trace: { now_ms, cleared, purged, epoch, fence } of the queue),
+--       token }
 -- @include clock kinds
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
 local cancels, waiters, meta = unpack(KEYS, 9, 11)
@@ -38,7 +39,8 @@ end
 local payload = channel == '' and redis.call('HGET', jobs, id)
 if not at then where = redis.call('HEXISTS', jobs, id) == 1 and 'ready' or '' end
 if where == '' then
-  at = { whole(clock('')), unpack(redis.call('HMGET', meta, 'cleared', 'epoch', 'fence'), 1, 3) }
+  local notes = redis.call('HMGET', meta, 'cleared', 'purged', 'epoch', 'fence')
+  at = { whole(clock('')), unpack(notes) }
 end
 
 -- A ready job with a wish to cancel it will not run, though its id is still in line.

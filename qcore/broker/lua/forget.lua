@@ -14,7 +14,7 @@
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
 --       wake       zset  the marker "come and claim"
---       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       away_ms    ms    workers that did not sweep for so long are away
 --       act        int   1: forget it, 0: say what it holds

@@ -4,7 +4,7 @@
 --       ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       crashes    hash  job id -> `count ms`
---       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many

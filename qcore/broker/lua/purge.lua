@@ -5,6 +5,7 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       age_ms     ms    purge what has been dead for so long; '' for the ids
 --       limit      int   at most so many
@@ -12,18 +13,20 @@
 -- reply how many were purged
 -- @include clock kinds forget
 local k = {}
-k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels = unpack(KEYS, 1, 6)
+k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels, k.meta = unpack(KEYS, 1, 7)
 local now_ms, age_ms, limit, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
-local before = age_ms ~= '' and whole(clock(now_ms) - integer(age_ms))
+local now = clock(now_ms)
+local before = age_ms ~= '' and whole(now - integer(age_ms))
 limit = bounded(limit)
 local found, gone = { unpack(ARGV, ids) }, {}
 check('ZCARD', k.dead)
-check('HLEN', k.jobs, k.state, k.crashes, k.cancels)
+check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.meta)
 redis.call('ZREM', k.active, '')
 if before then found = redis.call('ZRANGEBYSCORE', k.dead, '-inf', before, 'LIMIT', 0, limit) end
 for _, id in ipairs(found) do
   if redis.call('ZREM', k.dead, id) == 1 then gone[#gone + 1] = id end
 end
+if #gone > 0 then redis.call('HSET', k.meta, 'purged', whole(now)) end
 forget(gone, k)
 return #gone

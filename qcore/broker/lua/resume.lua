@@ -3,7 +3,7 @@
 --       ready      list  job ids, oldest first
 --       suspects   list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 --       wake       zset  the marker "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 -- reply { 1 if it was paused, 1 if it was closed }
