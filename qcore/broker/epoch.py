@@ -1,6 +1,7 @@
 """Since when Redis holds a queue: whether what was accepted earlier can be there at all.
 
-The first enqueue to a queue writes `epoch` into its `meta`. A Redis that came back without its
+The first enqueue to a queue writes `epoch` into its `meta`: 0 where an older version had filled the
+queue before, which wrote none. A Redis that came back without its
 data, or was emptied by FLUSHALL, has none, or a later one.
 """
 

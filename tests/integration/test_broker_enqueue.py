@@ -48,6 +48,17 @@ async def test_enqueue_writes_exactly_these_keys(broker):
     }
 
 
+@pytest.mark.parametrize(("fence", "epoch"), [("5", "0"), ("many", f"{NOW}")])
+async def test_enqueue_to_a_queue_that_an_older_version_filled_has_an_epoch_of_since_ever(
+    broker, fence, epoch
+):
+    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], "fence", fence)
+    await put(broker, "a")
+    assert (await keys_of(broker, QUEUE))["meta"] == {"fence": fence, "epoch": epoch}
+    await put(broker, "b", now_ms=NOW + 5)
+    assert (await keys_of(broker, QUEUE))["meta"]["epoch"] == epoch
+
+
 async def test_enqueue_keeps_the_order_given(broker):
     ids = [f"{n:03}" for n in range(500)]
     await put(broker, *ids)

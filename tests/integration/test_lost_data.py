@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from qcore import App, GiveUp, JobNotFound, JobStatus
 from qcore.broker import identity, waiting
-from qcore.broker.epoch import check_losses
+from qcore.broker.epoch import Epochs, check_losses
 from qcore.broker.line import Line
 from qcore.handle import Accepted
 from qcore.model.callee import returns_a_value
@@ -169,6 +169,47 @@ async def test_queue_of_a_version_that_wrote_no_epoch_is_not_taken_for_lost(
         await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
         go.set()
         assert await result is None
+
+
+async def test_first_enqueue_to_a_queue_of_such_a_version_does_not_make_it_seem_lost(
+    own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    go = asyncio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await go.wait()
+
+    job = await wait.enqueue()
+    own_server.ask("HDEL", "{qcore:default}:meta", "epoch")
+    own_server.ask("HSET", "{qcore:default}:meta", "fence", "1")
+    async with working(app, lease_s=0.4, extend_s=0.13, sweep_s=0.05) as worker:
+        result = asyncio.create_task(app.job(job.ref).result(timeout=30))
+        await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
+        await asyncio.sleep(0.3)  # more than two clocks may differ over such a span
+        later = await app.task(_nothing).enqueue()
+        assert own_server.ask("HGET", "{qcore:default}:meta", "epoch") == "0"
+        go.set()
+        assert await result is None
+        assert await job.status() is JobStatus.COMPLETED
+        await eventually(lambda: worker.beat().done == 2)
+        assert await later.result() is None
+        await eventually(lambda: is_served(app))
+        assert await check_losses(app.broker, ["default"]) == []
+
+
+async def test_epoch_of_since_ever_is_missed_when_it_is_gone(own_server: Server, app: App):
+    task, epochs = app.task(_nothing), Epochs(app.broker, ("default",))
+    own_server.ask("HSET", "{qcore:default}:meta", "fence", "1")
+    await task.enqueue()
+    assert await epochs.look() == []
+    assert await epochs.look() == []
+    own_server.ask("FLUSHALL")
+    await task.enqueue()
+    assert await epochs.look() == ["default"]
+    (finding,) = await check_losses(app.broker, ["default"])
+    assert "Redis lost all that it held of this queue" in finding.said
 
 
 async def test_job_that_was_cleared_has_not_completed_whatever_the_clock_of_its_maker(

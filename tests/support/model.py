@@ -133,7 +133,7 @@ class Model:
         if "closed" in self.meta:
             return None
         self.producers[nonce] = (call, now)
-        self.meta.setdefault("epoch", now)
+        self.meta.setdefault("epoch", 0 if "fence" in self.meta else now)
         known: list[str] = []
         for id, due, body in items:
             if id in self.jobs:

@@ -38,7 +38,7 @@ if seen and (natural(seen) or 0) >= call then
   redis.call('HSET', producers, nonce, seen .. ' ' .. whole(now))
   return {}
 end
-local closed, epoch = unpack(redis.call('HMGET', meta, 'closed', 'epoch'))
+local closed, epoch, fence = unpack(redis.call('HMGET', meta, 'closed', 'epoch', 'fence'))
 if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
 
 local stamp, added, known, earliest = struct.pack('>I8', now), {}, {}, false
@@ -57,7 +57,10 @@ for i = items, #ARGV, 3 do
   end
 end
 redis.call('HSET', producers, nonce, whole(call) .. ' ' .. whole(now))
-if not natural(epoch) then redis.call('HSET', meta, 'epoch', whole(now)) end
+-- with a fence and no epoch it was filled by an older version: nobody knows since when, so since ever
+if not natural(epoch) then
+  redis.call('HSET', meta, 'epoch', natural(fence) and '0' or whole(now))
+end
 if #added > 0 then redis.call('RPUSH', ready, unpack(added)) end
 if #added > 0 or earliest then redis.call('ZADD', wake, 0, '1') end
 return known
