@@ -13,7 +13,7 @@ from qcore.config import NAME
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView
 
-#: A record that was not renewed for so long is dropped, and an order of so long ago.
+#: A record that was not renewed for so long is dropped; an order of so long ago, or so far ahead.
 FORGET_MS, OLD_ORDER_MS = 3600 * 1000, 7 * 24 * 3600 * 1000
 #: A supervisor that was not heard for so long is called silent.
 SILENT_S = 10.0

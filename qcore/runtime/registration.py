@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet, Order
+from qcore.broker.fleet import OLD_ORDER_MS, Contact, Fleet, Order
 from qcore.broker.identity import new_owner
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
@@ -51,6 +51,8 @@ class Registration:
         self._seen: int | None = None
         #: The highest of those that were there at the start, and are not for this supervisor.
         self._given_before: int | None = None
+        #: Orders that lay far ahead when they were seen: none, also when their time comes.
+        self._void: set[Order] = set()
         #: Whether the last heartbeat was answered; None before the first.
         self._is_heard: bool | None = None
         self._lost_at = 0.0
@@ -91,19 +93,32 @@ class Registration:
             away_s = round(anyio.current_time() - self._lost_at, 3)
             log.warning("registry.regained", away_s=away_s)
         self._is_heard = True
+        orders = self._valid(contact)
         if self._seen is None:
             # an order may have come before a heartbeat that was long on its way
             age_s = view.age_s + loop.time() - sent_at
-            new = [o for o in contact.orders if _is_since(o, age_s, contact.now_ms)]
-            before = {order.generation for order in contact.orders if order not in new}
+            new = [o for o in orders if _is_since(o, age_s, contact.now_ms)]
+            before = {order.generation for order in orders if order not in new}
             self._given_before = max(before, default=0)
         else:
-            new = [order for order in contact.orders if order.generation > self._seen]
-        self._seen = max((o.generation for o in contact.orders), default=self._seen or 0)
+            new = [order for order in orders if order.generation > self._seen]
+        self._seen = max((o.generation for o in orders), default=self._seen or 0)
         due = [order for order in new if order.concerns(view.host, view.queues)]
         if due:
             order = max(due, key=lambda order: order.generation)
             loop.call_later(random.uniform(0, _SPREAD_S), self._obey, order)
+
+    def _valid(self, contact: Contact) -> list[Order]:
+        """Return the orders that were given, by the time of Redis; one far ahead would be the last.
+
+        What was seen counts no more when the Redis clock was set back by more than that.
+        """
+        last_ms = contact.now_ms + OLD_ORDER_MS + _APART_MS
+        self._void = {o for o in contact.orders if o in self._void or o.generation > last_ms}
+        orders = [order for order in contact.orders if order not in self._void]
+        if self._seen is not None and self._seen > last_ms:
+            self._seen = max((order.generation for order in orders), default=0)
+        return orders
 
 
 def _is_since(order: Order, age_s: float, now_ms: int) -> bool:

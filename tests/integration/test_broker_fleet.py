@@ -190,6 +190,24 @@ async def test_old_orders_are_dropped_when_a_new_one_is_given(broker: Broker):
     assert last == now + OLD_ORDER_MS + 1
 
 
+@pytest.mark.parametrize("ahead_ms", [OLD_ORDER_MS + 1, 2**53 - 1_700_000_000_000])
+async def test_order_that_lies_far_ahead_is_dropped_and_does_not_count(broker: Broker, ahead_ms):
+    """Above 2**53 Lua does not count on: every later order would have the same generation."""
+    now = 1_700_000_000_000
+    key = namespace_keys(broker.config.namespace).names["control"]
+    await broker.ask([(b"HSET", key, b"restart:nowhere:", b"%d 0" % (now + ahead_ms))])
+    given = [await restart_at(broker, "restart::", now) for _ in range(2)]
+    assert given == [now, now + 1]
+    assert await fields(broker, "control") == {b"restart::": b"%d 0" % (now + 1)}
+
+
+async def test_generations_grow_also_when_the_clock_went_back_by_days(broker: Broker):
+    now = 1_700_000_000_000
+    await restart_at(broker, "restart::", now + OLD_ORDER_MS)
+    assert await restart_at(broker, "restart:web1:", now) == now + OLD_ORDER_MS + 1
+    assert set(await fields(broker, "control")) == {b"restart::", b"restart:web1:"}
+
+
 async def test_control_of_another_version_is_passed_over(fleet: Fleet, broker: Broker):
     name = namespace_keys(broker.config.namespace).names["control"]
     await broker.ask([(b"HSET", name, b"paused", b"default", b"restart:a:b:c", b"1 0 0")])

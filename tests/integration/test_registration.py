@@ -1,9 +1,13 @@
 """When a supervisor obeys an order that comes with the reply to its heartbeat."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
 
 from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet, Order
+from qcore.broker.fleet import OLD_ORDER_MS, Fleet, Order
 from qcore.broker.keys import namespace_keys
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
@@ -127,3 +131,62 @@ async def test_order_of_the_future_is_not_for_those_who_find_it_at_their_start(b
         registration.end()
     assert generation == future + 1
     assert [order.generation for order in orders] == [generation]
+
+
+async def test_order_that_lies_far_ahead_does_not_hide_the_next_ones(broker: Broker):
+    fleet, orders = Fleet(broker), list[Order]()
+    key = namespace_keys(broker.config.namespace).names["control"]
+    await broker.ask([(b"HSET", key, b"restart:nowhere:", f"{2**53} 0")])
+    async with registered(broker, orders) as registration:
+        await eventually(lambda: registration._given_before is not None)
+        assert registration._given_before == 0
+        for count in (1, 2):
+            generation = await fleet.restart()
+            await eventually(lambda count=count: len(orders) == count)
+            assert orders[-1].generation == generation
+
+
+async def test_order_that_lay_far_ahead_is_not_obeyed_when_its_time_comes(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+):
+    fleet, orders = Fleet(broker), list[Order]()
+    key = namespace_keys(broker.config.namespace).names["control"]
+    async with registered(broker, orders) as registration:
+        await eventually(lambda: registration._given_before is not None)
+        (now,) = await broker.ask([(b"TIME",)])
+        ahead = int(now[0]) * 1000 + OLD_ORDER_MS + 60_000
+        await broker.ask([(b"HSET", key, b"restart:web1:", f"{ahead} 1")])
+        await eventually(lambda: registration._void)
+        monkeypatch.setattr("qcore.runtime.registration.OLD_ORDER_MS", OLD_ORDER_MS + 120_000)
+        await asyncio.sleep(0.2)
+        assert (registration._seen, orders) == (0, [])
+        generation = await fleet.restart()
+        await eventually(lambda: orders)
+    assert [order.generation for order in orders] == [generation]
+
+
+async def test_supervisor_that_saw_an_order_before_the_clock_went_far_back_obeys_the_next(
+    broker: Broker,
+):
+    fleet, orders = Fleet(broker), list[Order]()
+    async with registered(broker, orders) as registration:
+        await eventually(lambda: registration._given_before is not None)
+        (now,) = await broker.ask([(b"TIME",)])
+        registration._seen = int(now[0]) * 1000 + 2 * OLD_ORDER_MS
+        await eventually(lambda: registration._seen == 0)
+        generation = await fleet.restart()
+        await eventually(lambda: orders)
+    assert [order.generation for order in orders] == [generation]
+
+
+@contextlib.asynccontextmanager
+async def registered(broker: Broker, orders: list[Order]) -> AsyncIterator[Registration]:
+    view = SupervisorView(
+        host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=0
+    )
+    worker = WorkerConfig(queues=("any",), heartbeat_s=0.05)
+    registration = Registration(broker, worker, view=lambda: view, obey=orders.append)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(registration.run())
+        yield registration
+        registration.end()
