@@ -58,7 +58,7 @@ async def test_rolling_restarts_lose_nothing_and_run_nothing_twice(
     assert least == 2
     assert len(command.events("worker.replaced")) == 2 * ROLLS
     findings = assert_sound(fleet.history, fleet.runs())
-    assert findings.runs == findings.done == len(fleet.history.outcomes) > 100
+    assert findings.runs == findings.done == len(fleet.history.outcomes) > 50
     assert not command.events("job.reclaimed")
     assert set(command.exit_codes()) == {0}
 

@@ -20,7 +20,7 @@ async def assert_each_ran_once(fleet: Fleet, command: Command) -> None:
     command.signal()
     assert await command.ended(15) == 0
     findings = assert_sound(fleet.history, fleet.runs())
-    assert findings.runs == findings.done >= 200
+    assert findings.runs == findings.done > 50
     # nothing waited for the end of its lease: what a lost claim took was found
     assert not command.events("job.reclaimed")
     assert sum(e["done"] for e in command.events("worker.stopped")) == findings.done

@@ -28,4 +28,4 @@ async def test_server_paused_for_two_leases_costs_no_run(
     command.signal()
     assert await command.ended(15) == 0
     findings = assert_sound(fleet.history, fleet.runs())
-    assert findings.runs == findings.done >= 100
+    assert findings.runs == findings.done > 50

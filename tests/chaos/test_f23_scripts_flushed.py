@@ -21,6 +21,6 @@ async def test_scripts_flushed_every_20_ms_cost_no_run(
     command.signal()
     assert await command.ended(15) == 0
     findings = assert_sound(fleet.history, fleet.runs())
-    assert findings.runs == findings.done >= 200
+    assert findings.runs == findings.done > 50
     assert not fleet.history.errors
     assert not command.events("broker.lost")

@@ -72,7 +72,8 @@ async def test_workers_that_are_too_old_are_replaced_one_after_the_other(fleet: 
 
 
 async def test_worker_that_has_grown_is_replaced_and_an_idle_one_is_not(fleet: Fleet):
-    command = fleet.start(processes=1, max_memory="180M:2G")
+    # it holds its loop meanwhile, on a loaded machine for longer than a short lease allows
+    command = fleet.start(processes=1, max_memory="180M:2G", lease=30)
     (first,) = await command.ready(1)
     async with fleet.producer() as producer:
         await producer.send("leak", 1)
