@@ -175,7 +175,7 @@ async def test_result_that_cannot_be_stored_is_dead_at_once_for_the_work_is_done
     async def returns(what: str) -> Any:
         runs.append(what)
         deep: list[Any] = []
-        for _ in range(5000):
+        for _ in range(100_000):
             deep = [deep]
         results = {
             "large": bytes(200_000),
