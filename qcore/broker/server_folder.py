@@ -73,7 +73,10 @@ def private_folder(folder: Path, *, make: bool = False) -> Generator[int]:
     except OSError as error:
         raise _unopened(folder, error) from None
     try:
-        if make and os.fstat(fd).st_uid == os.getuid() and not os.listdir(fd):  # noqa: PTH208
+        found = os.fstat(fd)
+        is_open = found.st_uid == os.getuid() and found.st_mode & 0o077
+        # one that nobody else could enter may be written into by ours that start beside this one
+        if make and is_open and not os.listdir(fd):  # noqa: PTH208
             os.fchmod(fd, 0o700)
             if os.listdir(fd):  # noqa: PTH208 - somebody was faster
                 raise _not_private(folder, "was written into by others: name another folder")

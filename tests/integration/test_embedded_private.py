@@ -12,7 +12,14 @@ import pytest
 
 from qcore.broker import embedded
 from qcore.broker.embedded import EmbeddedServer, find_server
-from qcore.broker.server_folder import FileLock, Marker, read_file, socket_path_for, write_marker
+from qcore.broker.server_folder import (
+    FileLock,
+    Marker,
+    private_folder,
+    read_file,
+    socket_path_for,
+    write_marker,
+)
 from qcore.broker.server_process import Answer, launch, probe, shut_down, terminate, wait_until
 from qcore.errors import ConfigError, QcoreError
 
@@ -207,3 +214,13 @@ def test_server_is_started_in_the_folder_that_was_checked(tmp_path, folder, monk
     assert (tmp_path / "moved" / "server.pid").exists()
     assert shut_down(path)
     assert wait_until(lambda: probe(path, 5) is Answer.DOWN, 20)
+
+
+def test_folder_that_nobody_else_could_enter_may_be_written_into_beside_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By another process of ours, which starts in the same moment."""
+    found = iter(([], ["server.lock"]))
+    monkeypatch.setattr(os, "listdir", lambda fd: next(found))
+    with private_folder(tmp_path / "data", make=True) as fd:
+        assert os.fstat(fd).st_mode & 0o777 == 0o700
