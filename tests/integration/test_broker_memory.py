@@ -133,7 +133,8 @@ async def test_clear_frees_the_memory_of_what_it_cancels(own_server, full, when)
     for part in range(20):
         await put(full, *(f"{part:05}{n:030}" for n in range(500)), when=when, body=bytes(100))
     filled = used_bytes(own_server)
-    await ask(full, b"CONFIG", b"SET", b"maxmemory", filled)
+    # below what it takes now: Redis 6.2 does not count what its clients are about to be told
+    await ask(full, b"CONFIG", b"SET", b"maxmemory", filled - (filled - empty) // 10)
     assert not await _is_accepted(full, Job("more", QUEUE, b"", delay_ms=1))
     assert await Inspector(full).clear(QUEUE) == 10_000
     assert used_bytes(own_server) - empty < (filled - empty) / 3  # the scripts, among others
