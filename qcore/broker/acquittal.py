@@ -39,12 +39,13 @@ async def acquit(
             reads = [(b"HMGET", broker.keys(q).names["state"], *ids) for q in group]
             for queue, states in zip(group, await broker.ask(reads), strict=True):
                 pairs = zip(ids, states, strict=True)
-                beside[queue] = [id for id, state in pairs if _was_in(state, places)]
+                if found := [id for id, state in pairs if _was_in(state, places)]:
+                    beside[queue] = found
     acquitted: list[tuple[str, str]] = []
     for queue, found in beside.items():
         with suppress(BrokerError):
-            calls = [scripts.ACQUIT.call(broker.keys(queue), b"", *found)] if found else []
-            acquitted += [(queue, text_of(id)) for reply in await broker.ask(calls) for id in reply]
+            (reply,) = await broker.ask([scripts.ACQUIT.call(broker.keys(queue), b"", *found)])
+            acquitted += [(queue, text_of(id)) for id in reply]
     return acquitted
 
 

@@ -1,8 +1,8 @@
 """Since when Redis holds a queue: whether what was accepted earlier can be there at all.
 
 The first enqueue to a queue writes `epoch` into its `meta`: 0 where an older version had filled the
-queue before, which wrote none. A Redis that came back without its
-data, or was emptied by FLUSHALL, has none, or a later one.
+queue before, which wrote none. A Redis that came back without its data, or was emptied by FLUSHALL,
+has none, or a later one.
 """
 
 from collections.abc import Sequence

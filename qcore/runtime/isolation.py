@@ -88,7 +88,9 @@ def _put_streams(streams: tuple[Any, ...]) -> None:
 def _read_descriptors() -> list[Any]:
     """Return what the standard streams and their descriptors are open on."""
     streams = (sys.stdin, sys.stdout, sys.stderr)
-    return [*(stream is None or stream.closed for stream in streams), *map(_file_of, range(3))]
+    # an app may have put anything in their place
+    closed = (getattr(stream, "closed", stream is None) for stream in streams)
+    return [*closed, *map(_file_of, range(3))]
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

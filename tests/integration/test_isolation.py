@@ -7,12 +7,14 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qcore import App, JobStatus
 from qcore.runtime.child_process import stat_of
+from qcore.runtime.isolation import Isolation
 from tests.support import process_tasks as tasks
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.waiting import eventually
@@ -59,6 +61,12 @@ async def test_job_of_a_process_finds_nothing_of_the_one_before(app: App):
         assert await result_of(tasks.change_everything) == before["pid"]
         assert await result_of(tasks.draw) != random.Random(7).random()
         assert await result_of(tasks.look_around) == before
+
+
+def test_stream_of_an_app_need_not_be_a_file(monkeypatch: pytest.MonkeyPatch):
+    """As what sends lines elsewhere: it has `write`, and nothing else."""
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=print))
+    assert Isolation().restore() == ""
 
 
 @pytest.mark.parametrize("task", [tasks.close_output, tasks.point_output_elsewhere])
