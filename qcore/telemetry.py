@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from qcore.model.job import Reclaimed
+
 #: Of a trace in a log line: its end, which names the error.
 _TRACE_CHARS = 4000
 #: Event -> its fields. `tests/unit/test_telemetry.py` holds the code to this table.
@@ -221,3 +223,9 @@ def trace_of(error: BaseException | None) -> str:
         return f"the trace cannot be made ({type(e).__name__})"
     text = lines.rstrip()
     return text if len(text) <= _TRACE_CHARS else f"[...] {text[-_TRACE_CHARS:]}"
+
+
+def log_reclaimed(queue: str, reclaimed: list[Reclaimed]) -> None:
+    """Log each job that was taken from its owner."""
+    for item in reclaimed:
+        log.warning("job.reclaimed", job=item.id, queue=queue, owner=item.owner, to=item.to)

@@ -20,7 +20,7 @@ import uvloop
 from qcore import App, Context, Retry, Task
 from qcore.broker.identity import new_owner
 from qcore.config import WorkerConfig
-from qcore.runtime.worker import Worker
+from qcore.runtime.worker.worker import Worker
 from qcore_cli.logs import LogFormat, configure_logging
 
 #: Jobs that a steady step puts in whenever as many were run.
@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-class Tally:
+class RunCounts:
     """How many jobs were run, and who waits for how many."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Probe:
         feature: str = "plain",
         concurrency: int = 100,
     ) -> None:
-        self._tally = Tally()
+        self._tally = RunCounts()
         self._producer = App(producer_url or url, namespace=namespace)
         self._app = App(worker_url or url, namespace=namespace)
         #: What it asks is on nobody's account.

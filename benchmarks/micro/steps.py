@@ -24,10 +24,10 @@ from qcore.config import BrokerConfig
 from qcore.context import Lifecycle
 from qcore.model.codec import decode_envelope, encode
 from qcore.model.job import Acked, Envelope, Job, Lease
-from qcore.runtime.execution import Executor
-from qcore.runtime.processes import ProcessPool
-from qcore.runtime.running import Running
-from qcore.runtime.threads import Threads
+from qcore.runtime.worker.execution import Executor
+from qcore.runtime.worker.process_pool import ProcessPool
+from qcore.runtime.worker.running_job import Running
+from qcore.runtime.worker.threads import Threads
 from qcore_cli.logs import LogFormat, configure_logging
 
 COUNT = 10_000

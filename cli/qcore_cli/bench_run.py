@@ -20,7 +20,7 @@ from qcore.broker.examination import check_version
 from qcore.broker.inspector import Inspector
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerState
-from qcore.runtime.supervisor import Supervisor
+from qcore.runtime.supervisor.supervisor import Supervisor
 from qcore_cli.bench_producer import TASKS, Producer
 from qcore_cli.bench_report import Drain, Enqueue, Millis, Report, Settings
 from qcore_cli.bench_server import admit, check_unused, clean, cpu_s, drop_ready, most_jobs

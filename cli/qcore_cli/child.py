@@ -16,19 +16,12 @@ import msgspec
 from qcore import ConfigError
 from qcore.config import BrokerConfig, child_variable
 from qcore.model.reasons import reason_of
-from qcore.runtime import pool_process
-from qcore.runtime.child import (
-    CHILD_CONFIG,
-    EXIT_CONFIG,
-    LEAVING_S,
-    ChildConfig,
-    leave,
-    run_child,
-    tell_refusal,
-    tether,
-)
-from qcore.runtime.handover import read_settings
-from qcore.runtime.inheritance import serve_alone
+from qcore.runtime.host.inheritance import serve_alone
+from qcore.runtime.ipc.orders import CHILD_CONFIG, EXIT_CONFIG, ChildConfig
+from qcore.runtime.ipc.settings_file import read_settings
+from qcore.runtime.pool import process as pool_process
+from qcore.runtime.worker.parent_watch import LEAVING_S, watch_parent
+from qcore.runtime.worker.process import leave, run_child, tell_refusal
 from qcore.telemetry import log
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogStyle, set_up_logging
@@ -79,7 +72,7 @@ def describe(app: str, answer_fd: int) -> None:
     Its modules may print, close their streams, and start threads.
     """
     serve_alone(answer_fd)
-    tether(answer_fd, 0.0)
+    watch_parent(answer_fd, 0.0)
     try:
         answer = Answer(_described(app))
     except ConfigError as e:
@@ -110,7 +103,7 @@ def worker(app: str, style: LogStyle) -> None:
     config = read_settings(CHILD_CONFIG, ChildConfig)
     set_up_logging(style, everywhere={"worker": config.name, "pid": os.getpid()})
     serve_alone(config.orders_fd, config.beats_fd)
-    tether(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
+    watch_parent(config.orders_fd, config.worker.shutdown_timeout_s + LEAVING_S)
     pool_command = (*COMMAND, "pool", app, style.word(), config.name)
     try:
         run_loop(run_child(load_app(app), config, pool_command=pool_command))

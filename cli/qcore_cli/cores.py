@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from qcore.runtime.cgroup import folders, read
+from qcore.runtime.host.cgroup import folders, read
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -22,7 +22,7 @@ import anyio
 from qcore import BrokerUnavailable, ConfigError, QcoreError
 from qcore.broker.inspector import QueueStats
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime.supervisor import Supervisor
+from qcore.runtime.supervisor.supervisor import Supervisor
 from qcore_cli.child import worker_command
 from qcore_cli.demo_view import (
     Report,

@@ -11,7 +11,7 @@ import msgspec
 
 from qcore import ConfigError
 from qcore.config import child_environment
-from qcore.runtime.processes import ending
+from qcore.runtime.host.signals import ending
 from qcore_cli.child import COMMAND, OVERRIDES, Answer, Description, Overrides
 from qcore_cli.terminal import echo
 

@@ -22,9 +22,9 @@ from qcore.config import (
     SupervisorConfig,
     WorkerConfig,
 )
-from qcore.runtime.front import open_front
-from qcore.runtime.probes import patience_s
-from qcore.runtime.supervisor import Supervisor
+from qcore.runtime.supervisor.endpoints import open_front
+from qcore.runtime.supervisor.probes import patience_s
+from qcore.runtime.supervisor.supervisor import Supervisor
 from qcore.telemetry import log
 from qcore_cli.child import Description, worker_command
 from qcore_cli.cores import usable_cores

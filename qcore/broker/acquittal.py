@@ -5,10 +5,10 @@ from contextlib import suppress
 
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
-from qcore.broker.reading import text_of
 from qcore.errors import BrokerError
 from qcore.model.codec import decode_state
 from qcore.model.job import Death
+from qcore.model.reading import text_of
 
 
 async def acquit(

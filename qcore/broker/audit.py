@@ -19,8 +19,8 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, fault, ok
 from qcore.broker.keys import QueueKeys
-from qcore.broker.reading import raw_of, text_of
 from qcore.broker.serving import PAGE, scan
+from qcore.model.reading import raw_of, text_of
 
 #: Payloads of one page: a hundred may be 13 MB.
 _PAYLOADS = 100

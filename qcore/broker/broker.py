@@ -32,12 +32,10 @@ from qcore.broker.wire import (
     CHORE_LIMIT,
     ClaimRequest,
     Pruned,
-    Reclaimed,
     Swept,
     Turn,
     by_queue,
     claim_call,
-    id_of,
     parts_of,
     read_reclaimed,
     settle_calls,
@@ -45,7 +43,8 @@ from qcore.broker.wire import (
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
-from qcore.model.job import Job, Lease, Outcome
+from qcore.model.job import Job, Lease, Outcome, Reclaimed
+from qcore.model.token import id_of
 
 #: A trace of an outcome whose time is over stays as long again as it was kept, and so long at most.
 TRACE_MS = 24 * 3600 * 1000

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, fault, span
 from qcore.broker.identity import made_ms
-from qcore.broker.reading import FAR_MS, natural
 from qcore.errors import JobNotFound
+from qcore.model.reading import FAR_MS, natural
 
 #: Two clocks that measure the same span may differ by so much, and by so many parts of it.
 _SLACK_S, _SLACK_PART = 0.1, 0.001

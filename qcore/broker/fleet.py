@@ -8,10 +8,10 @@ import msgspec
 from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.keys import namespace_keys, queues_key
-from qcore.broker.reading import natural, text_of
 from qcore.config import NAME
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView
+from qcore.model.reading import natural, text_of
 
 #: A record that was not renewed for so long is dropped; an order of so long ago, or so far ahead.
 FORGET_MS, OLD_ORDER_MS = 3600 * 1000, 7 * 24 * 3600 * 1000

@@ -9,9 +9,10 @@ from qcore.broker.keys import QueueKeys
 from qcore.broker.line import Line
 from qcore.broker.patience import leasing_s
 from qcore.broker.scripts import Call
-from qcore.broker.wire import Reclaimed, id_of, read_leases, read_reclaimed
+from qcore.broker.wire import read_leases, read_reclaimed
 from qcore.errors import BrokerError, BrokerUnavailable
-from qcore.model.job import Lease
+from qcore.model.job import Lease, Reclaimed
+from qcore.model.token import id_of
 
 #: Queues in one write. Each script looks at no more than 1,000 leases.
 _QUEUES = 100

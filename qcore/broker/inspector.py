@@ -12,14 +12,6 @@ from qcore.broker.broker import Broker
 from qcore.broker.coalescer import CALL_JOBS
 from qcore.broker.epoch import NoTrace
 from qcore.broker.keys import queues_key
-from qcore.broker.reading import (
-    losses_of,
-    moment_ms,
-    natural,
-    raw_of,
-    stamp_ms,
-    text_of,
-)
 from qcore.broker.scripts import Call
 from qcore.broker.urls import where_is
 from qcore.broker.wire import CHORE_LIMIT, earliest_ms
@@ -27,6 +19,14 @@ from qcore.config import KEEP_S, NAME, Seconds, seconds
 from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
+from qcore.model.reading import (
+    losses_of,
+    moment_ms,
+    natural,
+    raw_of,
+    stamp_ms,
+    text_of,
+)
 
 #: A reason is one line for operators; a longer pause is a slip of the finger.
 _REASON_CHARS = 200

@@ -8,9 +8,9 @@ from qcore.broker import scripts
 from qcore.broker.broker import Broker
 from qcore.broker.examination import Finding, fault, ok, span, warning
 from qcore.broker.keys import QueueKeys
-from qcore.broker.reading import losses_of, moment_ms, natural
 from qcore.broker.wire import earliest_ms
 from qcore.config import WorkerConfig
+from qcore.model.reading import losses_of, moment_ms, natural
 
 #: Members of one page.
 PAGE = 500

@@ -3,8 +3,8 @@
 from qcore.broker.broker import Broker
 from qcore.broker.examination import span
 from qcore.broker.inspector import Inspector, JobRecord, QueueStats
-from qcore.broker.reading import natural
 from qcore.model.job import JobStatus
+from qcore.model.reading import natural
 
 #: Workers sweep the queues that they serve every few seconds.
 _SERVED_S = 60

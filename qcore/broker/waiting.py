@@ -21,10 +21,10 @@ from qcore.broker.identity import new_owner
 from qcore.broker.keys import QueueKeys
 from qcore.broker.line import Line
 from qcore.broker.patience import CallSize
-from qcore.broker.reading import text_of
 from qcore.broker.subscription import Subscription, subscribed
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable, ConfigError
+from qcore.model.reading import text_of
 from qcore.telemetry import log
 
 #: Looks in one write, at first and at most: a kept result may be as large as the limit of a

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from qcore.broker import scripts
 from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.keys import QueueKeys
-from qcore.broker.reading import (
+from qcore.broker.scripts import Call
+from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Reclaimed, Released, Retried
+from qcore.model.reading import (
     losses_of,
     stamp_ms,
     stamps_of,
     text_of,
     texts_of,
 )
-from qcore.broker.scripts import Call
-from qcore.errors import BrokerError, BrokerUnavailable
-from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
 
 #: A count of lost leases that did not grow for so long is forgotten; see lua/lib/losses.lua.
 FORGOTTEN_MS = 72 * 3600 * 1000
@@ -124,19 +124,6 @@ class Pruned(NamedTuple):
     cursor: int
     #: There is more to forget, so call at once.
     more: bool
-
-
-@dataclass(slots=True, frozen=True)
-class Reclaimed:
-    """A lease that was taken from its owner, and where its job went."""
-
-    token: bytes
-    to: str
-
-    @property
-    def id(self) -> str:
-        """Return the id of the job."""
-        return text_of(id_of(self.token))
 
 
 @dataclass(slots=True, frozen=True)
@@ -310,11 +297,6 @@ def read_leases(
             tokens, texts_of(ids), payloads, states, crashes, wishes, stamps, strict=True
         )
     ]
-
-
-def id_of(token: bytes) -> bytes:
-    """Return the id in a token `owner:seq:id`."""
-    return token.split(b":", 2)[-1]
 
 
 def _crashes(count: bytes, now: int) -> int:

@@ -1,8 +1,12 @@
 """The values that travel: a job, its lease, its outcome, its record."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
+
+from qcore.model.reading import text_of
+from qcore.model.token import id_of, owner_of
 
 #: Attempts whose errors are kept, and how much of each text.
 ERRORS_KEPT = 5
@@ -204,3 +208,21 @@ def shorten(text: str) -> str:
         return data.decode("utf-8", "replace")
     # a character that is cut through is left out: a replacement for it would be longer
     return "[...] " + data[-(ERROR_TEXT_LIMIT - 6) :].decode("utf-8", "ignore")
+
+
+@dataclass(slots=True, frozen=True)
+class Reclaimed:
+    """A lease that was taken from its owner, and where its job went."""
+
+    token: bytes
+    to: str
+
+    @property
+    def id(self) -> str:
+        """Return the id of the job."""
+        return text_of(id_of(self.token))
+
+    @property
+    def owner(self) -> str:
+        """Return the process that held it."""
+        return text_of(owner_of(self.token))

@@ -85,10 +85,21 @@ def test_readme_shows_code_in_its_first_screen():
 
 
 def test_life_of_a_job_passes_through_every_part():
-    """A new module of the library has a place in the walk, or is known to be beside it."""
-    beside = {"app.py", "context.py", "config.py", "telemetry.py", "memory.py", "cgroup.py"}
+    """A new module has a place in the walk or on the map of processes, or is known to be beside."""
+    beside = {"app.py", "context.py", "config.py", "telemetry.py"}
     beside |= {"embedded.py", "server_folder.py", "server_process.py", "__init__.py"}
     text = (DOCS / "explanation" / "life-of-a-job.md").read_text(encoding="utf-8")
+    text += "".join(f"{path}:" for path in mapped())
     modules = [p for p in (ROOT / "qcore").rglob("*.py") if p.name not in beside]
 
     assert [p.name for p in modules if f"{p.relative_to(ROOT)}:" not in text] == []
+
+
+def test_the_map_of_processes_names_files_that_exist():
+    assert [path for path in mapped() if not (ROOT / path).exists()] == []
+
+
+def mapped() -> list[str]:
+    """Return the files that the map of processes names, which does so from its own folder."""
+    text = (ROOT / "qcore/runtime/README.md").read_text(encoding="utf-8")
+    return [f"qcore/runtime/{name}" for name in re.findall(r"`([a-z]\w*(?:/\w+)?\.py)`", text)]

@@ -25,9 +25,9 @@ from qcore.model.fleet import (
     WorkerView,
 )
 from qcore.model.job import AttemptError, Death
-from qcore.runtime.beat import Cell
-from qcore.runtime.metrics import exposition
-from qcore.runtime.tally import Totals
+from qcore.runtime.ipc.messages import Cell
+from qcore.runtime.supervisor.metrics import exposition
+from qcore.runtime.supervisor.totals import Totals
 from qcore.telemetry import EVENTS
 from qcore_cli.main import app as command
 from qcore_cli.rollout import Entry

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from qcore.broker.broker import Broker
 from qcore.config import BrokerConfig
-from qcore.runtime.admission import watch
+from qcore.runtime.supervisor.preflight import watch
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.servers import Server, deny_questions
 from tests.support.waiting import eventually

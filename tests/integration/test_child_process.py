@@ -14,11 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.runtime.beat import Beat
-from qcore.runtime.brood import Brood
-from qcore.runtime.child import CHILD_CONFIG, DRAIN
-from qcore.runtime.child_process import ChildProcess
-from qcore.runtime.guard import Guard
+from qcore.runtime.ipc.messages import Beat
+from qcore.runtime.ipc.orders import CHILD_CONFIG, DRAIN
+from qcore.runtime.supervisor.health_monitor import Guard
+from qcore.runtime.supervisor.worker_process import ChildProcess
+from qcore.runtime.supervisor.workers import Brood
 
 SLEEP = "import time; time.sleep(60)"
 #: It is ready, and once more a while later.

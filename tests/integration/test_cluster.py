@@ -15,8 +15,8 @@ from qcore.broker.urls import Address
 from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.job import Acked, Job
-from qcore.runtime.exchange import Exchange
-from qcore.runtime.slots import Room
+from qcore.runtime.worker.capacity import Room
+from qcore.runtime.worker.session import Exchange
 from tests.support.servers import Server
 from tests.support.topologies import Nodes, names_on_different_nodes, slot_of
 from tests.support.waiting import eventually

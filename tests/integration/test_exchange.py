@@ -10,8 +10,8 @@ from qcore.broker import scripts
 from qcore.broker.identity import new_owner
 from qcore.config import WorkerConfig
 from qcore.model.job import Acked
-from qcore.runtime.exchange import Exchange
-from qcore.runtime.slots import Room
+from qcore.runtime.worker.capacity import Room
+from qcore.runtime.worker.session import Exchange
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 

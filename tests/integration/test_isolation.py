@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from qcore import App, JobStatus
-from qcore.runtime.child_process import stat_of
-from qcore.runtime.isolation import Isolation
+from qcore.runtime.host.machine import stat_of
+from qcore.runtime.pool.isolation import Isolation
 from tests.support import process_tasks as tasks
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.waiting import eventually

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from qcore.config import SupervisorConfig
 from qcore.errors import ConfigError
-from qcore.runtime.front import open_front
+from qcore.runtime.supervisor.endpoints import open_front
 from tests.support import fleet_tasks
 from tests.support.fleet import Fleet
 from tests.support.http import ask, get
@@ -234,7 +234,7 @@ async def test_lag_between_two_scrapes_is_not_lost(fleet: Fleet, port: int):
 
 
 async def test_package_that_is_missing_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, port: int):
-    monkeypatch.delitem(sys.modules, "qcore.runtime.metrics", raising=False)
+    monkeypatch.delitem(sys.modules, "qcore.runtime.supervisor.metrics", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     supervision = SupervisorConfig(processes=1, metrics_port=port)
     nobody: Any = None

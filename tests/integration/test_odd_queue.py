@@ -9,7 +9,7 @@ from qcore.broker.acquittal import acquit
 from qcore.broker.broker import Broker
 from qcore.config import WorkerConfig
 from qcore.model.job import Death
-from qcore.runtime.leases import LeaseKeeper
+from qcore.runtime.worker.leases import LeaseKeeper
 from tests.support.moves import ask, leased
 from tests.support.waiting import eventually
 

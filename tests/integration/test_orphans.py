@@ -15,12 +15,12 @@ import pytest
 
 from qcore.broker.broker import Broker
 from qcore.broker.fleet import Fleet
-from qcore.broker.wire import Reclaimed
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerUnavailable
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
-from qcore.runtime.child_process import stat_of
-from qcore.runtime.orphans import Orphans, machine
+from qcore.model.job import Reclaimed
+from qcore.runtime.host.machine import machine, stat_of
+from qcore.runtime.supervisor.orphan_recovery import Orphans
 from tests.support.moves import OWNER, QUEUE, claim, content, leased
 from tests.support.waiting import eventually
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qcore import App, JobStatus, ResultExpired
-from qcore.runtime import processes
+from qcore.runtime.worker import process_pool
 from tests.support import process_tasks as tasks
 from tests.support.fleet import fleet_on
 from tests.support.process_tasks import Page
@@ -210,13 +210,13 @@ async def test_result_that_is_too_large_does_not_cross_the_pipe(
 ):
     """Nor does one that is not kept: the worker would hold what nobody wants."""
     replies: list[int] = []
-    unpack = processes._unpack
+    unpack = process_pool._unpack
 
-    def record(reply: processes.Reply) -> bytes:
-        replies.append(len(processes.encode(reply)))
+    def record(reply: process_pool.Reply) -> bytes:
+        replies.append(len(process_pool.encode(reply)))
         return unpack(reply)
 
-    monkeypatch.setattr(processes, "_unpack", record)
+    monkeypatch.setattr(process_pool, "_unpack", record)
     async with working(app):
         await dead(app, await tasks.large.enqueue(50_000_000), 20)
         job = await tasks.large.options(keep=0).enqueue(50_000_000)

@@ -11,7 +11,7 @@ from qcore.broker.fleet import OLD_ORDER_MS, Fleet, Order
 from qcore.broker.keys import namespace_keys
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
-from qcore.runtime.registration import Registration
+from qcore.runtime.supervisor.heartbeat import Registration
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -157,7 +157,9 @@ async def test_order_that_lay_far_ahead_is_not_obeyed_when_its_time_comes(
         ahead = int(now[0]) * 1000 + OLD_ORDER_MS + 60_000
         await broker.ask([(b"HSET", key, b"restart:web1:", f"{ahead} 1")])
         await eventually(lambda: registration._void)
-        monkeypatch.setattr("qcore.runtime.registration.OLD_ORDER_MS", OLD_ORDER_MS + 120_000)
+        monkeypatch.setattr(
+            "qcore.runtime.supervisor.heartbeat.OLD_ORDER_MS", OLD_ORDER_MS + 120_000
+        )
         await asyncio.sleep(0.2)
         assert (registration._seen, orders) == (0, [])
         generation = await fleet.restart()

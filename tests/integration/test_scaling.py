@@ -13,7 +13,7 @@ from qcore import JobHandle
 from qcore.broker.broker import Broker
 from qcore.broker.inspector import JobRecord
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime.scaler import Scaler
+from qcore.runtime.supervisor.autoscaler import Scaler
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line

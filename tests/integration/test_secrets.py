@@ -14,7 +14,7 @@ from qcore import App, JobStatus
 from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
 from qcore.config import BrokerConfig, WorkerConfig
-from qcore.runtime.child import ChildConfig
+from qcore.runtime.ipc.orders import ChildConfig
 from tests.support.commands import Command as Qcore
 from tests.support.commands import Said
 from tests.support.fleet import Fleet, fleet_on

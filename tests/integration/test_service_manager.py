@@ -13,8 +13,8 @@ import pytest
 
 from qcore.config import ServiceManager
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
-from qcore.runtime import service_manager
-from qcore.runtime.service_manager import Notifier
+from qcore.runtime.supervisor import systemd
+from qcore.runtime.supervisor.systemd import Notifier
 from tests.support.fleet import Fleet
 from tests.support.service_manager import Manager
 from tests.support.waiting import eventually
@@ -169,7 +169,7 @@ async def test_signs_of_life_are_at_most_half_a_limit_apart(monkeypatch: pytest.
             done.set()
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(service_manager.anyio, "sleep", sleep)
+    monkeypatch.setattr(systemd.anyio, "sleep", sleep)
     with tempfile.TemporaryDirectory() as folder:
         manager = Manager(f"{folder}/s")
         notifier = Notifier(ServiceManager(f"{folder}/s", 3.0), lambda: VIEW)

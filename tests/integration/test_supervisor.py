@@ -17,7 +17,7 @@ from qcore.broker.fleet import Order
 from qcore.broker.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import RollState, WorkerState
-from qcore.runtime.supervisor import EXIT_BOOT_LOOP, Supervisor
+from qcore.runtime.supervisor.supervisor import EXIT_BOOT_LOOP, Supervisor
 from qcore_cli.child import worker_command
 from qcore_cli.logs import LogFormat, LogStyle
 from tests.support import fleet_tasks

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qcore import JobHandle
-from qcore.runtime.child_process import stat_of
+from qcore.runtime.host.machine import stat_of
 from tests.support.fleet import Command, Fleet, Producer
 from tests.support.waiting import eventually
 from tests.support.workers import dead, record_of

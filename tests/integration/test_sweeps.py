@@ -12,8 +12,8 @@ from qcore import App
 from qcore.broker.broker import Broker
 from qcore.broker.wire import ClaimRequest, Swept
 from qcore.config import WorkerConfig
-from qcore.runtime import maintenance
-from qcore.runtime.maintenance import Maintenance
+from qcore.runtime.worker import maintenance
+from qcore.runtime.worker.maintenance import Maintenance
 from tests.support.moves import ask, leased
 from tests.support.proxy import Proxy
 from tests.support.servers import Server

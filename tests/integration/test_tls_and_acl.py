@@ -23,7 +23,7 @@ from qcore.broker.serving import read_queues
 from qcore.config import BrokerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Job
-from qcore.runtime.admission import admits
+from qcore.runtime.supervisor.preflight import admits
 from tests.docs.pages import DOCS
 from tests.support.fleet import ROOT
 from tests.support.servers import Server, free_port, start_cluster

@@ -3,7 +3,7 @@
 from qcore.broker.broker import PRODUCER_SILENT_MS
 from qcore.config import WorkerConfig
 from qcore.model.job import Acked
-from qcore.runtime.unserved import Unserved
+from qcore.runtime.worker.unserved_queues import Unserved
 from tests.support.content import keys_of
 from tests.support.moves import OTHER_OWNER, QUEUE, ask, leased, settle
 

@@ -12,8 +12,8 @@ from qcore import App, BrokerUnavailable, JobHandle
 from qcore.broker.identity import new_owner
 from qcore.broker.wire import ClaimRequest
 from qcore.config import WorkerConfig
-from qcore.runtime.child_process import ChildProcess
-from qcore.runtime.witness import Witness
+from qcore.runtime.supervisor.crash_handler import Witness
+from qcore.runtime.supervisor.worker_process import ChildProcess
 from tests.support.workers import record_of
 
 LEASE_MS = 30_000

@@ -11,7 +11,7 @@ import pytest
 from qcore import App, Context, GiveUp, JobStatus, Retry, RetryLater
 from qcore.broker.identity import new_id
 from qcore.model.job import ERROR_TEXT_LIMIT, Job
-from qcore.runtime import execution
+from qcore.runtime.worker import execution
 from tests.support.workers import dead, reached, working
 
 SOON = Retry(max_attempts=3, backoff=[0.05, 0.2], jitter=0)

@@ -14,8 +14,8 @@ from qcore import App, ConfigError, Retry, RetryLater
 from qcore.broker.inspector import Inspector
 from qcore.model.codec import decode_envelope
 from qcore.model.job import Lease, Outcome
-from qcore.runtime.processes import signal_name
-from qcore.runtime.running import Running
+from qcore.runtime.host.signals import signal_name
+from qcore.runtime.worker.running_job import Running
 from tests.support import process_tasks as tasks
 from tests.support.waiting import eventually
 from tests.support.workers import dead, working

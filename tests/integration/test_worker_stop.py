@@ -7,14 +7,14 @@ from qcore.broker.inspector import Inspector
 from qcore.broker.per_loop import Brokers
 from qcore.broker.wire import ClaimRequest
 from qcore.config import BrokerConfig
-from qcore.runtime import exchange
+from qcore.runtime.worker import session
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 from tests.support.workers import working
 
 
 async def test_worker_that_drains_takes_the_second_look_for_a_lost_claim(own_server, monkeypatch):
-    monkeypatch.setattr(exchange, "_SECOND_LOOK_S", 3.0)
+    monkeypatch.setattr(session, "_SECOND_LOOK_S", 3.0)
     owner = new_owner()
     direct = Broker(BrokerConfig(url=own_server.url))
     async with Proxy(own_server.port) as proxy:

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from qcore.broker.broker import Broker
 from qcore.broker.connection import Backoff
 from qcore.broker.keys import QueueKeys, queue_keys
-from qcore.broker.wire import Pruned, Reclaimed, Swept
+from qcore.broker.wire import Pruned, Swept
 from qcore.config import BrokerConfig, WorkerConfig, check_stall
 from qcore.errors import BrokerUnavailable
-from qcore.model.job import Lease
-from qcore.runtime.leases import LeaseKeeper
-from qcore.runtime.maintenance import Maintenance
+from qcore.model.job import Lease, Reclaimed
+from qcore.runtime.worker.leases import LeaseKeeper
+from qcore.runtime.worker.maintenance import Maintenance
 from qcore_cli.worker import stall_limit, worker_config
 from tests.support.model import Model
 from tests.support.moves import NOW

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.runtime.beat import Beat
-from qcore.runtime.child import QUIET, RESUME
-from qcore.runtime.scaler import Scaler
-from qcore.runtime.slot import Slot
+from qcore.runtime.ipc.messages import Beat
+from qcore.runtime.ipc.orders import QUIET, RESUME
+from qcore.runtime.supervisor.autoscaler import Scaler
+from qcore.runtime.supervisor.worker_slot import Slot
 
 MOST = 3
 WORKER = WorkerConfig(queues=("default",), heartbeat_s=1.0)

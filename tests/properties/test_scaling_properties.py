@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qcore.model.fleet import WorkerState, WorkerView
-from qcore.runtime.scaling import Scaling, Seen
+from qcore.runtime.supervisor.scaling_policy import Scaling, Seen
 
 LOOK_S, TARGET_S, SHRINK_S = 2.0, 5.0, 60.0
 SLOTS = 100

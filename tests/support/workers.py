@@ -10,7 +10,7 @@ from qcore import App, JobHandle, JobStatus
 from qcore.broker.identity import new_owner
 from qcore.broker.inspector import JobRecord
 from qcore.config import WorkerConfig
-from qcore.runtime.worker import Worker
+from qcore.runtime.worker.worker import Worker
 from qcore_cli.child import COMMAND
 from qcore_cli.logs import LogStyle
 from tests.support.waiting import eventually

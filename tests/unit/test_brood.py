@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from qcore.config import SupervisorConfig
-from qcore.runtime.brood import Brood
-from qcore.runtime.child import QUIET, RESUME
+from qcore.runtime.ipc.orders import QUIET, RESUME
+from qcore.runtime.supervisor.workers import Brood
 
 
 def test_worker_that_is_to_leave_stays_quiet_when_the_others_go_on():

@@ -6,8 +6,14 @@ import uuid
 import pytest
 
 from qcore.broker.identity import new_id, new_owner
-from qcore.broker.wire import Reclaimed
-from qcore.model.job import ERROR_TEXT_LIMIT, ERRORS_KEPT, AttemptError, JobState, shorten
+from qcore.model.job import (
+    ERROR_TEXT_LIMIT,
+    ERRORS_KEPT,
+    AttemptError,
+    JobState,
+    Reclaimed,
+    shorten,
+)
 
 
 def error(n: int) -> AttemptError:

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from qcore.runtime.lineage import awaiting
+from qcore.runtime.worker.awaiters import awaiting
 
 Child = Callable[[], Coroutine[Any, Any, None]]
 

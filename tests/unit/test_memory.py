@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qcore.runtime.memory import oom_kills
+from qcore.runtime.host.memory import oom_kills
 from tests.support.cgroup import system
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from qcore.config import SupervisorConfig
 from qcore.errors import ConfigError
-from qcore.runtime import pages
-from qcore.runtime.pages import Page, serving
+from qcore.runtime.supervisor import pages
+from qcore.runtime.supervisor.pages import Page, serving
 from tests.support.http import ask, get
 from tests.support.servers import free_port
 from tests.support.waiting import eventually

@@ -3,7 +3,7 @@
 import pytest
 
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
-from qcore.runtime.probes import dead, unready
+from qcore.runtime.supervisor.probes import dead, unready
 
 LIMIT_S = 10.0
 

@@ -13,8 +13,9 @@ import pytest
 from qcore.config import BrokerConfig
 from qcore.context import Facts
 from qcore.errors import Parked, ProcessDied
-from qcore.runtime import processes
-from qcore.runtime.processes import PoolProcess, ProcessPool, Request
+from qcore.runtime.ipc.pool import Request
+from qcore.runtime.worker import process_pool
+from qcore.runtime.worker.process_pool import PoolProcess, ProcessPool
 
 #: Says that it has loaded its app, as a member does, and nothing more.
 DEAF = (
@@ -23,7 +24,8 @@ DEAF = (
 import os, time
 import msgspec
 from qcore.config import child_variable
-from qcore.runtime.processes import POOL_START, PoolStart, Reply, encode, frame
+from qcore.runtime.worker.process_pool import encode
+from qcore.runtime.ipc.pool import POOL_START, PoolStart, Reply, frame
 start = msgspec.json.decode(child_variable(POOL_START), type=PoolStart)
 os.write(start.requests_fd, frame(encode(Reply())))
 time.sleep(3600)
@@ -99,7 +101,7 @@ async def test_end_of_a_process_is_told_although_its_group_may_not_be_killed(
 async def test_job_waits_for_another_worker_where_no_process_has_its_app(
     monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], why: str
 ):
-    monkeypatch.setattr(processes, "LOAD_S", 0.5 if command is LOADING else 60.0)
+    monkeypatch.setattr(process_pool, "LOAD_S", 0.5 if command is LOADING else 60.0)
     pool = ProcessPool(1, BrokerConfig(url="redis://nowhere"), command)
     with pytest.raises(Parked, match=why):
         async with pool.process():

@@ -4,7 +4,7 @@ import asyncio
 
 from qcore.config import SupervisorConfig
 from qcore.model.fleet import RollState
-from qcore.runtime.rolling import Rolling
+from qcore.runtime.supervisor.rolling_restart import Rolling
 
 
 async def test_signal_after_an_order_carries_the_order_out_too():

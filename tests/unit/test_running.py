@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from qcore.model.job import Lease
-from qcore.runtime.running import Running, Stop
+from qcore.runtime.worker.running_job import Running, Stop
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.runtime.scaler import Scaler
-from qcore.runtime.scaling import Seen
+from qcore.runtime.supervisor.autoscaler import Scaler
+from qcore.runtime.supervisor.scaling_policy import Seen
 
 
 async def test_order_to_be_quiet_that_comes_during_a_look_is_not_undone():

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime.beat import Beat
-from qcore.runtime.seclusion import Seclusion
+from qcore.runtime.ipc.messages import Beat
+from qcore.runtime.supervisor.quarantine import Seclusion
 
 
 def beat(suspects: int) -> Beat:

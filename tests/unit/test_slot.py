@@ -9,8 +9,8 @@ import pytest
 
 from qcore.broker import connection
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime import slot as module
-from qcore.runtime.slot import Slot
+from qcore.runtime.supervisor import worker_slot as module
+from qcore.runtime.supervisor.worker_slot import Slot
 
 
 class Backoff(connection.Backoff):

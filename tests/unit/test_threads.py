@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from qcore.runtime.threads import Threads
+from qcore.runtime.worker.threads import Threads
 from tests.support.waiting import eventually
 
 
@@ -79,7 +79,7 @@ async def test_place_of_what_was_given_up_is_taken_until_it_ends(
 
 LEAVE = """
 import threading, time
-from qcore.runtime.child import leave
+from qcore.runtime.worker.process import leave
 threading.Thread(target=time.sleep, args=({seconds},)).start()
 leave(7)
 """

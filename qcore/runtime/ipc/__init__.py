@@ -1,0 +1,1 @@
+"""What crosses the pipes between these processes."""
