@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
-from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector
 from qcore.broker.per_loop import Brokers
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import (
     KILL_GRACE_S,
     BrokerConfig,

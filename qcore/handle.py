@@ -8,9 +8,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from qcore import blocking
-from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector, JobRecord, last_reason
-from qcore.broker.standing import standing
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector, JobRecord, last_reason
+from qcore.broker.redis.wait_diagnosis import standing
 from qcore.config import Seconds, seconds
 from qcore.errors import (
     ArgumentError,

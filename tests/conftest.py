@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from qcore import App
-from qcore.broker.broker import Broker
-from qcore.broker.embedded import EmbeddedServer
-from qcore.broker.inspector import Inspector
+from qcore.broker.embedded.server import EmbeddedServer
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import BrokerConfig
 from tests.support.content import forget_namespace
 from tests.support.proxy import Proxy

@@ -104,7 +104,7 @@ def program() -> str:
     found = shutil.which("redis-server")
     if found:
         return found
-    from qcore.broker.embedded import find_server
+    from qcore.broker.embedded.server import find_server
 
     return str(find_server().path)
 

@@ -22,9 +22,9 @@ import uvloop
 from redis.asyncio import ConnectionPool
 
 from qcore import App
-from qcore.broker import scripts
 from qcore.broker.identity import new_owner
-from qcore.broker.keys import queue_keys
+from qcore.broker.redis import scripts
+from qcore.broker.redis.keys import queue_keys
 from qcore.model.codec import decode_envelope
 
 Tasks = dict[str, Callable[[], Coroutine[Any, Any, None]]]

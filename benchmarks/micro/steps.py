@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import uvloop
 
 from qcore import App
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id, new_owner
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.context import Lifecycle
 from qcore.model.codec import decode_envelope, encode

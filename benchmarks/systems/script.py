@@ -8,9 +8,9 @@ import itertools
 from redis.asyncio import Redis
 
 from benchmarks.harness.driver import URL, System, main
-from qcore.broker import scripts
 from qcore.broker.identity import new_id, new_owner
-from qcore.broker.keys import queue_keys
+from qcore.broker.redis import scripts
+from qcore.broker.redis.keys import queue_keys
 from qcore.model.codec import encode
 from qcore.model.job import Envelope
 

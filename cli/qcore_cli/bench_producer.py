@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore_cli.bench_report import Alone, Settings
 from qcore_cli.bench_server import clean
 from qcore_cli.bench_tasks import work

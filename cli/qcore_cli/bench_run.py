@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import fmean
 
 from qcore import QcoreError
-from qcore.broker.broker import Broker
-from qcore.broker.examination import check_version
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.server_checks import check_version
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerState
 from qcore.runtime.supervisor.supervisor import Supervisor

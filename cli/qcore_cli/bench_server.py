@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from qcore import ConfigError, QcoreError
-from qcore.broker.broker import Broker
-from qcore.broker.examination import Level, check_eviction, info_fields, read_info
-from qcore.broker.inspector import Inspector
-from qcore.broker.keys import QueueKeys, namespace_keys, queues_key
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.keys import QueueKeys, namespace_keys, queues_key
+from qcore.broker.redis.server_checks import Level, check_eviction, info_fields, read_info
 from qcore.errors import BrokerError, BrokerUnavailable
 
 #: What the bench may put into Redis at a time, and what a job takes beside its payload, which

@@ -19,7 +19,7 @@ _SLOTS_FULL, _SLOTS_MOST = 0.9, 0.5
 _STARVED = 0.2
 #: Below this a write is not late: a script takes its time, and so does the client.
 _LATE_MS = 0.5
-#: A call claims no more jobs than this; see `qcore.broker.wire`.
+#: A call claims no more jobs than this; see `qcore.broker.redis.script_codec`.
 _CALL_JOBS = 500
 _DEFAULT_CONCURRENCY = 100
 _LARGE_PAYLOAD = 10_000

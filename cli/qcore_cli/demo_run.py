@@ -20,7 +20,7 @@ from typing import cast
 import anyio
 
 from qcore import BrokerUnavailable, ConfigError, QcoreError
-from qcore.broker.inspector import QueueStats
+from qcore.broker.redis.inspector import QueueStats
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.supervisor.supervisor import Supervisor
 from qcore_cli.child import worker_command

@@ -12,11 +12,13 @@ import msgspec
 import typer
 
 from qcore import ConfigError
-from qcore.broker.audit import Horizon, audit, repair
-from qcore.broker.broker import Broker
-from qcore.broker.codeless import check_declared, check_tasks
-from qcore.broker.epoch import check_losses
-from qcore.broker.examination import (
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.epoch import check_losses
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.job_audit import Horizon, audit, repair
+from qcore.broker.redis.queue_checks import QueueReading, check_queue, check_served, read_queues
+from qcore.broker.redis.server_checks import (
     Finding,
     Level,
     check_clocks,
@@ -26,9 +28,7 @@ from qcore.broker.examination import (
     read_info,
     read_server,
 )
-from qcore.broker.fleet import Fleet
-from qcore.broker.inspector import Inspector
-from qcore.broker.serving import QueueReading, check_queue, check_served, read_queues
+from qcore.broker.redis.unknown_tasks import check_declared, check_tasks
 from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore_cli.child import Description

@@ -6,10 +6,10 @@ import msgspec
 import typer
 
 from qcore import BrokerError, ConfigError
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet, Member, namespaces_near
-from qcore.broker.inspector import Inspector, QueueStats
-from qcore.broker.urls import where_is
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet, Member, namespaces_near
+from qcore.broker.redis.inspector import Inspector, QueueStats
+from qcore.broker.redis.urls import where_is
 from qcore.config import broker_config
 from qcore_cli.fleet_view import FleetState, Neighbour, state_of_fleet, status_lines
 from qcore_cli.options import (

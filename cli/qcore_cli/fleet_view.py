@@ -6,8 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
-from qcore.broker.fleet import SILENT_S, Member
-from qcore.broker.inspector import QueueStats
+from qcore.broker.redis.fleet import SILENT_S, Member
+from qcore.broker.redis.inspector import QueueStats
 from qcore.model.fleet import RollState, SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore_cli.options import counted, short_age, state_of
 

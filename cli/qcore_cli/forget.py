@@ -6,9 +6,9 @@ import typer
 from typer.core import TyperGroup
 
 from qcore import ConfigError
-from qcore.broker.broker import Broker
-from qcore.broker.forgetting import Holders, forget_queue, holders
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.forget_queue import Holders, forget_queue, holders
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import broker_config
 from qcore_cli.inspect import queues as show
 from qcore_cli.options import (

@@ -7,9 +7,9 @@ import msgspec
 import typer
 
 from qcore import ConfigError
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet, RunsOn
-from qcore.broker.inspector import Inspector, JobRecord, QueueStats
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet, RunsOn
+from qcore.broker.redis.inspector import Inspector, JobRecord, QueueStats
 from qcore.config import broker_config
 from qcore.model.job import Death
 from qcore_cli.options import (

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from qcore import QcoreError, __version__
-from qcore.broker.embedded import run_foreground
+from qcore.broker.embedded.server import run_foreground
 from qcore_cli import fleet, forget, inspect, pause, worker
 from qcore_cli.bench import bench
 from qcore_cli.demo import demo

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.live import Live
 
 from qcore import QcoreError
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import broker_config
 from qcore_cli.keys import keyboard
 from qcore_cli.options import Namespace, Url, short_age, with_broker

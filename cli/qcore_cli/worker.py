@@ -13,9 +13,9 @@ import msgspec
 import typer
 
 from qcore import ConfigError
-from qcore.broker.broker import Broker
-from qcore.broker.codeless import check_declared
-from qcore.broker.examination import Level, check_clocks
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.server_checks import Level, check_clocks
+from qcore.broker.redis.unknown_tasks import check_declared
 from qcore.config import (
     TARGET_WAIT_S,
     BrokerConfig,

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from qcore import blocking
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig
 from qcore.errors import ConfigError
 from qcore.per_process import PerProcess

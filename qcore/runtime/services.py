@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from qcore.broker.connection import Backoff
+from qcore.broker.backoff import Backoff
 from qcore.errors import ConfigError
 from qcore.telemetry import log
 

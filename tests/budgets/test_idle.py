@@ -2,8 +2,8 @@
 
 import asyncio
 
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
+from qcore.broker.redis.broker import Broker
 from qcore.model.job import Job, JobStatus
 from tests.support.fleet import Fleet
 from tests.support.meter import Meter

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qcore import App
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.task import Task
 from tests.support.fleet import BENCHMARK, Fleet
 from tests.support.meter import Meter

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
-from qcore.broker.wire import CHORE_LIMIT
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.script_codec import CHORE_LIMIT
 from qcore.model.job import Acked, Buried, Job, Outcome
 from tests.support.moves import QUEUE, SECOND, ask, claim, failed_state, settle
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from qcore import App, Context, GiveUp, JobCancelled, JobFailed, JobStatus, Retry
-from qcore.broker.broker import PRODUCER_SILENT_MS, TRACE_MS
+from qcore.broker.redis.broker import PRODUCER_SILENT_MS, TRACE_MS
 from tests.support.content import keys_of, names_in
 from tests.support.moves import OWNER, SECOND, claim
 from tests.support.workers import dead, reached, working

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.scripts import Script
+from qcore.broker.redis import scripts
+from qcore.broker.redis.scripts import Script
 from tests.support.checker import Findings, assert_sound
 from tests.support.fleet import BENCHMARK, LEASE_S, Command, Fleet
 from tests.support.load import backlog_on, load_on

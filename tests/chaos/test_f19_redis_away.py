@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qcore.broker.server_process import server_pid
+from qcore.broker.embedded.process import server_pid
 from tests.support.checker import assert_sound
 from tests.support.fleet import LEASE_S, Command, Fleet, Producer, fleet_on
 from tests.support.servers import Server

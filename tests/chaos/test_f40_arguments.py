@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig
 from tests.support.content import forget_namespace, reads, shown
 from tests.support.house import QUEUE, House, calls, keep_together

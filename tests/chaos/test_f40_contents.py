@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qcore.broker import scripts
-from qcore.broker.audit import audit
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet
-from qcore.broker.inspector import Inspector
-from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS
-from qcore.broker.scripts import Script
-from qcore.broker.serving import check_queue, read_queues
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.job_audit import audit
+from qcore.broker.redis.keys import NAMESPACE_KEYS, QUEUE_KEYS
+from qcore.broker.redis.queue_checks import check_queue, read_queues
+from qcore.broker.redis.scripts import Script
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.errors import BrokerError, QcoreError
 from tests.support.content import forget_namespace

@@ -10,7 +10,7 @@ import pytest
 
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, name_of, prose
 
-#: `qcore/broker/broker.py:Broker.turn`, or a path alone.
+#: `qcore/broker/redis/broker.py:Broker.turn`, or a path alone.
 NAME = re.compile(r"`((?:qcore|cli|tests|scripts|docs)/[\w./-]*)(?::([\w.]+))?`")
 #: `qcore.errors`
 DOTTED = re.compile(r"`(qcore(?:\.\w+)+)`")
@@ -87,7 +87,7 @@ def test_readme_shows_code_in_its_first_screen():
 def test_life_of_a_job_passes_through_every_part():
     """A new module has a place in the walk or on the map of processes, or is known to be beside."""
     beside = {"app.py", "context.py", "config.py", "telemetry.py"}
-    beside |= {"embedded.py", "server_folder.py", "server_process.py", "__init__.py"}
+    beside |= {"__init__.py", *(p.name for p in (ROOT / "qcore/broker/embedded").iterdir())}
     text = (DOCS / "explanation" / "life-of-a-job.md").read_text(encoding="utf-8")
     text += "".join(f"{path}:" for path in mapped())
     modules = [p for p in (ROOT / "qcore").rglob("*.py") if p.name not in beside]

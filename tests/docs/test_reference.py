@@ -11,10 +11,10 @@ import typer.main
 from prometheus_client.parser import text_string_to_metric_families
 
 from qcore import App, ConfigError, Exponential, QcoreError, Retry, Task, errors
-from qcore.broker.examination import Finding
-from qcore.broker.inspector import JobRecord, Pause, QueueStats
-from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS
-from qcore.broker.scripts import SCRIPTS
+from qcore.broker.redis.inspector import JobRecord, Pause, QueueStats
+from qcore.broker.redis.keys import NAMESPACE_KEYS, QUEUE_KEYS
+from qcore.broker.redis.scripts import SCRIPTS
+from qcore.broker.redis.server_checks import Finding
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.model.fleet import (
     Processes,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig
 from qcore.runtime.supervisor.preflight import watch
 from tests.support.fleet import Fleet, fleet_on

@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
-from qcore.broker.audit import Horizon, audit, repair
-from qcore.broker.broker import Broker
-from qcore.broker.examination import Finding, Level
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.job_audit import Horizon, audit, repair
+from qcore.broker.redis.server_checks import Finding, Level
 from qcore.model.job import Acked, Buried, Retried
 from tests.support.moves import (
     NOW,

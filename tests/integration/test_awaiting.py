@@ -18,10 +18,10 @@ from qcore import (
     ResultExpired,
     Task,
 )
-from qcore.broker import waiting
-from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector
-from qcore.broker.subscription import Subscription
+from qcore.broker.redis import results as waiting
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.subscription import Subscription
 from qcore.config import BrokerConfig
 from qcore.model.codec import TRACE_BYTES, encode
 from qcore.model.job import Acked, Buried, JobOutcome, Lease

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
 from qcore.model.codec import encode
 from qcore.model.job import Acked, Buried, JobOutcome, JobStatus, Outcome, Released, Retried
 from tests.support.moves import (

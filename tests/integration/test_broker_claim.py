@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.coalescer import CALL_BYTES
-from qcore.broker.wire import CLAIM_QUEUES, ClaimRequest
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.coalescer import CALL_BYTES
+from qcore.broker.redis.script_codec import CLAIM_QUEUES, ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Acked, Released

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig
 from qcore.errors import (
     BrokerError,

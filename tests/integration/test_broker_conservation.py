@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from qcore.broker.broker import PRODUCER_SILENT_MS, TRACE_MS, Broker
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import PRODUCER_SILENT_MS, TRACE_MS, Broker
+from qcore.broker.redis.inspector import Inspector
 from qcore.model.job import Acked, Buried, Lease, Released, Retried
 from tests.support.content import keys_of, names_in
 from tests.support.moves import (

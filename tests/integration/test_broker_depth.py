@@ -2,7 +2,7 @@
 
 import pytest
 
-from qcore.broker import scripts
+from qcore.broker.redis import scripts
 from qcore.model.job import Buried, Job
 from tests.support.moves import NOW, QUEUE, ack, ask, content, leased, put, settle
 from tests.support.servers import on_standalone_and_cluster

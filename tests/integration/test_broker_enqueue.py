@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.job import Job

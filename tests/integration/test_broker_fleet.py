@@ -5,10 +5,10 @@ import math
 import msgspec
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import FORGET_MS, OLD_ORDER_MS, Fleet, Order
-from qcore.broker.keys import namespace_keys
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import FORGET_MS, OLD_ORDER_MS, Fleet, Order
+from qcore.broker.redis.keys import namespace_keys
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from tests.support.servers import on_standalone_and_cluster
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.connection import Endpoint
-from qcore.broker.line import Line
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.job import Acked, Job

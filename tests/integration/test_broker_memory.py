@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import BrokerConfig
 from qcore.errors import QueueClosed, QueueFull
 from qcore.model.fleet import SupervisorState, SupervisorView

@@ -1,6 +1,6 @@
 """note: active -> active, with a new record."""
 
-from qcore.broker import scripts
+from qcore.broker.redis import scripts
 from qcore.model.job import Released
 from tests.support.moves import (
     NOW,

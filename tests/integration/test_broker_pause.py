@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.inspector import Inspector, Pause
+from qcore.broker.redis import scripts
+from qcore.broker.redis.inspector import Inspector, Pause
 from qcore.errors import ArgumentError, QueueClosed
 from qcore.model.job import Buried, Job, Released, Retried
 from tests.support.content import keys_of

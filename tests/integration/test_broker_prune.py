@@ -2,8 +2,8 @@
 
 import pytest
 
-from qcore.broker.broker import PRODUCER_SILENT_MS, TRACE_MS
-from qcore.broker.coalescer import CALL_BYTES
+from qcore.broker.redis.broker import PRODUCER_SILENT_MS, TRACE_MS
+from qcore.broker.redis.coalescer import CALL_BYTES
 from qcore.model.job import Acked
 from tests.support.content import keys_of
 from tests.support.moves import MARKER, NOW, QUEUE, ask, content, leased, settle

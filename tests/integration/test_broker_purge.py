@@ -2,8 +2,8 @@
 
 import pytest
 
-from qcore.broker import scripts
 from qcore.broker.identity import made_ms, new_id
+from qcore.broker.redis import scripts
 from qcore.errors import JobNotFound
 from qcore.model.job import Buried
 from tests.support.moves import (

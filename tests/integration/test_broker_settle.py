@@ -2,7 +2,7 @@
 
 import random
 
-from qcore.broker.coalescer import CALL_BYTES
+from qcore.broker.redis.coalescer import CALL_BYTES
 from qcore.model.job import Acked, Buried, Released, Retried
 from tests.support.moves import (
     LEASE_MS,

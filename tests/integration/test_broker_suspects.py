@@ -2,8 +2,8 @@
 
 import pytest
 
-from qcore.broker import scripts
-from qcore.broker.serving import read_queues
+from qcore.broker.redis import scripts
+from qcore.broker.redis.queue_checks import read_queues
 from qcore.model.job import Released
 from tests.support.moves import (
     LEASE_MS,

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import redis.asyncio
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Released, Retried
 from tests.support.moves import (

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from qcore import App, BrokerUnavailable, JobNotFound, NotConfirmed, Retry
-from qcore.broker.broker import Broker
-from qcore.broker.cluster import Cluster, ClusterLine
-from qcore.broker.line import NotAsked
-from qcore.broker.urls import Address
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.cluster import Cluster, ClusterLine
+from qcore.broker.redis.pipeline import NotAsked
+from qcore.broker.redis.script_codec import ClaimRequest
+from qcore.broker.redis.urls import Address
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.job import Acked, Job
 from qcore.runtime.worker.capacity import Room

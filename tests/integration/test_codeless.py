@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from qcore import App, GiveUp, JobStatus
-from qcore.broker.codeless import check_declared, check_tasks
+from qcore.broker.redis.unknown_tasks import check_declared, check_tasks
 from tests.support.fleet import Fleet
 from tests.support.workers import dead, reached, working
 

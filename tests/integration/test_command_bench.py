@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.broker import Broker
-from qcore.broker.keys import namespace_keys
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import namespace_keys
 from qcore.config import BrokerConfig
 from qcore.model.job import Job
 from qcore_cli.bench_server import most_jobs

@@ -15,8 +15,8 @@ import pytest
 import typer
 
 from qcore import App
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_id
+from qcore.broker.redis.broker import Broker
 from qcore.model.codec import Envelope, encode
 from qcore.model.job import Job
 from qcore_cli import main

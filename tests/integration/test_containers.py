@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Job
 from tests.support.moves import QUEUE, claim, content, settle

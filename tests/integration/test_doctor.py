@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from qcore import App, Exponential, GiveUp, Retry
-from qcore.broker.audit import audit
-from qcore.broker.broker import Broker
-from qcore.broker.examination import Level
-from qcore.broker.serving import check_queue, read_queues
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.job_audit import audit
+from qcore.broker.redis.queue_checks import check_queue, read_queues
+from qcore.broker.redis.server_checks import Level
 from qcore.config import BrokerConfig, WorkerConfig
 from tests.support.fleet import ROOT
 from tests.support.moves import LEASE_MS, ask, leased, put
@@ -27,7 +27,7 @@ from tests.support.workers import working
 #: `qcore` on a machine whose clock is so many seconds behind: a real process, and a real answer.
 SKEWED = """
 import sys
-from qcore.broker import examination
+from qcore.broker.redis import server_checks as examination
 local_s, behind_s = examination.local_s, float(sys.argv.pop(1))
 examination.local_s = lambda: local_s() - behind_s
 from qcore_cli.main import run

@@ -15,10 +15,16 @@ from pathlib import Path
 import pytest
 
 import qcore
-from qcore.broker import embedded
-from qcore.broker.embedded import EmbeddedServer, find_server
-from qcore.broker.server_folder import FileLock, Marker, read_marker, socket_path_for, write_marker
-from qcore.broker.server_process import Answer, probe, server_pid
+from qcore.broker.embedded import server as embedded
+from qcore.broker.embedded.folder import (
+    FileLock,
+    Marker,
+    read_marker,
+    socket_path_for,
+    write_marker,
+)
+from qcore.broker.embedded.process import Answer, probe, server_pid
+from qcore.broker.embedded.server import EmbeddedServer, find_server
 from qcore.errors import BrokerUnavailable
 from tests.support.servers import append_only_file
 
@@ -29,7 +35,7 @@ USER = f"""
 CYCLES = {CYCLES}
 import os, signal, socket, sys, structlog
 from pathlib import Path
-from qcore.broker.embedded import EmbeddedServer, run_foreground
+from qcore.broker.embedded.server import EmbeddedServer, run_foreground
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 def fork():

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from qcore.broker import embedded
-from qcore.broker.embedded import EmbeddedServer, find_server
-from qcore.broker.server_folder import (
+from qcore.broker.embedded import server as embedded
+from qcore.broker.embedded.folder import (
     FileLock,
     Marker,
     private_folder,
@@ -20,7 +19,8 @@ from qcore.broker.server_folder import (
     socket_path_for,
     write_marker,
 )
-from qcore.broker.server_process import Answer, launch, probe, shut_down, terminate, wait_until
+from qcore.broker.embedded.process import Answer, launch, probe, shut_down, terminate, wait_until
+from qcore.broker.embedded.server import EmbeddedServer, find_server
 from qcore.errors import ConfigError, QcoreError
 
 #: Somebody else; only root can play them.

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from qcore.broker import server_folder, server_process
-from qcore.broker.embedded import EmbeddedServer, find_server
-from qcore.broker.server_folder import FileLock, socket_path_for
-from qcore.broker.server_process import wait_until
+from qcore.broker.embedded import folder as server_folder
+from qcore.broker.embedded import process as server_process
+from qcore.broker.embedded.folder import FileLock, socket_path_for
+from qcore.broker.embedded.process import wait_until
+from qcore.broker.embedded.server import EmbeddedServer, find_server
 from qcore.errors import BrokerUnavailable, ConfigError
 from tests.support.servers import append_only_file
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qcore import App, BrokerUnavailable
-from qcore.broker import scripts
 from qcore.broker.identity import new_owner
+from qcore.broker.redis import scripts
 from qcore.config import WorkerConfig
 from qcore.model.job import Acked
 from qcore.runtime.worker.capacity import Room

@@ -3,10 +3,10 @@
 import pytest
 
 from qcore import App
-from qcore.broker.broker import PRODUCER_SILENT_MS
-from qcore.broker.fleet import Fleet
-from qcore.broker.forgetting import forget_queue, holders
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import PRODUCER_SILENT_MS
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.forget_queue import forget_queue, holders
+from qcore.broker.redis.inspector import Inspector
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Acked, Buried
 from tests.support.commands import Command

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.fleet import Fleet as Registry
+from qcore.broker.redis.fleet import Fleet as Registry
 from tests.support.fleet import ROOT, Command, Fleet
 from tests.support.http import get
 from tests.support.waiting import eventually

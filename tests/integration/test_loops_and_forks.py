@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from qcore import App, ConfigError
-from qcore.broker.broker import Broker
-from qcore.broker.server_folder import read_marker
-from qcore.broker.server_process import Answer, probe
+from qcore.broker.embedded.folder import read_marker
+from qcore.broker.embedded.process import Answer, probe
+from qcore.broker.redis.broker import Broker
 from tests.support.content import keys_of
 from tests.support.programs import ended, run, start
 from tests.support.servers import Server
@@ -310,7 +310,7 @@ def test_fork_awaits_by_a_connection_of_its_own(own_server: Server):
     """Two processes wait, each for its job; the one that is forked ends both."""
     assert run(
         """
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.model.job import Acked
 
 async def begin():

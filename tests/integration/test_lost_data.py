@@ -9,9 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from qcore import App, GiveUp, JobNotFound, JobStatus
-from qcore.broker import identity, waiting
-from qcore.broker.epoch import Epochs, check_losses
-from qcore.broker.line import Line
+from qcore.broker import identity
+from qcore.broker.redis import results as waiting
+from qcore.broker.redis.epoch import Epochs, check_losses
+from qcore.broker.redis.pipeline import Line
 from qcore.handle import Accepted
 from qcore.model.callee import returns_a_value
 from tests.support.servers import Server

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.acquittal import acquit
-from qcore.broker.broker import Broker
+from qcore.broker.redis.acquittal import acquit
+from qcore.broker.redis.broker import Broker
 from qcore.config import WorkerConfig
 from qcore.model.job import Death
 from qcore.runtime.worker.leases import LeaseKeeper

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerUnavailable
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import OLD_ORDER_MS, Fleet, Order
-from qcore.broker.keys import namespace_keys
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet, Order
+from qcore.broker.redis.keys import namespace_keys
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.runtime.supervisor.heartbeat import Registration

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qcore import App
-from qcore.broker.fleet import Fleet as Fleets
+from qcore.broker.redis.fleet import Fleet as Fleets
 from tests.support.commands import Command as Qcore
 from tests.support.fleet import ROOT, Fleet
 from tests.support.http import get

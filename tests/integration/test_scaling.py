@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from qcore import JobHandle
-from qcore.broker.broker import Broker
-from qcore.broker.inspector import JobRecord
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import JobRecord
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.supervisor.autoscaler import Scaler
 from tests.support.checker import assert_sound

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from qcore import App, JobStatus
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.runtime.ipc.orders import ChildConfig
 from tests.support.commands import Command as Qcore

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qcore import App, ArgumentError, BrokerUnavailable, NotConfirmed
-from qcore.broker import scripts
+from qcore.broker.redis import scripts
 from qcore.model.job import Job
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, free_port

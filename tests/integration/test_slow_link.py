@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qcore import App, Task
-from qcore.broker.connection import Endpoint
 from qcore.broker.per_loop import Brokers
+from qcore.broker.redis.endpoint import Endpoint
 from qcore.config import BrokerConfig
 from tests.support.proxy import Proxy
 from tests.support.servers import Server

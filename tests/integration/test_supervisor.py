@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet as Registry
-from qcore.broker.fleet import Order
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet as Registry
+from qcore.broker.redis.fleet import Order
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import RollState, WorkerState
 from qcore.runtime.supervisor.supervisor import EXIT_BOOT_LOOP, Supervisor

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qcore import App
-from qcore.broker.broker import Broker
-from qcore.broker.wire import ClaimRequest, Swept
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.script_codec import ClaimRequest, Swept
 from qcore.config import WorkerConfig
 from qcore.runtime.worker import maintenance
 from qcore.runtime.worker.maintenance import Maintenance

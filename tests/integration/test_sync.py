@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qcore import App, ConfigError, JobFailed, JobStatus, Retry
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from tests.support import process_tasks
 from tests.support.content import keys_of
 from tests.support.process_tasks import Page

@@ -14,12 +14,12 @@ import pytest
 
 import qcore
 from qcore import App, BrokerRefused, BrokerUnavailable, JobStatus, Retry
-from qcore.broker.audit import audit
-from qcore.broker.broker import Broker
-from qcore.broker.embedded import find_server
-from qcore.broker.examination import read_info, read_server
-from qcore.broker.fleet import Fleet
-from qcore.broker.serving import read_queues
+from qcore.broker.embedded.server import find_server
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.job_audit import audit
+from qcore.broker.redis.queue_checks import read_queues
+from qcore.broker.redis.server_checks import read_info, read_server
 from qcore.config import BrokerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Job

@@ -1,6 +1,6 @@
 """Queues that nobody serves are pruned by the workers of other queues."""
 
-from qcore.broker.broker import PRODUCER_SILENT_MS
+from qcore.broker.redis.broker import PRODUCER_SILENT_MS
 from qcore.config import WorkerConfig
 from qcore.model.job import Acked
 from qcore.runtime.worker.unserved_queues import Unserved

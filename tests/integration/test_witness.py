@@ -10,7 +10,7 @@ import pytest
 
 from qcore import App, BrokerUnavailable, JobHandle
 from qcore.broker.identity import new_owner
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import WorkerConfig
 from qcore.runtime.supervisor.crash_handler import Witness
 from qcore.runtime.supervisor.worker_process import ChildProcess

@@ -11,7 +11,7 @@ import pytest
 import structlog.testing
 
 from qcore import App, ConfigError, Retry, RetryLater
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.inspector import Inspector
 from qcore.model.codec import decode_envelope
 from qcore.model.job import Lease, Outcome
 from qcore.runtime.host.signals import signal_name

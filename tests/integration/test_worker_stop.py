@@ -1,11 +1,11 @@
 """A worker that is told to stop while it has to make up for something."""
 
 from qcore import App
-from qcore.broker.broker import Broker
 from qcore.broker.identity import new_owner
-from qcore.broker.inspector import Inspector
 from qcore.broker.per_loop import Brokers
-from qcore.broker.wire import ClaimRequest
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.runtime.worker import session
 from tests.support.proxy import Proxy

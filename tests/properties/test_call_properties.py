@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcore import App
-from qcore.broker import wire
-from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
-from qcore.broker.keys import queue_keys
-from qcore.broker.scripts import Call
+from qcore.broker.redis import script_codec as wire
+from qcore.broker.redis.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
+from qcore.broker.redis.keys import queue_keys
+from qcore.broker.redis.scripts import Call
 from qcore.errors import PayloadTooLarge
 from qcore.model.job import Acked, Buried, Job, Lease, Outcome, Released, Retried
 

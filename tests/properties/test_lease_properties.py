@@ -13,10 +13,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcore.broker.broker import Broker
-from qcore.broker.connection import Backoff
-from qcore.broker.keys import QueueKeys, queue_keys
-from qcore.broker.wire import Pruned, Swept
+from qcore.broker.backoff import Backoff
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import QueueKeys, queue_keys
+from qcore.broker.redis.script_codec import Pruned, Swept
 from qcore.config import BrokerConfig, WorkerConfig, check_stall
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Lease, Reclaimed

@@ -17,9 +17,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.wire import ClaimRequest, Turn, read_claim, read_leases, settle_items
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.script_codec import (
+    ClaimRequest,
+    Turn,
+    read_claim,
+    read_leases,
+    settle_items,
+)
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from tests.support.content import forget_namespace

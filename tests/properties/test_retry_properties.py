@@ -6,7 +6,7 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcore.broker.connection import Backoff
+from qcore.broker.backoff import Backoff
 from qcore.model.retry import Exponential, Retry
 
 SECONDS = st.floats(0, 1e6)
@@ -64,7 +64,7 @@ def test_backoff_stays_between_nothing_and_its_doubling_bound(least_s, times, re
 @given(st.floats(0.001, 10), st.floats(1, 1000), st.integers(1, 40))
 def test_backoff_bound_doubles_until_its_most(least_s, times, tries):
     most_s = least_s * times
-    with patch("qcore.broker.connection._random.uniform", lambda low, high: high):
+    with patch("qcore.broker.backoff._random.uniform", lambda low, high: high):
         backoff = Backoff(least_s, most_s)
         bounds = [backoff.next_s() for _ in range(tries)]
     assert bounds == [min(least_s * 2**n, most_s) for n in range(tries)]

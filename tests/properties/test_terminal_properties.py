@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from qcore.broker.fleet import Member
-from qcore.broker.inspector import Pause, QueueStats
+from qcore.broker.redis.fleet import Member
+from qcore.broker.redis.inspector import Pause, QueueStats
 from qcore.model.fleet import RunningJob, SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore_cli.fleet_view import FleetState, status_lines
 from qcore_cli.options import print_table

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from qcore.broker.broker import Broker
-from qcore.broker.keys import QUEUE_KEYS
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import QUEUE_KEYS
 from qcore.config import BrokerConfig
 
 Content = dict[str, Any]

@@ -19,7 +19,7 @@ import msgspec
 
 import qcore
 from qcore import App, BrokerUnavailable, NotConfirmed, QcoreError
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.task import Dispatch, Task
 from qcore_cli.worker import stall_limit

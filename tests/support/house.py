@@ -4,10 +4,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.keys import QUEUE_KEYS, namespace_keys
-from qcore.broker.scripts import Script
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import QUEUE_KEYS, namespace_keys
+from qcore.broker.redis.scripts import Script
 from qcore.errors import BrokerError
 from qcore.model.job import Buried, Retried
 from tests.support.content import reads, shown

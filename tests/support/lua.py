@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import qcore.broker
-from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS
+import qcore.broker.redis
+from qcore.broker.redis.keys import NAMESPACE_KEYS, QUEUE_KEYS
 
-FOLDER = Path(next(iter(qcore.broker.__path__))) / "lua"
+FOLDER = Path(next(iter(qcore.broker.redis.__path__))) / "lua"
 MOST_LINES = 80
 KEYS = QUEUE_KEYS | NAMESPACE_KEYS
 

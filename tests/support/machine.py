@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.scripts import Script
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.scripts import Script
 from qcore.errors import QueueClosed
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
 from tests.support.content import reads, shown

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import hiredis
 
-from qcore.broker.scripts import SCRIPTS
+from qcore.broker.redis.scripts import SCRIPTS
 from tests.support.proxy import Proxy, Talk
 
 _SCRIPTS = {

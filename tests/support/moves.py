@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector
-from qcore.broker.wire import ClaimRequest, Turn
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.script_codec import ClaimRequest, Turn
 from qcore.model.codec import encode
 from qcore.model.job import Acked, AttemptError, JobState, Lease, Outcome
 from tests.support.content import Content, keys_of

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import redis
 
-from qcore.broker import scripts
-from qcore.broker.scripts import Script
+from qcore.broker.redis import scripts
+from qcore.broker.redis.scripts import Script
 from tests.support.checker import Fault
 from tests.support.fleet import Command, Fleet
 from tests.support.proxy import Proxy

@@ -6,7 +6,7 @@ import struct
 from contextlib import suppress
 from typing import Self
 
-from qcore.broker.scripts import SCRIPTS
+from qcore.broker.redis.scripts import SCRIPTS
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 #: So much the kernel and a reader take in ahead of a link with a rate, which is to be felt at the

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from tests.support.moves import LEASE_MS, OWNER, QUEUE, SECOND, ask
 
 SWEEP_MS = 5 * SECOND

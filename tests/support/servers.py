@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from qcore.broker.embedded import find_server
+from qcore.broker.embedded.server import find_server
 
 #: Below the ports that Linux gives to outgoing connections, also for the bus 10,000 higher.
 PORTS = range(11_000, 22_000)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.broker import Broker
-from qcore.broker.patience import leasing_s
-from qcore.broker.scripts import Call
-from qcore.broker.wire import ClaimRequest, Turn
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.call_limits import leasing_s
+from qcore.broker.redis.script_codec import ClaimRequest, Turn
+from qcore.broker.redis.scripts import Call
 from qcore.config import BrokerConfig
 from tests.support.virtual_time import run_in_no_time
 

@@ -18,11 +18,12 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as LostConnection
 
-from qcore.broker import connection
-from qcore.broker.connection import Backoff, Endpoint
-from qcore.broker.line import failure_of
-from qcore.broker.scripts import error_of, unknown_script
-from qcore.broker.urls import Hosts, plain_url, shown_url
+from qcore.broker import backoff
+from qcore.broker.backoff import Backoff
+from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.pipeline import failure_of
+from qcore.broker.redis.scripts import error_of, unknown_script
+from qcore.broker.redis.urls import Hosts, plain_url, shown_url
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError, QueueFull
 
@@ -211,8 +212,8 @@ def test_backoff_is_short_where_another_server_takes_over():
         ("redis+sentinel://h/svc", 1),
         ("redis+cluster://h", 1),
     ):
-        backoff = Endpoint(BrokerConfig(url=url)).backoff(0.1, 10.0)
-        waits = [backoff.next_s() for _ in range(300)]
+        delays = Endpoint(BrokerConfig(url=url)).backoff(0.1, 10.0)
+        waits = [delays.next_s() for _ in range(300)]
         assert most_s * 0.5 < max(waits) <= most_s
 
 
@@ -241,19 +242,19 @@ def test_endpoint_connects_to_nothing_by_itself(url):
 
 
 def test_backoff_draws_below_a_bound_that_doubles_up_to_its_most(monkeypatch):
-    monkeypatch.setattr(connection._random, "uniform", lambda low, high: (low, high))
-    backoff = Backoff(0.1, 1.0)
-    drawn = [backoff.next_s() for _ in range(6)]
+    monkeypatch.setattr(backoff._random, "uniform", lambda low, high: (low, high))
+    delays = Backoff(0.1, 1.0)
+    drawn = [delays.next_s() for _ in range(6)]
     assert drawn == [(0, 0.1), (0, 0.2), (0, 0.4), (0, 0.8), (0, 1.0), (0, 1.0)]
 
 
 def test_backoff_starts_again_after_a_reset(monkeypatch):
-    monkeypatch.setattr(connection._random, "uniform", lambda low, high: high)
-    backoff = Backoff(0.1, 1.0)
-    backoff.next_s()
-    backoff.next_s()
-    backoff.reset()
-    assert backoff.next_s() == 0.1
+    monkeypatch.setattr(backoff._random, "uniform", lambda low, high: high)
+    delays = Backoff(0.1, 1.0)
+    delays.next_s()
+    delays.next_s()
+    delays.reset()
+    assert delays.next_s() == 0.1
 
 
 # -- error replies ---------------------------------------------------------------------------------

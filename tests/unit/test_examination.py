@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from qcore.broker import examination as examined
-from qcore.broker.examination import Finding, Level, ServerReading
-from qcore.broker.keys import QUEUE_KEYS
-from qcore.broker.scripts import AUDIT
-from qcore.broker.serving import QueueReading, check_queue
+from qcore.broker.redis import server_checks as examined
+from qcore.broker.redis.keys import QUEUE_KEYS
+from qcore.broker.redis.queue_checks import QueueReading, check_queue
+from qcore.broker.redis.scripts import AUDIT
+from qcore.broker.redis.server_checks import Finding, Level, ServerReading
 from qcore.config import WorkerConfig
 
 NOW = 1_800_000_000_000

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.fleet import Member
-from qcore.broker.inspector import Pause, QueueStats
+from qcore.broker.redis.fleet import Member
+from qcore.broker.redis.inspector import Pause, QueueStats
 from qcore.model.fleet import (
     Roll,
     RollState,

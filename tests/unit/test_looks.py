@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from qcore.broker import waiting
-from qcore.broker.keys import queue_keys
-from qcore.broker.scripts import Call
-from qcore.broker.waiting import Ending, Waiting
+from qcore.broker.redis import results as waiting
+from qcore.broker.redis.keys import queue_keys
+from qcore.broker.redis.results import Ending, Waiting
+from qcore.broker.redis.scripts import Call
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable
 from tests.support.virtual_time import run_in_no_time

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from qcore.broker.patience import CallSize, Patience
+from qcore.broker.redis.call_limits import CallSize, Patience
 from tests.support.virtual_time import run_in_no_time
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from qcore import BrokerUnavailable
-from qcore.broker.fleet import Fleet, Member
+from qcore.broker.redis.fleet import Fleet, Member
 from qcore.model.fleet import (
     Roll,
     RollState,

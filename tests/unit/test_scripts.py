@@ -6,9 +6,15 @@ import hashlib
 import pytest
 from redis.exceptions import MovedError
 
-from qcore.broker import scripts
-from qcore.broker.keys import NAMESPACE_KEYS, QUEUE_KEYS, namespace_keys, queue_keys, queues_key
-from qcore.broker.scripts import SCRIPTS, Script
+from qcore.broker.redis import scripts
+from qcore.broker.redis.keys import (
+    NAMESPACE_KEYS,
+    QUEUE_KEYS,
+    namespace_keys,
+    queue_keys,
+    queues_key,
+)
+from qcore.broker.redis.scripts import SCRIPTS, Script
 from tests.support.lua import FOLDER, expanded, header_of, included, mistakes, named_slots
 
 every_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from qcore.broker import connection
+from qcore.broker import backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.supervisor import worker_slot as module
 from qcore.runtime.supervisor.worker_slot import Slot
 
 
-class Backoff(connection.Backoff):
+class Backoff(backoff.Backoff):
     """Waits for nothing, and tells how long it might have."""
 
     bounds: list[float]

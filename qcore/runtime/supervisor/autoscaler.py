@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.errors import BrokerError
 from qcore.runtime.supervisor.scaling_policy import Scaling, Seen

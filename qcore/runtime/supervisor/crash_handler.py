@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import anyio
 
-from qcore.broker.acquittal import acquit
-from qcore.broker.broker import Broker
+from qcore.broker.redis.acquittal import acquit
+from qcore.broker.redis.broker import Broker
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerError
 from qcore.model.codec import decode_state, encode

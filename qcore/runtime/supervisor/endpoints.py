@@ -8,8 +8,8 @@ from http import HTTPStatus
 
 import anyio
 
-from qcore.broker.broker import Broker
-from qcore.broker.inspector import Inspector
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import SupervisorConfig
 from qcore.errors import BrokerError, ConfigError
 from qcore.runtime.supervisor.pages import Page, serving

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import OLD_ORDER_MS, Contact, Fleet, Order
 from qcore.broker.identity import new_owner
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import OLD_ORDER_MS, Contact, Fleet, Order
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView

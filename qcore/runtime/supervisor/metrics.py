@@ -13,7 +13,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from qcore.broker.inspector import QueueStats
+from qcore.broker.redis.inspector import QueueStats
 from qcore.model.fleet import SupervisorView, WorkerState
 from qcore.runtime.ipc.messages import Cell
 from qcore.runtime.ipc.run_counts import BOUNDS_S, OUTCOMES

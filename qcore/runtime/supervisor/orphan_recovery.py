@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import anyio
 
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet, Member
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet, Member
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerError
 from qcore.runtime.host.machine import is_there, is_working, machine

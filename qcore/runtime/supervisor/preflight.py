@@ -2,8 +2,8 @@
 
 import anyio
 
-from qcore.broker.broker import Broker
-from qcore.broker.examination import (
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.server_checks import (
     Level,
     check_eviction,
     check_persistence,

@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import msgspec
 
-from qcore.broker.connection import Backoff
+from qcore.broker.backoff import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.supervisor.workers import Brood

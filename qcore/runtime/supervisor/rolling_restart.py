@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from qcore.broker.connection import Backoff
+from qcore.broker.backoff import Backoff
 from qcore.config import SupervisorConfig
 from qcore.model.fleet import Roll, RollState
 from qcore.runtime.supervisor.worker_process import ChildProcess

@@ -8,9 +8,9 @@ from functools import partial
 import anyio
 import msgspec
 
-from qcore.broker.broker import Broker
-from qcore.broker.connection import Backoff
-from qcore.broker.fleet import Order
+from qcore.broker.backoff import Backoff
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Order
 from qcore.config import (
     SupervisorConfig,
     WorkerConfig,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import anyio
 
-from qcore.broker.connection import Backoff
+from qcore.broker.backoff import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import QUIET, RESUME

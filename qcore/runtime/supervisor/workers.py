@@ -7,7 +7,7 @@ from functools import partial
 import anyio
 import anyio.abc
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerView
 from qcore.runtime.host.signals import signal_name

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import anyio
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease

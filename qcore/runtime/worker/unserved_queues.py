@@ -5,8 +5,8 @@ import random
 
 import anyio
 
-from qcore.broker.broker import Broker
-from qcore.broker.keys import queues_key
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import queues_key
 from qcore.config import NAME, WorkerConfig
 from qcore.errors import BrokerError
 from qcore.model.reading import text_of

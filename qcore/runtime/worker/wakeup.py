@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import anyio
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.telemetry import log

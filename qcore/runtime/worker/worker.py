@@ -11,7 +11,7 @@ from functools import partial
 import anyio
 
 from qcore.app import App
-from qcore.broker.wire import Turn
+from qcore.broker.redis.script_codec import Turn
 from qcore.config import WorkerConfig, cleanup_s
 from qcore.context import Lifecycle
 from qcore.errors import BrokerError

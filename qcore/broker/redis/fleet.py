@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.keys import namespace_keys, queues_key
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import namespace_keys, queues_key
 from qcore.config import NAME
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from qcore.broker import scripts
-from qcore.broker.cluster import ClusterLine
-from qcore.broker.keys import QueueKeys
-from qcore.broker.line import Line
-from qcore.broker.patience import leasing_s
-from qcore.broker.scripts import Call
-from qcore.broker.wire import read_leases, read_reclaimed
+from qcore.broker.redis import scripts
+from qcore.broker.redis.call_limits import leasing_s
+from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.script_codec import read_leases, read_reclaimed
+from qcore.broker.redis.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease, Reclaimed
 from qcore.model.token import id_of

@@ -12,9 +12,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
-from qcore.broker.embedded import EmbeddedServer
-from qcore.broker.server_folder import check_socket
-from qcore.broker.urls import Address, Hosts, bad_url, plain_url, shown_url
+from qcore.broker.embedded.folder import check_socket
+from qcore.broker.embedded.server import EmbeddedServer
+from qcore.broker.redis.urls import Address, Hosts, bad_url, plain_url, shown_url
 from qcore.errors import BrokerUnavailable, ConfigError
 
 #: A server that is asked who is master, and one that is said to be it, has so long to answer: one

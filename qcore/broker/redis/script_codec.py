@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from qcore.broker import scripts
-from qcore.broker.coalescer import CALL_BYTES, CALL_JOBS
-from qcore.broker.keys import QueueKeys
-from qcore.broker.scripts import Call
+from qcore.broker.redis import scripts
+from qcore.broker.redis.coalescer import CALL_BYTES, CALL_JOBS
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Reclaimed, Released, Retried
 from qcore.model.reading import (

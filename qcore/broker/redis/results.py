@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from qcore.broker import scripts
-from qcore.broker.cluster import ClusterLine
-from qcore.broker.connection import Backoff, Endpoint
+from qcore.broker.backoff import Backoff
 from qcore.broker.identity import new_owner
-from qcore.broker.keys import QueueKeys
-from qcore.broker.line import Line
-from qcore.broker.patience import CallSize
-from qcore.broker.subscription import Subscription, subscribed
+from qcore.broker.redis import scripts
+from qcore.broker.redis.call_limits import CallSize
+from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.subscription import Subscription, subscribed
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable, ConfigError
 from qcore.model.reading import text_of

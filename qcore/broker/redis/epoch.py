@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from qcore.broker.broker import Broker
-from qcore.broker.examination import Finding, fault, span
 from qcore.broker.identity import made_ms
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.server_checks import Finding, fault, span
 from qcore.errors import JobNotFound
 from qcore.model.reading import FAR_MS, natural
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from qcore.broker.connection import Endpoint
-from qcore.broker.line import failure_of
+from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.pipeline import failure_of
 
 
 class Subscription:

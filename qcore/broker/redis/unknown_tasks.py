@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 
-from qcore.broker.broker import Broker
-from qcore.broker.examination import Finding, fault, warning
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.server_checks import Finding, fault, warning
 from qcore.errors import CodecError
 from qcore.model.codec import decode_envelope, decode_state
 

@@ -1,7 +1,7 @@
 """Whether a server and the settings of workers are in order: what is read, and what it means.
 
 The functions named `check_...` are pure: readings in, findings out. What is in the queues is
-looked at by `qcore.broker.serving` and `qcore.broker.audit`.
+looked at by `qcore.broker.redis.queue_checks` and `qcore.broker.redis.job_audit`.
 """
 
 import math
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from qcore.broker.broker import Broker
+from qcore.broker.redis.broker import Broker
 from qcore.config import WorkerConfig, shutdown_timeout_for, time_for_jobs_s
 from qcore.errors import BrokerError, BrokerUnavailable
 

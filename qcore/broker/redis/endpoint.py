@@ -1,13 +1,12 @@
-"""Connections: one URL, the lines that lead there, and how long to wait between two tries."""
-
-import random
+"""Where Redis is, by one URL, and the pipelines that lead there."""
 
 from redis.asyncio.connection import AbstractConnection
 
-from qcore.broker.cluster import Cluster, ClusterLine
-from qcore.broker.line import Line
-from qcore.broker.places import Embedded, Sentinels, Server
-from qcore.broker.urls import shown_url, unknown_scheme
+from qcore.broker.backoff import Backoff
+from qcore.broker.redis.cluster import Cluster, ClusterLine
+from qcore.broker.redis.connectors import Embedded, Sentinels, Server
+from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.urls import shown_url, unknown_scheme
 from qcore.config import BrokerConfig
 
 _PLACES = {
@@ -24,26 +23,6 @@ _PLACES = {
 #: one: waiting longer between two tries would only add to the time in which nothing flows. There
 #: are replicas to share the storm of reconnects, and jitter spreads it.
 _FAILOVER_MOST_S = 1.0
-#: Of the kernel: all processes that were forked from one would draw the same jitter.
-_random = random.SystemRandom()
-
-
-class Backoff:
-    """Delays between tries: full jitter under a bound that doubles from `least_s` to `most_s`."""
-
-    def __init__(self, least_s: float, most_s: float) -> None:
-        self._least_s = least_s
-        self._most_s = most_s
-        self._bound_s = least_s
-
-    def next_s(self) -> float:
-        """Return the next delay in seconds."""
-        bound_s, self._bound_s = self._bound_s, min(self._bound_s * 2, self._most_s)
-        return _random.uniform(0, bound_s)
-
-    def reset(self) -> None:
-        """Start again from `least_s`: something worked."""
-        self._bound_s = self._least_s
 
 
 class Endpoint:

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.fleet import Fleet
-from qcore.broker.keys import queues_key
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.keys import queues_key
 
 #: Nobody serves a queue that was not swept for so long; its keys would come back.
 _AWAY_MS = 60_000

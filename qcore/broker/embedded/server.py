@@ -11,7 +11,7 @@ only there to be locked (`flock`), and the kernel drops a lock with its process,
 
 The locks lie in the folder because it is what the users share. The socket lies elsewhere (its
 path must be short) and `server.json` tells where. A folder is used only if it is private to this
-account: see `qcore.broker.server_folder`.
+account: see `qcore.broker.embedded.folder`.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from qcore.broker.server_folder import (
+from qcore.broker.embedded.folder import (
     SERVER_LOCK,
     START_LOCK,
     USERS_LOCK,
@@ -36,7 +36,7 @@ from qcore.broker.server_folder import (
     socket_path_for,
     write_marker,
 )
-from qcore.broker.server_process import (
+from qcore.broker.embedded.process import (
     Answer,
     ServerBinary,
     dotted,

@@ -8,13 +8,13 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from qcore.broker.cluster import ClusterLine
-from qcore.broker.connection import Backoff
+from qcore.broker.backoff import Backoff
 from qcore.broker.identity import new_owner
-from qcore.broker.keys import QueueKeys
-from qcore.broker.line import Line
-from qcore.broker.patience import CallSize
-from qcore.broker.scripts import ENQUEUE, Call
+from qcore.broker.redis.call_limits import CallSize
+from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.scripts import ENQUEUE, Call
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConfirmed
 from qcore.model.job import Job
 

@@ -10,11 +10,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from qcore.broker.line import Command, Line, NotAsked
-from qcore.broker.patience import MOST_TIMEOUTS
-from qcore.broker.places import STEP_S, Server
-from qcore.broker.scripts import Call, Moved
-from qcore.broker.urls import Address, Hosts, bad_url, shown_url
+from qcore.broker.redis.call_limits import MOST_TIMEOUTS
+from qcore.broker.redis.connectors import STEP_S, Server
+from qcore.broker.redis.pipeline import Command, Line, NotAsked
+from qcore.broker.redis.scripts import Call, Moved
+from qcore.broker.redis.urls import Address, Hosts, bad_url, shown_url
 from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 
 #: Looks for a node that is away follow each other within so long, drawn at random.

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from qcore.broker.cluster import ClusterLine
-from qcore.broker.line import Line
-from qcore.broker.scripts import Moved
+from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.scripts import Moved
 from qcore.errors import BrokerError, BrokerUnavailable
 
 #: What a wait that failed rests before it is tried again; the others go on meanwhile.

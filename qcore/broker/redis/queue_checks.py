@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 
 import msgspec
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.examination import Finding, fault, ok, span, warning
-from qcore.broker.keys import QueueKeys
-from qcore.broker.wire import earliest_ms
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.script_codec import earliest_ms
+from qcore.broker.redis.server_checks import Finding, fault, ok, span, warning
 from qcore.config import WorkerConfig
 from qcore.model.reading import losses_of, moment_ms, natural
 

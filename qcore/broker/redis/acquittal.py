@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
 from qcore.errors import BrokerError
 from qcore.model.codec import decode_state
 from qcore.model.job import Death

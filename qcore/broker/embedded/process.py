@@ -1,6 +1,6 @@
 """The server program behind `embedded://`: found, launched, asked and ended.
 
-Nothing here knows who uses the server; that is `qcore.broker.embedded`.
+Nothing here knows who uses the server; that is `qcore.broker.embedded.server`.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Literal
 
-from qcore.broker.server_folder import (
+from qcore.broker.embedded.folder import (
     SERVER_LOCK,
     check_socket,
     open_in,

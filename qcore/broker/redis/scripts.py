@@ -21,7 +21,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from qcore.broker.keys import QueueKeys
+from qcore.broker.redis.keys import QueueKeys
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, QueueClosed, QueueFull
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
@@ -68,7 +68,7 @@ class Call:
 
 
 def _load(name: str) -> str:
-    folder = files("qcore.broker") / "lua"
+    folder = files("qcore.broker.redis") / "lua"
 
     def include(found: re.Match[str]) -> str:
         return "\n".join((folder / "lib" / f"{n}.lua").read_text() for n in found[1].split())

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.examination import Finding, fault, ok
-from qcore.broker.keys import QueueKeys
-from qcore.broker.serving import PAGE, scan
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.queue_checks import PAGE, scan
+from qcore.broker.redis.server_checks import Finding, fault, ok
 from qcore.model.reading import raw_of, text_of
 
 #: Payloads of one page: a hundred may be 13 MB.

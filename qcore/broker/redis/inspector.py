@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from qcore.broker import scripts
-from qcore.broker.broker import Broker
-from qcore.broker.coalescer import CALL_JOBS
-from qcore.broker.epoch import NoTrace
-from qcore.broker.keys import queues_key
-from qcore.broker.scripts import Call
-from qcore.broker.urls import where_is
-from qcore.broker.wire import CHORE_LIMIT, earliest_ms
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.coalescer import CALL_JOBS
+from qcore.broker.redis.epoch import NoTrace
+from qcore.broker.redis.keys import queues_key
+from qcore.broker.redis.script_codec import CHORE_LIMIT, earliest_ms
+from qcore.broker.redis.scripts import Call
+from qcore.broker.redis.urls import where_is
 from qcore.config import KEEP_S, NAME, Seconds, seconds
 from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from qcore.broker.cluster import ClusterLine
-from qcore.broker.keys import QueueKeys
-from qcore.broker.line import Line
-from qcore.broker.patience import leasing_s
-from qcore.broker.wire import ClaimRequest, Turn, claim_call
+from qcore.broker.redis.call_limits import leasing_s
+from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.script_codec import ClaimRequest, Turn, claim_call
 from qcore.errors import BrokerUnavailable
 
 

@@ -1,8 +1,8 @@
 """Where a job stands, in words for somebody who has waited for it in vain."""
 
-from qcore.broker.broker import Broker
-from qcore.broker.examination import span
-from qcore.broker.inspector import Inspector, JobRecord, QueueStats
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector, JobRecord, QueueStats
+from qcore.broker.redis.server_checks import span
 from qcore.model.job import JobStatus
 from qcore.model.reading import natural
 

@@ -18,17 +18,18 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from qcore.broker import holdings, scripts
-from qcore.broker.bells import Bells
-from qcore.broker.claiming import claim_rest
-from qcore.broker.cluster import answered, answers
-from qcore.broker.coalescer import Coalescer
-from qcore.broker.connection import Backoff, Endpoint
-from qcore.broker.keys import QueueKeys, queue_keys, queues_key
-from qcore.broker.patience import leasing_s
-from qcore.broker.scripts import Call
-from qcore.broker.waiting import Ending, Waiting
-from qcore.broker.wire import (
+from qcore.broker.backoff import Backoff
+from qcore.broker.redis import owner_leases as holdings
+from qcore.broker.redis import scripts
+from qcore.broker.redis.call_limits import leasing_s
+from qcore.broker.redis.claiming import claim_rest
+from qcore.broker.redis.cluster import answered, answers
+from qcore.broker.redis.cluster_wakeups import Bells
+from qcore.broker.redis.coalescer import Coalescer
+from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
+from qcore.broker.redis.results import Ending, Waiting
+from qcore.broker.redis.script_codec import (
     CHORE_LIMIT,
     ClaimRequest,
     Pruned,
@@ -40,6 +41,7 @@ from qcore.broker.wire import (
     read_reclaimed,
     settle_calls,
 )
+from qcore.broker.redis.scripts import Call
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES

@@ -11,8 +11,8 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from qcore.broker.patience import MOST_TIMEOUTS, Patience, moved
-from qcore.broker.scripts import Call, error_of, unknown_script
+from qcore.broker.redis.call_limits import MOST_TIMEOUTS, Patience, moved
+from qcore.broker.redis.scripts import Call, error_of, unknown_script
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError
 
 #: A command as it goes out: its words.
