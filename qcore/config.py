@@ -24,7 +24,7 @@ KILL_GRACE_S = 10.0
 #: With a range of processes, jobs may wait so long until there are more.
 TARGET_WAIT_S = 5.0
 #: No guard after an outage is shorter, unless the lease is.
-_GUARD_LEAST_S = 1.0
+_GUARD_MIN_S = 1.0
 #: What a service manager leaves in the environment of the process that it starts.
 _SERVICE_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -123,16 +123,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: An event loop that stands still for longer is logged, with the job that holds it.
     lag_limit_s: float = 1.0
     shutdown_timeout_s: float = 30.0
-    reconnect_least_s: float = 0.1
-    reconnect_most_s: float = 2.0
-    #: Leases a job may lose without a witness before it is dead.
+    reconnect_min_s: float = 0.1
+    reconnect_max_s: float = 2.0
+    #: Leases a job may lose without a crash handler before it is dead.
     crash_limit: int = 10
     #: For the supervisor to set: what a worker with its pool may take; the largest pool process is
     #: killed above that.
     memory_bytes: int | None = None
     #: Runs the jobs that have lost two leases, one that has lost more alone, and leaves when none
     #: waits.
-    suspects: bool = False
+    quarantined: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges and the order of the clocks."""
@@ -149,8 +149,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("lag_limit_s", self.lag_limit_s, 0.02, 3600)
         _in_range("--shutdown-timeout", self.shutdown_timeout_s, 0.1, 24 * 3600)
         _in_range("crash_limit", self.crash_limit, 1, 1_000)
-        _in_range("reconnect_least_s", self.reconnect_least_s, 0.01, 60)
-        _in_range("--reconnect", self.reconnect_most_s, self.reconnect_least_s, 300)
+        _in_range("reconnect_min_s", self.reconnect_min_s, 0.01, 60)
+        _in_range("--reconnect", self.reconnect_max_s, self.reconnect_min_s, 300)
         for option, value, part in (("extend_s", self.extend_s, 3), ("sweep_s", self.sweep_s, 4)):
             # float noise must not refuse 30 / 3
             if not 0 < value <= self.lease_s / part + 1e-9:
@@ -174,16 +174,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
         One renewal that is due, and one more if that fails; over a slow link they take a while.
         """
-        return min(self.lease_s, max(2 * self.extend_s, _GUARD_LEAST_S))
+        return min(self.lease_s, max(2 * self.extend_s, _GUARD_MIN_S))
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many worker processes, and when one is given up."""
 
-    #: With `most_processes`: at least, and at first.
+    #: With `max_processes`: at least, and at first.
     processes: int
     #: As many as the backlog asks for, up to this.
-    most_processes: int | None = None
+    max_processes: int | None = None
     #: A backlog that is worked off within this is no reason for more processes.
     target_wait_s: float = TARGET_WAIT_S
     #: Fewer must have been enough for so long until there are fewer.
@@ -195,8 +195,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     stall_s: float = 15.0
     #: Children that end before they are ready, in a row, until the supervisor gives up.
     boot_failures: int = 5
-    restart_least_s: float = 0.1
-    restart_most_s: float = 10.0
+    restart_min_s: float = 0.1
+    restart_max_s: float = 10.0
     #: Work also on a server that deletes keys when memory is short.
     allow_eviction: bool = False
     #: A child is replaced after about so many jobs, seconds, and bytes of resident memory; each
@@ -215,14 +215,14 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check ranges."""
         _in_range("--processes", self.processes, 1, 256)
-        _in_range("the most of --processes", self.most, self.processes, 256)
+        _in_range("the most of --processes", self.process_limit, self.processes, 256)
         _in_range("--target-wait", self.target_wait_s, 0.05, 3600)
         _in_range("shrink_after_s", self.shrink_after_s, 0.1, 24 * 3600)
         _in_range("ready_timeout_s", self.ready_timeout_s, 0.1, 3600)
         _in_range("--stall", self.stall_s, 0.05, 24 * 3600)
         _in_range("boot_failures", self.boot_failures, 1, 1_000)
-        _in_range("restart_least_s", self.restart_least_s, 0.01, 60)
-        _in_range("restart_most_s", self.restart_most_s, self.restart_least_s, 300)
+        _in_range("restart_min_s", self.restart_min_s, 0.01, 60)
+        _in_range("restart_max_s", self.restart_max_s, self.restart_min_s, 300)
         if self.name:
             check_name("--name", self.name)
         if self.max_jobs is not None:
@@ -250,9 +250,9 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
                 )
 
     @property
-    def most(self) -> int:
+    def process_limit(self) -> int:
         """The most processes: the same as `processes` when that is no range."""
-        return self.processes if self.most_processes is None else self.most_processes
+        return self.processes if self.max_processes is None else self.max_processes
 
 
 def check_stall(stall_s: float, worker: WorkerConfig) -> None:
@@ -264,11 +264,11 @@ def check_stall(stall_s: float, worker: WorkerConfig) -> None:
             f"{worker.extend_s:g} s: a worker that does not answer must be killed before its "
             f"leases end, so give a --stall below {left_s:g}, or a longer --lease"
         )
-    least_s = 3 * worker.heartbeat_s
-    if stall_s < least_s:
+    min_s = 3 * worker.heartbeat_s
+    if stall_s < min_s:
         raise ConfigError(
             f"--stall is {stall_s:g} s, and a worker that lives is silent for "
-            f"{worker.heartbeat_s:g} s between two beats: give a --stall of {least_s:g} or more"
+            f"{worker.heartbeat_s:g} s between two beats: give a --stall of {min_s:g} or more"
         )
 
 

@@ -29,7 +29,7 @@ from qcore.model.codec import decode_envelope
 
 Tasks = dict[str, Callable[[], Coroutine[Any, Any, None]]]
 
-LEASE_MS, MOST_BYTES, PROMOTE = 30_000, 1_000_000, 200
+LEASE_MS, MAX_BYTES, PROMOTE = 30_000, 1_000_000, 200
 
 
 class Loop:
@@ -45,7 +45,7 @@ class Loop:
             *keys.pick(scripts.SETTLE.keys),
         ]
         self._free = concurrency
-        self._most = claim
+        self._max = claim
         self._owner = new_owner()
         self._ended: list[bytes] = []
         self._turn = asyncio.Event()
@@ -61,7 +61,7 @@ class Loop:
         while True:
             sequence += 1
             prefix = f"{self._owner}:{sequence}:".encode()
-            brought = await self._take(prefix, min(self._free, self._most))
+            brought = await self._take(prefix, min(self._free, self._max))
             for id, payload in brought:
                 token = prefix + id
                 self._free -= 1
@@ -79,7 +79,7 @@ class Loop:
             out = hiredis.pack_command(
                 (b"EVALSHA", *self._settle, b"", len(ended), 0, 0, 0, 0, *ended)
             )
-        words = (b"", most, LEASE_MS, prefix, MOST_BYTES, PROMOTE, 0, most)
+        words = (b"", most, LEASE_MS, prefix, MAX_BYTES, PROMOTE, 0, most)
         out += hiredis.pack_command((b"EVALSHA", *self._claim, *words))
         await self._connection.send_packed_command([out], check_health=False)
         if ended:

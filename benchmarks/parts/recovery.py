@@ -19,7 +19,7 @@ from benchmarks.harness.worker import Running, qcore_worker
 #: In flight in each worker that is killed.
 JOBS = 20
 KILLS = 50
-LEASE_S, LEAST_LEASE_S = 30.0, 1.5
+LEASE_S, MIN_LEASE_S = 30.0, 1.5
 #: Whole workers that are killed, at different times of the 10 s between two renewals.
 HOSTS = 3
 #: Counts in one moment what is ready, running, scheduled and dead: jobs move between these.
@@ -44,7 +44,7 @@ def run(bench: Bench) -> None:
     for who, number in (("replaced", 1), ("sibling", 2)):
         took = [second for _ in range(kills) for second in _kill_process(bench, number)]
         _emit(bench, who, took, 1000, "ms", kills=kills, processes=number)
-    lease_s = max(LEAST_LEASE_S, LEASE_S * bench.options.scale)
+    lease_s = max(MIN_LEASE_S, LEASE_S * bench.options.scale)
     took = _kill_hosts(bench, lease_s)
     _emit(bench, "another host", took, 1, "s", kills=HOSTS, lease_s=lease_s)
 
@@ -75,8 +75,8 @@ def _kill_hosts(bench: Bench, lease_s: float) -> list[float]:
             victims[i].ready(1)
             asyncio.run(_enqueue(server, range(i * JOBS, (i + 1) * JOBS)))
             victims[i].until(lambda full=(i + 1) * JOBS: _starts(folder, full), 30)
-        heir = stack.enter_context(_start(server, folder, "log", lease_s=lease_s))
-        heir.ready(1)
+        successor = stack.enter_context(_start(server, folder, "log", lease_s=lease_s))
+        successor.ready(1)
         killed: dict[int, float] = {}
         for victim in victims:
             pids = processes.tree(victim.process.pid)
@@ -84,7 +84,7 @@ def _kill_hosts(bench: Bench, lease_s: float) -> list[float]:
                 os.kill(pid, signal.SIGKILL)
             killed |= dict.fromkeys(pids, time.monotonic())
             time.sleep(lease_s / 3 / HOSTS)
-        return _await_second_runs(heir, server, folder, killed)
+        return _await_second_runs(successor, server, folder, killed)
 
 
 def _start(

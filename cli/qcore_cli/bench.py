@@ -7,8 +7,8 @@ import typer
 
 from qcore.config import broker_config
 from qcore_cli.bench_report import Settings
-from qcore_cli.bench_run import Wish, run
-from qcore_cli.bench_tasks import MOST_QUEUES, app
+from qcore_cli.bench_run import Order, run
+from qcore_cli.bench_tasks import MAX_QUEUES, app
 from qcore_cli.bench_view import Screen, Silent
 from qcore_cli.options import AsJson, Url
 from qcore_cli.worker import count_processes, worker_config
@@ -25,7 +25,7 @@ def bench(
         str, typer.Option(help="Worker processes: a number, or auto for one per core.")
     ] = "auto",
     queues: Annotated[
-        int, typer.Option(min=1, max=MOST_QUEUES, help="Queues that share the jobs.")
+        int, typer.Option(min=1, max=MAX_QUEUES, help="Queues that share the jobs.")
     ] = 1,
     task_ms: Annotated[
         int, typer.Option(min=0, max=5_000, help="How long a job waits, on average.")
@@ -44,7 +44,7 @@ def bench(
 
     Takes some 20 seconds, puts at most 64 MiB into Redis, and removes it at the end.
     """
-    wish = Wish(
+    order = Order(
         broker=broker_config(url, namespace or f"bench-{secrets.token_hex(4)}"),
         worker=worker_config(
             app.queues[:queues], concurrency=concurrency, lease=30.0, shutdown_timeout=30.0
@@ -59,4 +59,4 @@ def bench(
             cores=count_processes("auto"),
         ),
     )
-    raise typer.Exit(run(wish, Silent() if as_json else Screen()))
+    raise typer.Exit(run(order, Silent() if as_json else Screen()))

@@ -33,7 +33,7 @@ class Producer:
         self._broker = broker
         self._queues = queues
         self._seconds = settings.seconds
-        self._most = most
+        self._max = most
         self._call = "x" * settings.payload_bytes, settings.task_ms
         self._lanes = itertools.cycle([work.options(queue=queue) for queue in queues])
         #: Jobs enqueued since the queues were emptied.
@@ -45,18 +45,18 @@ class Producer:
 
     async def concurrent_per_s(self) -> float:
         """Measure enqueues by many tasks; no worker runs."""
-        return await self._per_s(min(TASKS * _EACH, self._most // TASKS * TASKS), self._at_once)
+        return await self._per_s(min(TASKS * _EACH, self._max // TASKS * TASKS), self._at_once)
 
     async def many_per_s(self) -> float:
         """Measure enqueue_many; what it enqueues last stays for the workers."""
         await self._empty()
-        return await self._per_s(min(_MANY, self._most), self._many)
+        return await self._per_s(min(_MANY, self._max), self._many)
 
     async def refill(self, ready: int) -> bool:
         """Enqueue more if few jobs are ready; return whether."""
-        if ready >= self._most // 4:
+        if ready >= self._max // 4:
             return False
-        await self._many(min(_MANY, self._most // 2))
+        await self._many(min(_MANY, self._max // 2))
         return True
 
     async def spans(self, jobs: int, call: Callable[[int], Awaitable[object]]) -> list[float]:
@@ -67,7 +67,7 @@ class Producer:
         spans: list[float] = []
         spent_s = 0.0
         while spent_s < self._seconds:
-            if self.enqueued + jobs > self._most:
+            if self.enqueued + jobs > self._max:
                 await self._empty()
             began = time.perf_counter()
             await call(jobs)

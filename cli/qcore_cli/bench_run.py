@@ -23,7 +23,7 @@ from qcore.model.fleet import WorkerState
 from qcore.runtime.supervisor.supervisor import Supervisor
 from qcore_cli.bench_producer import TASKS, Producer
 from qcore_cli.bench_report import Drain, Enqueue, Millis, Report, Settings
-from qcore_cli.bench_server import admit, check_unused, clean, cpu_s, drop_ready, most_jobs
+from qcore_cli.bench_server import admit, check_unused, clean, cpu_s, drop_ready, max_jobs
 from qcore_cli.bench_tasks import app, begun
 from qcore_cli.bench_usage import Usage
 from qcore_cli.bench_verdict import Load, judge
@@ -43,7 +43,7 @@ _PICKUP_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Order:
     """What the command was asked for."""
 
     broker: BrokerConfig
@@ -69,7 +69,7 @@ class _Look:
     server_cpu_s: dict[str, float]
 
 
-def run(wish: Wish, view: Screen) -> int:
+def run(order: Order, view: Screen) -> int:
     """Measure and show; return the exit code.
 
     Raises:
@@ -79,7 +79,7 @@ def run(wish: Wish, view: Screen) -> int:
         log = Path(file.name)
         try:
             with logs_to(log):
-                report = run_loop(_measure(wish, view, log))
+                report = run_loop(_measure(order, view, log))
         except asyncio.CancelledError:
             echo("qcore: interrupted; nothing is left in Redis", err=True)
             return INTERRUPTED
@@ -87,7 +87,7 @@ def run(wish: Wish, view: Screen) -> int:
     return 0
 
 
-async def _measure(wish: Wish, view: Screen, log: Path) -> Report:
+async def _measure(order: Order, view: Screen, log: Path) -> Report:
     """Measure, and leave nothing behind."""
     task = asyncio.current_task()
     assert task is not None
@@ -97,17 +97,17 @@ async def _measure(wish: Wish, view: Screen, log: Path) -> Report:
         task.cancel()
 
     _on_signals(interrupt)
-    broker, queues = Broker(wish.broker), wish.worker.queues
+    broker, queues = Broker(order.broker), order.worker.queues
     try:
         await broker.open()
         info = await admit(broker)
-        most = most_jobs(wish.settings.payload_bytes, info)
+        most = max_jobs(order.settings.payload_bytes, info)
         await check_unused(broker, queues)
         server = check_version(info).said if info else "unknown server"
-        view.begin(broker.shown_url, server, wish.broker.namespace, wish.settings)
+        view.begin(broker.shown_url, server, order.broker.namespace, order.settings)
         try:
-            producer = Producer(broker, queues, wish.settings, most=most)
-            return await _Bench(wish, view, broker, producer, log).run(server)
+            producer = Producer(broker, queues, order.settings, most=most)
+            return await _Bench(order, view, broker, producer, log).run(server)
         finally:
             _on_signals(_ignore)
             await clean(broker, queues)
@@ -127,20 +127,20 @@ class _Bench:
     """One call of the command, on a namespace that holds nothing."""
 
     def __init__(
-        self, wish: Wish, view: Screen, broker: Broker, producer: Producer, log: Path
+        self, order: Order, view: Screen, broker: Broker, producer: Producer, log: Path
     ) -> None:
-        self._wish = wish
+        self._order = order
         self._view = view
         self._broker = broker
         self._producer = producer
         self._log = log
-        self._queues = wish.worker.queues
+        self._queues = order.worker.queues
         self._supervising: asyncio.Task[int] | None = None
 
     async def run(self, server: str) -> Report:
         """Take one measurement after the other."""
-        wish, view, producer = self._wish, self._view, self._producer
-        app.configure(url=wish.broker.url, namespace=wish.broker.namespace)
+        order, view, producer = self._order, self._view, self._producer
+        app.configure(url=order.broker.url, namespace=order.broker.namespace)
         async with app:
             round_trip_ms = await view.step("round trip to Redis", self._round_trips())
             enqueue = Enqueue(
@@ -158,8 +158,8 @@ class _Bench:
         return Report(
             url=self._broker.shown_url,
             server=server,
-            namespace=wish.broker.namespace,
-            settings=wish.settings,
+            namespace=order.broker.namespace,
+            settings=order.settings,
             round_trip_ms=round_trip_ms,
             enqueue=enqueue,
             drain=Drain.of(load),
@@ -176,8 +176,8 @@ class _Bench:
     async def _workers(self) -> AsyncGenerator[Supervisor]:
         """Run worker processes as `qcore worker` does."""
         supervisor = Supervisor(
-            SupervisorConfig(processes=self._wish.settings.processes, name="bench"),
-            self._wish.worker,
+            SupervisorConfig(processes=self._order.settings.processes, name="bench"),
+            self._order.worker,
             command=worker_command("qcore_cli.bench_tasks:app", LogStyle()),
             broker=self._broker,
         )
@@ -192,7 +192,7 @@ class _Bench:
 
     async def _drain(self, supervisor: Supervisor, ping_ms: float, write_ms: float) -> Load:
         """Let the workers drain, and keep jobs ready for them."""
-        settings = self._wish.settings
+        settings = self._order.settings
         while not self._are_running(supervisor):
             await self._tend()
         # with jobs that wait, until the ends of the first ones have drifted apart
@@ -228,7 +228,7 @@ class _Bench:
     def _are_running(self, supervisor: Supervisor) -> bool:
         workers = supervisor.workers()
         running = sum(worker.state is WorkerState.RUNNING for worker in workers)
-        return running == self._wish.settings.processes
+        return running == self._order.settings.processes
 
     async def _keep_fed(self, seconds: float) -> float:
         """Keep jobs ready for so long; return the share of the time with none."""
@@ -274,7 +274,7 @@ class _Bench:
             self._check_supervisor()
             await asyncio.sleep(_LOOK_EVERY_S)
         spans: list[float] = []
-        end = time.monotonic() + self._wish.settings.seconds
+        end = time.monotonic() + self._order.settings.seconds
         for queue in itertools.cycle(self._queues):
             self._check_supervisor()
             asked_at = time.monotonic()

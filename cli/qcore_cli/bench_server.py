@@ -11,8 +11,8 @@ from qcore.errors import BrokerError, BrokerUnavailable
 
 #: What the bench may put into Redis at a time, and what a job takes beside its payload, which
 #: Redis rounds up by as much as a quarter.
-_MOST_BYTES, _JOB_BYTES = 64 * 2**20, 304
-_LEAST_JOBS = 100
+_MAX_BYTES, _JOB_BYTES = 64 * 2**20, 304
+_MIN_JOBS = 100
 
 
 async def admit(broker: Broker) -> Mapping[str, str]:
@@ -34,19 +34,19 @@ async def admit(broker: Broker) -> Mapping[str, str]:
     return info
 
 
-def most_jobs(payload_bytes: int, info: Mapping[str, str]) -> int:
+def max_jobs(payload_bytes: int, info: Mapping[str, str]) -> int:
     """Return how many jobs may lie in Redis at a time: half of what is left there stays free.
 
     Raises:
         ConfigError: too few.
     """
-    most_bytes, limit = _MOST_BYTES, int(info.get("maxmemory", 0))
+    max_bytes, limit = _MAX_BYTES, int(info.get("maxmemory", 0))
     if limit:
-        most_bytes = min(most_bytes, (limit - int(info.get("used_memory", 0))) // 2)
-    jobs = most_bytes // (payload_bytes * 5 // 4 + _JOB_BYTES)
-    if jobs < _LEAST_JOBS:
+        max_bytes = min(max_bytes, (limit - int(info.get("used_memory", 0))) // 2)
+    jobs = max_bytes // (payload_bytes * 5 // 4 + _JOB_BYTES)
+    if jobs < _MIN_JOBS:
         raise ConfigError(
-            f"Redis has {max(0, most_bytes * 2) / 2**20:.1f} MiB left below its maxmemory, too "
+            f"Redis has {max(0, max_bytes * 2) / 2**20:.1f} MiB left below its maxmemory, too "
             f"little to measure with {payload_bytes} bytes a job: drain it, or give less --payload"
         )
     return jobs

@@ -6,8 +6,8 @@ import time
 
 from qcore import App
 
-MOST_QUEUES = 64
-app = App(queues=[f"bench-{number}" for number in range(1, MOST_QUEUES + 1)])
+MAX_QUEUES = 64
+app = App(queues=[f"bench-{number}" for number in range(1, MAX_QUEUES + 1)])
 
 
 @app.task(name="work")

@@ -11,10 +11,10 @@ FULL = 0.85
 #: From these shares on the cores of the machine are all in use, and a quota of CPU slows down.
 _CORES_FULL, _THROTTLED = 0.95, 0.2
 #: From this part of a slot's time on, round trips or late writes are what a worker waits for.
-_MOST_WAITING, _LITTLE_WAITING = 0.4, 0.2
+_MAX_WAITING, _LITTLE_WAITING = 0.4, 0.2
 #: With so many slots taken by waiting jobs, no other remedy brings much. Where nothing else is
 #: saturated slots are always taken: what the jobs leave of them goes into round trips.
-_SLOTS_FULL, _SLOTS_MOST = 0.9, 0.5
+_SLOTS_FULL, _SLOTS_MAX = 0.9, 0.5
 #: Looks at the queue that found it empty, beyond which the producer was too slow.
 _STARVED = 0.2
 #: Below this a write is not late: a script takes its time, and so does the client.
@@ -125,9 +125,9 @@ def judge(load: Load) -> Verdict:
         return _cores(load)
     if load.starved > _STARVED:
         return _producer(load)
-    if waits >= max(_MOST_WAITING, load.slots):
+    if waits >= max(_MAX_WAITING, load.slots):
         return _network(load) if load.round_trips >= load.late_writes else _writes(load)
-    if load.slots >= _SLOTS_MOST:
+    if load.slots >= _SLOTS_MAX:
         return _slots(load)
     return _none(load)
 

@@ -13,7 +13,7 @@ from qcore_cli.options import Url
 from qcore_cli.worker import count_processes
 
 #: Where the example lies: beside the package in a wheel, in `docs/` of a checkout.
-_PLACES = (
+_CONNECTORS = (
     Path(__file__).parent / "examples",
     Path(__file__).parents[2] / "docs" / "examples",
 )
@@ -60,7 +60,7 @@ def demo(
     _find_example()
     from qcore_cli import demo_run
 
-    wish = demo_run.Wish(
+    order = demo_run.Order(
         students=students,
         seed=seed,
         csv=None if students_csv is None or ledger_csv is None else (students_csv, ledger_csv),
@@ -71,14 +71,16 @@ def demo(
         fresh=fresh,
         as_json=as_json,
     )
-    raise typer.Exit(demo_run.run(wish))
+    raise typer.Exit(demo_run.run(order))
 
 
 def _find_example() -> None:
     """Put the example where this process and its children find it."""
-    found = [place for place in _PLACES if (place / "school_audit" / "app.py").exists()]
+    found = [place for place in _CONNECTORS if (place / "school_audit" / "app.py").exists()]
     if not found:
-        raise ConfigError(f"the example school_audit is not in {' or '.join(map(str, _PLACES))}")
+        raise ConfigError(
+            f"the example school_audit is not in {' or '.join(map(str, _CONNECTORS))}"
+        )
     if importlib.util.find_spec("reportlab") is None:
         raise ConfigError("the demo needs reportlab: run pip install 'qcore-queue[demo,embedded]'")
     place = str(found[0])

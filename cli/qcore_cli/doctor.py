@@ -39,7 +39,7 @@ from qcore_cli.worker import Lease, ShutdownTimeout, Stall, stall_limit, worker_
 
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
 #: Columns of the level; the check is as wide as it needs, up to a limit.
-_LEVEL, _CHECK_MOST = 9, 20
+_LEVEL, _CHECK_MAX = 9, 20
 
 
 def doctor(
@@ -176,7 +176,7 @@ def _count(findings: Sequence[Finding], level: Level) -> int:
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    widths = [len(f.check) + 2 for f in findings if len(f.check) + 2 <= _CHECK_MOST]
+    widths = [len(f.check) + 2 for f in findings if len(f.check) + 2 <= _CHECK_MAX]
     for finding in findings:
         _print_finding(finding, max(widths, default=0))
     faults, warnings = _count(findings, Level.FAULT), _count(findings, Level.WARNING)

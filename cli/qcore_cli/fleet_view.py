@@ -135,8 +135,8 @@ def _member_lines(member: Member) -> Iterator[str]:
         f"{','.join(view.queues)}"
     )
     counts = view.processes
-    if counts.least < counts.most:
-        yield f"  processes {counts.now} of {counts.least}..{counts.most}"
+    if counts.min < counts.max:
+        yield f"  processes {counts.now} of {counts.min}..{counts.max}"
     if view.roll.why:
         roll = view.roll
         yield f"  {roll.why}: {roll.state}, {roll.replaced} of {roll.workers} workers are new"

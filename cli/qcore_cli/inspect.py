@@ -37,7 +37,7 @@ from qcore_cli.options import (
 from qcore_cli.terminal import echo, printable
 
 jobs = typer.Typer(cls=Commands, help="Look at single jobs.", no_args_is_help=True)
-_LEAST_WIDTH = 40
+_MIN_WIDTH = 40
 #: Of more queues than this those that are empty are only counted.
 _QUEUES = 20
 
@@ -78,10 +78,19 @@ def _print_queues(found: list[QueueStats], named: bool) -> None:
         shown = [q for q in found if depth(q) or state_of(q) != "open"]
     if shown:
         print_table(
-            ("QUEUE", "READY", "SUSPECTS", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY", "STATE"),
+            (
+                "QUEUE",
+                "READY",
+                "QUARANTINED",
+                "SCHEDULED",
+                "ACTIVE",
+                "DEAD",
+                "OLDEST READY",
+                "STATE",
+            ),
             [
                 (
-                    *(q.name, q.ready, q.suspects, q.scheduled, q.active, q.dead),
+                    *(q.name, q.ready, q.quarantined, q.scheduled, q.active, q.dead),
                     *(_age(q.oldest_ready_s), state_of(q)),
                 )
                 for q in by_depth(shown)
@@ -159,7 +168,7 @@ def dead_list(
     elif not records and not skip:
         echo(printable(f"No dead jobs in {queue}, {where}."))
     else:
-        width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns)
+        width = max(_MIN_WIDTH, shutil.get_terminal_size().columns)
         for record in records:
             tries = counted(record.attempts, "attempt")
             echo(printable(f"{record.queue}/{record.id}  {_time(record.at_ms)}  {tries}"))
@@ -366,8 +375,8 @@ def _runs(on: RunsOn) -> str:
     since = "for a moment"
     if on.age_s is not None:
         since = f"for {short_age(on.age_s)}"
-    elif on.most_s is not None:
-        since = f"for less than {short_age(on.most_s)}"
+    elif on.max_s is not None:
+        since = f"for less than {short_age(on.max_s)}"
     return f"on {on.host}, in {on.worker} (pid {on.pid}), {since}"
 
 

@@ -112,8 +112,8 @@ class _Lines:
 
     def __init__(self, style: LogStyle, everywhere: Mapping[str, object]) -> None:
         self._everywhere = dict(everywhere)
-        self._least = _LEVELS[style.level]
-        self._acks = bool(style.columns) and self._least <= logging.INFO
+        self._min = _LEVELS[style.level]
+        self._acks = bool(style.columns) and self._min <= logging.INFO
         self._render = self._renderer(style)
         self.writer = LogWriter(2, self._regained)
 
@@ -128,7 +128,7 @@ class _Lines:
 
     def shows(self, level: str, event: str) -> bool:
         """Return whether a line would be shown: of jobs that ended well to who watches."""
-        return _LEVELS[level] >= self._least or (self._acks and event == "job.acked")
+        return _LEVELS[level] >= self._min or (self._acks and event == "job.acked")
 
     def emit(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
         """Write a line of qcore, which names the job that it is about."""

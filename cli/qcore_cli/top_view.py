@@ -29,7 +29,7 @@ _STYLES = {
 }
 
 #: Columns between two others, and those that the names keep at least.
-_GAP, _NAME_LEAST = 2, 14
+_GAP, _NAME_MIN = 2, 14
 
 Pane = Literal["queues", "workers"]
 #: The cells of a line, and its style.
@@ -282,7 +282,7 @@ def _table(
     }
     shown = list(names)
     for name in spare:
-        if sum(widths[n] + _GAP for n in shown[1:]) + _NAME_LEAST > width:
+        if sum(widths[n] + _GAP for n in shown[1:]) + _NAME_MIN > width:
             shown.remove(name)
     table = Table(
         box=None, pad_edge=False, padding=(0, _GAP, 0, 0), expand=True, header_style="dim"

@@ -199,7 +199,7 @@ def worker(
         )
     supervision = SupervisorConfig(
         processes=least,
-        most_processes=most,
+        max_processes=most,
         target_wait_s=TARGET_WAIT_S if target_wait is None else target_wait,
         stall_s=stall_limit(config) if stall is None else stall,
         name=name,
@@ -262,8 +262,8 @@ def worker_config(
         heartbeat_s=max(0.05, min(1.0, lease / 10)),
         lag_limit_s=max(0.05, min(1.0, lease / 10)),
         shutdown_timeout_s=shutdown_timeout,
-        reconnect_least_s=min(0.1, reconnect),
-        reconnect_most_s=reconnect,
+        reconnect_min_s=min(0.1, reconnect),
+        reconnect_max_s=reconnect,
     )
 
 

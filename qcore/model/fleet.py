@@ -96,8 +96,8 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Without those that leave and are not replaced.
     now: int = 0
-    least: int = 0
-    most: int = 0
+    min: int = 0
+    max: int = 0
 
 
 class SupervisorState(StrEnum):

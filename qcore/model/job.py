@@ -16,9 +16,9 @@ PARKED_KINDS = ("Parked", "NewerVersion")
 #: Ends of processes that are kept of a job, and how many neighbours each names.
 DEATHS_KEPT = 3
 BESIDE_KEPT = 20
-#: A job that has lost so many leases is a suspect, and with so many has a process for itself; the
-#: scripts say the same.
-SUSPECT, ALONE = 2, 3
+#: A job that has lost so many leases is quarantined, and with so many has a process for itself;
+#: the scripts say the same.
+QUARANTINED, ALONE = 2, 3
 
 
 class JobStatus(StrEnum):
@@ -80,8 +80,8 @@ class Death(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     jobs: int = 1
     #: Ids of the others, at most BESIDE_KEPT.
     beside: tuple[str, ...] = ()
-    #: It was a process for suspects.
-    secluded: bool = False
+    #: It was a quarantine process.
+    quarantined: bool = False
 
 
 class JobState(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
@@ -163,7 +163,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     #: Grows with every claim of the queue; the same for the jobs of one claim.
     fence: int = 0
     #: Somebody wants it cancelled.
-    wished: bool = False
+    cancel_requested: bool = False
 
 
 class Acked(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What an exception says to an operator: one line, and the wish that it carries."""
+"""What an exception says to an operator: one line, and what it asks for."""
 
 from typing import cast
 
@@ -12,7 +12,7 @@ _END_CHARS = 80
 _NO_REASON = "For further information visit "
 
 
-def wish_in(error: BaseException) -> BaseException:
+def control_in(error: BaseException) -> BaseException:
     """Return the GiveUp in a group of exceptions, else the RetryLater; else the error itself."""
     leaves = _leaves(error)
     for kind in (GiveUp, RetryLater):

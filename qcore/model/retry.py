@@ -33,11 +33,11 @@ class RetryLater(Exception):
 
 
 class Exponential(msgspec.Struct, frozen=True):
-    """Backoff that grows: `first * factor ** (failures - 1)`, at most `most`."""
+    """Backoff that grows: `first * factor ** (failures - 1)`, at most `max`."""
 
     first: Seconds = 5.0
     factor: float = 3.0
-    most: Seconds = 3600.0
+    max: Seconds = 3600.0
 
 
 def _backoff_s(delay: Any) -> float:
@@ -68,7 +68,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         if not 0 <= self.jitter <= 1:
             raise ConfigError(f"Retry: jitter is {self.jitter:g}, allowed is 0 to 1")
         match self.backoff:
-            case Exponential(first=first, factor=factor, most=most):
+            case Exponential(first=first, factor=factor, max=most):
                 check_type("Retry: factor", factor, int | float, "a number")
                 numbers = [_backoff_s(first), factor, _backoff_s(most)]
             case Sequence() as listed if not isinstance(listed, str):
@@ -81,7 +81,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     def base_delay_s(self, failures: int) -> float:
         """Return the delay after the `failures`-th charged failure (from 1), before jitter."""
         match self.backoff:
-            case Exponential(first=first, factor=factor, most=most):
+            case Exponential(first=first, factor=factor, max=most):
                 try:
                     return min(_backoff_s(most), _backoff_s(first) * factor ** (failures - 1))
                 except OverflowError:

@@ -9,7 +9,7 @@ from qcore.errors import ConfigError
 from qcore.telemetry import log
 
 #: Delays before a service is begun again; one that went well for so long failed by chance.
-_LEAST_S, _MOST_S, _STABLE_S = 0.1, 5.0, 30.0
+_MIN_S, _MAX_S, _STABLE_S = 0.1, 5.0, 30.0
 
 
 async def kept(name: str, service: Callable[[], Awaitable[None]]) -> None:
@@ -22,7 +22,7 @@ async def kept(name: str, service: Callable[[], Awaitable[None]]) -> None:
     Raises:
         ConfigError: another try would be of no use.
     """
-    backoff = Backoff(_LEAST_S, _MOST_S)
+    backoff = Backoff(_MIN_S, _MAX_S)
     while True:
         begun_at = anyio.current_time()
         try:
@@ -35,4 +35,4 @@ async def kept(name: str, service: Callable[[], Awaitable[None]]) -> None:
             return
         if anyio.current_time() - begun_at >= _STABLE_S:
             backoff.reset()
-        await anyio.sleep(_LEAST_S + backoff.next_s())
+        await anyio.sleep(_MIN_S + backoff.next_s())

@@ -9,7 +9,7 @@ from tests.support.servers import Server
 from tests.support.waiting import eventually
 from tests.support.workers import working
 
-#: For turns, to block for the marker, to renew leases (a slow Redis must not keep them waiting
+#: For turns, to block for the wakeup, to renew leases (a slow Redis must not keep them waiting
 #: behind anything), for upkeep.
 WORKER = 4
 #: For upkeep: it names the queues, and takes back what dead children held.

@@ -10,8 +10,8 @@ from tests.support.content import keys_of, names_in
 from tests.support.moves import OWNER, SECOND, claim
 from tests.support.workers import dead, reached, working
 
-#: What is left of a queue: the marker, and some numbers.
-LEFT = {"wake", "meta"}
+#: What is left of a queue: the wakeup, and some numbers.
+LEFT = {"wakeup", "meta"}
 NUMBERS = {"last_sweep", "guard_until", "fence", "epoch", "purged"}
 SOON = Retry(max_attempts=2, backoff=0.01, jitter=0)
 
@@ -59,7 +59,7 @@ async def test_every_kind_of_end_leaves_nothing_in_the_end(app: App, namespace: 
     buried = [await app.task(retry=SOON)(fails).enqueue(), await app.task(gives_up).enqueue()]
     hanging = await app.task(hangs).enqueue()
 
-    async with working(app, heartbeat_s=0.1), working(app, suspects=True):
+    async with working(app, heartbeat_s=0.1), working(app, quarantined=True):
         await reached(app, hanging, JobStatus.ACTIVE)
         await hanging.cancel()
         await asyncio.gather(*(job.result(timeout=20) for job in done))

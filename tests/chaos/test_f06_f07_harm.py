@@ -65,15 +65,18 @@ def check_record(record: JobRecord, harm: tuple[str, tuple[object, ...]]) -> Non
     assert record.task is not None
     assert record.task.endswith(f".{harm[0]}")
     assert record.attempts == 0
-    assert record.crashes in (2, 3)  # one that nobody can name has a third, beside other suspects
+    assert record.crashes in (
+        2,
+        3,
+    )  # one that nobody can name has a third, beside other quarantined jobs
     own = record.deaths[-1]
     assert HARM[harm] in own.how
-    assert ".suspects." in own.worker
+    assert ".quarantine." in own.worker
     assert own.pid > 0
     assert own.peak_rss_bytes > 10_000_000
     assert HARM[harm] in str(record.reason)
     # who ran beside it when it did harm to others
-    assert all(one.jobs > 1 and one.beside for one in record.deaths[:-1] if not one.secluded)
+    assert all(one.jobs > 1 and one.beside for one in record.deaths[:-1] if not one.quarantined)
 
 
 @pytest.mark.parametrize("harm", [("block_for_ever", ()), ("swallow_timeout", ())])
@@ -88,8 +91,8 @@ async def test_job_that_does_not_end_is_dead_and_charged_alone(
     assert [event["job"] for event in command.events("job.condemned")] == [record.id]
     charged = [e for e in command.events("job.reclaimed") if e["to"] == "scheduled"]
     assert [event["job"] for event in charged] == [record.id]
-    # a process for suspects was started for it alone
-    alone = [e for e in command.events("worker.spawned") if ".suspects." in e["worker"]]
+    # a quarantine process was started for it alone
+    alone = [e for e in command.events("worker.spawned") if ".quarantine." in e["worker"]]
     assert len(alone) <= 2
 
 

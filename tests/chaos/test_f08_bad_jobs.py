@@ -106,16 +106,16 @@ async def test_jobs_that_kill_their_worker_leave_their_neighbours_alone(
         death = record.deaths[-1]
         assert death.how == ("exit 3" if how == "_exit" else "SIGSEGV")
         assert "it had the process for itself" in str(record.reason)
-        witness = [e for e in command.events("worker.exited") if e["pid"] == death.pid]
-        assert [e["worker"] for e in witness] == [death.worker]
+        crash_handler = [e for e in command.events("worker.exited") if e["pid"] == death.pid]
+        assert [e["worker"] for e in crash_handler] == [death.worker]
         assert death.peak_rss_bytes > 1_000_000
         assert (death.jobs, death.beside) == (1, ())
         # who ran beside it when it killed others
-        among_all, among_suspects = record.deaths[:-1]
+        among_all, among_quarantined = record.deaths[:-1]
         assert (among_all.jobs, len(set(among_all.beside) - {culprit.id})) == (100, 20)
         # some of them may have ended before
-        assert 1 < among_suspects.jobs <= 10
-        assert len(set(among_suspects.beside) - {culprit.id}) == among_suspects.jobs - 1
+        assert 1 < among_quarantined.jobs <= 10
+        assert len(set(among_quarantined.beside) - {culprit.id}) == among_quarantined.jobs - 1
         await fleet.emptied(20)
         command.signal()
         assert await command.ended(15) == 0

@@ -58,7 +58,7 @@ async def test_replies_lost_under_load_cost_no_run(
     await command.ready(2)
     # more than they can do: a worker promotes only where it cannot claim
     async with load_on(
-        fleet, dice, streams=2, url=proxy.url, seconds=(0.0, 0.1, 0.1, 1.0), most_open=80
+        fleet, dice, streams=2, url=proxy.url, seconds=(0.0, 0.1, 0.1, 1.0), max_open=80
     ):
         for script, times in turns:
             assert await nemesis.lose_replies(proxy, script, times, 45) == times, script.name
@@ -75,7 +75,7 @@ async def test_replies_lost_at_full_speed_cost_no_run(
     async with (
         fleet.producer() as producer,
         backlog_on(fleet, producer),  # a claim finds as many as it asks for
-        load_on(fleet, dice, tasks=("work",), seconds=(0.0,), most_open=20_000, url=proxy.url),
+        load_on(fleet, dice, tasks=("work",), seconds=(0.0,), max_open=20_000, url=proxy.url),
     ):
         await command.ready(2)
         for script in (scripts.CLAIM, scripts.ENQUEUE) * 8:

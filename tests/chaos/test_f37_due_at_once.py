@@ -68,11 +68,11 @@ async def test_jobs_due_in_one_millisecond_start_once_and_not_early(
     command = fleet.start(processes=2)
     await command.ready(2)
     due_ms = round((time.time() + LEAD_S) * 1000)
-    keys = (names["scheduled"].decode(), names["wake"].decode())
+    keys = (names["scheduled"].decode(), names["wakeup"].decode())
     assert server.ask("EVAL", MOVE, 2, *keys, due_ms) == JOBS
     with pinging(server) as latencies_s:
         # others are claimed all the time, and each claim promotes what is due
-        async with load_on(fleet, dice, producers=1, tasks=["work"], most_open=2 * JOBS):
+        async with load_on(fleet, dice, producers=1, tasks=["work"], max_open=2 * JOBS):
             await asyncio.sleep(max(0.0, due_ms / 1000 - time.time()))
         await fleet.emptied(150)
     took_s = time.time() - due_ms / 1000

@@ -186,7 +186,7 @@ def test_events_page_names_each_event_with_its_fields():
 def test_metrics_page_names_each_metric_with_type_and_labels():
     found = rows((REFERENCE / "metrics.md").read_text(encoding="utf-8"))
     described = {row[0].strip("`"): (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in found}
-    stats: dict[str, Any] = {"ready": 0, "suspects": 0, "scheduled": 0, "active": 0, "dead": 0}
+    stats: dict[str, Any] = {"ready": 0, "quarantined": 0, "scheduled": 0, "active": 0, "dead": 0}
     queue = QueueStats(name="default", **stats, oldest_ready_s=None)
     view = SupervisorView(
         host="", name="", pid=1, state=SupervisorState.RUNNING, queues=(), age_s=0

@@ -126,7 +126,7 @@ async def test_at_most_once_runs_once_though_the_reply_to_its_note_is_lost(proxy
             runs.append(ctx.job_id)
             return "paid"
 
-        proxy.lose_reply(scripts.NOTE.sha, times=2)
+        proxy.lose_reply(scripts.UPDATE_RECORD.sha, times=2)
         async with working(app, lease_s=30, extend_s=10, sweep_s=5):
             job = await pay.enqueue()
             assert await job.result(timeout=20) == "paid"

@@ -1,4 +1,4 @@
-"""cancel: scheduled -> cancelled; ready, active: a wish, which the next step obeys."""
+"""cancel: scheduled -> cancelled; ready, active: a cancel request, which the next step obeys."""
 
 import pytest
 
@@ -8,11 +8,11 @@ from qcore.model.codec import encode
 from qcore.model.job import Acked, Buried, JobOutcome, JobStatus, Outcome, Released, Retried
 from tests.support.moves import (
     LEASE_MS,
-    MARKER,
     NOW,
     OWNER,
     QUEUE,
     SECOND,
+    WAKEUP,
     ask,
     claim,
     content,
@@ -23,7 +23,7 @@ from tests.support.moves import (
     settle,
     status_of,
     stored,
-    take_marker,
+    take_wakeup,
     tokens,
 )
 from tests.support.reclaiming import reclaim, reclaim_owner, swept
@@ -34,7 +34,7 @@ pytestmark = on_standalone_and_cluster
 OUTCOME = encode(JobOutcome(JobStatus.CANCELLED, reason="nobody wants it"))
 KEEP_MS = 60 * SECOND
 #: What `cancels` holds, and `done` later.
-WISH = f"{KEEP_MS} ".encode() + OUTCOME
+CANCEL_REQUEST = f"{KEEP_MS} ".encode() + OUTCOME
 STATE = failed_state("no")
 
 
@@ -49,7 +49,7 @@ def text(value: bytes) -> str | bytes:
 def cancelled(*ids: str, at_ms: int = NOW) -> dict[str, dict[str, object]]:
     """Return what is left of cancelled jobs."""
     return {
-        "done": dict.fromkeys(ids, text(WISH)),
+        "done": dict.fromkeys(ids, text(CANCEL_REQUEST)),
         "expiry": dict.fromkeys(ids, at_ms + KEEP_MS),
     }
 
@@ -62,7 +62,7 @@ async def cancel(broker: Broker, *ids: str, now_ms: int = NOW) -> list[str]:
 
 async def test_cancel_of_a_scheduled_job_ends_it_at_once(broker):
     await put(broker, "a", "b", when="+1000")
-    await take_marker(broker)
+    await take_wakeup(broker)
     names = broker.keys(QUEUE).names
     await ask(broker, b"HSET", names["state"], "a", STATE)
     await ask(broker, b"HSET", names["crashes"], "a", f"1 {NOW}")
@@ -74,26 +74,26 @@ async def test_cancel_of_a_scheduled_job_ends_it_at_once(broker):
     }
 
 
-async def test_cancel_of_a_ready_job_is_a_wish(broker):
+async def test_cancel_of_a_ready_job_is_a_cancel_request(broker):
     await put(broker, "a", "b")
     assert await cancel(broker, "a") == ["ready"]
     assert await content(broker) == {
         "ready": ["a", "b"],
         "jobs": {"a": stored("a"), "b": stored("b")},
-        "cancels": {"a": text(WISH)},
-        "wake": MARKER,
+        "cancels": {"a": text(CANCEL_REQUEST)},
+        "wakeup": WAKEUP,
     }
     assert [await status_of(broker, id) for id in "ab"] == ["cancelled", "ready"]
 
 
-async def test_cancel_of_an_active_job_is_a_wish(broker, inspector):
+async def test_cancel_of_an_active_job_is_a_cancel_request(broker, inspector):
     await leased(broker, "a")
     assert await cancel(broker, "a") == ["active"]
     assert await content(broker) == {
         "active": tokens("a"),
         "running": running("a"),
         "jobs": {"a": stored("a")},
-        "cancels": {"a": text(WISH)},
+        "cancels": {"a": text(CANCEL_REQUEST)},
     }
     assert await status_of(broker, "a") == "active"
 
@@ -112,8 +112,8 @@ async def test_cancel_twice_is_once(broker):
     await put(broker, "b")
     assert await cancel(broker, "a", "a", "b", "b") == ["scheduled", "ended", "ready", "ready"]
     found = await content(broker)
-    assert found["cancels"] == {"b": text(WISH)}
-    assert found["done"] == {"a": text(WISH)}
+    assert found["cancels"] == {"b": text(CANCEL_REQUEST)}
+    assert found["done"] == {"a": text(CANCEL_REQUEST)}
 
 
 async def test_cancel_by_the_inspector_takes_more_than_one_call(broker, inspector):
@@ -128,27 +128,27 @@ async def test_cancel_by_the_inspector_takes_more_than_one_call(broker, inspecto
 # -- the next step obeys ---------------------------------------------------------------------------
 
 
-async def test_claim_shows_the_wish_and_leaves_its_end_to_the_worker(broker):
+async def test_claim_shows_the_cancel_request_and_leaves_its_end_to_the_worker(broker):
     await put(broker, "a", "b")
     await cancel(broker, "b")
     a, b = (await claim(broker)).leases
-    assert (a.wished, b.wished) == (False, True)
+    assert (a.cancel_requested, b.cancel_requested) == (False, True)
     assert await settle(broker, (b, Acked(OUTCOME, KEEP_MS)), (a, Acked())) == set()
-    assert await content(broker) == {**cancelled("b"), "wake": MARKER}
+    assert await content(broker) == {**cancelled("b"), "wakeup": WAKEUP}
 
 
-async def test_recover_shows_the_wish(broker):
+async def test_recover_shows_the_cancel_request(broker):
     await leased(broker, "a", "b")
     await cancel(broker, "a")
     found = await broker.recover([QUEUE], f"{OWNER}:1:", LEASE_MS, now_ms=NOW)
-    assert {lease.id: lease.wished for lease in found} == {"a": True, "b": False}
+    assert {lease.id: lease.cancel_requested for lease in found} == {"a": True, "b": False}
 
 
-async def test_wishes_are_told_by_token(broker):
+async def test_cancel_requests_are_told_by_token(broker):
     leases = await leased(broker, *"abc")
-    assert await broker.wishes(leases) == set()
+    assert await broker.cancel_requested(leases) == set()
     await cancel(broker, "b")
-    assert await broker.wishes(leases) == {leases[1].token}
+    assert await broker.cancel_requested(leases) == {leases[1].token}
 
 
 @pytest.mark.parametrize("outcome", [Retried(500, STATE), Released()], ids=["retry", "release"])
@@ -168,23 +168,25 @@ async def test_settle_that_would_run_it_again_ends_it(broker, outcome):
     ],
     ids=["ack", "keep", "bury"],
 )
-async def test_settle_of_a_run_that_ended_forgets_the_wish(broker, outcome: Outcome, left):
+async def test_settle_of_a_run_that_ended_forgets_the_cancel_request(
+    broker, outcome: Outcome, left
+):
     (a,) = await leased(broker, "a")
     await cancel(broker, "a")
     assert await settle(broker, (a, outcome)) == set()
     assert await content(broker) == left
 
 
-async def test_settle_of_a_zombie_leaves_the_wish_to_the_heir(broker):
+async def test_settle_of_a_zombie_leaves_the_cancel_request_to_the_successor(broker):
     (zombie,) = await leased(broker, "a")
     await reclaim_owner(broker, NOW, charge=False)
-    (heir,) = (await claim(broker, prefix=f"{OWNER}:2:")).leases
+    (successor,) = (await claim(broker, prefix=f"{OWNER}:2:")).leases
     await cancel(broker, "a")
     before = await content(broker)
     for outcome in (Retried(1, STATE), Released()):
         assert await settle(broker, (zombie, outcome)) == {zombie.token}
         assert await content(broker) == before
-    assert await settle(broker, (heir, Released())) == set()
+    assert await settle(broker, (successor, Released())) == set()
     assert await status_of(broker, "a") == "cancelled"
 
 
@@ -208,27 +210,27 @@ async def test_reclaim_owner_ends_it(broker, charge):
     assert await content(broker) == cancelled("a")
 
 
-async def test_clear_forgets_the_wish(broker, inspector):
+async def test_clear_forgets_the_cancel_request(broker, inspector):
     await put(broker, "a")
     await cancel(broker, "a")
     assert await inspector.clear(QUEUE) == 1
     assert not {"cancels", "jobs", "ready"} & set(await content(broker))
 
 
-async def test_revived_job_has_no_wish_of_its_last_life(broker, inspector):
+async def test_revived_job_has_no_cancel_request_of_its_last_life(broker, inspector):
     (a,) = await leased(broker, "a")
     await cancel(broker, "a")
     await settle(broker, (a, Buried(STATE)))
     assert await cancel(broker, "a") == ["ended"]
     await inspector.revive(QUEUE, ["a"])
     (again,) = (await claim(broker, prefix=f"{OWNER}:2:")).leases
-    assert not again.wished
+    assert not again.cancel_requested
 
 
-async def test_purge_forgets_a_wish(broker, inspector):
+async def test_purge_forgets_a_cancel_request(broker, inspector):
     """None is left by the scripts; an older release may have left one."""
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Buried(STATE)))
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["cancels"], "a", WISH)
+    await ask(broker, b"HSET", broker.keys(QUEUE).names["cancels"], "a", CANCEL_REQUEST)
     assert await inspector.purge(QUEUE, ids=["a"]) == 1
     assert set(await content(broker)) == {"meta"}

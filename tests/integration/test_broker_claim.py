@@ -15,11 +15,11 @@ from qcore.errors import BrokerUnavailable
 from qcore.model.job import Acked, Released
 from tests.support.moves import (
     LEASE_MS,
-    MARKER,
     NOW,
     OWNER,
     PREFIX,
     QUEUE,
+    WAKEUP,
     ask,
     claim,
     content,
@@ -29,7 +29,7 @@ from tests.support.moves import (
     running,
     settle,
     stored,
-    take_marker,
+    take_wakeup,
     token,
     tokens,
 )
@@ -41,14 +41,14 @@ both = on_standalone_and_cluster
 @both
 async def test_claim_writes_exactly_these_keys(broker):
     await put(broker, "a", "b", "c")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await claim(broker, 2)
     assert await content(broker) == {
         "ready": ["c"],
         "active": tokens("a", "b"),
         "running": running("a", "b"),
         "jobs": {id: stored(id) for id in "abc"},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -114,14 +114,14 @@ async def test_claim_stops_at_the_bytes_of_a_reply_and_keeps_the_order(broker):
     body = bytes(CALL_BYTES // 4 - 8)  # 8 bytes of time are in front: four fit exactly
     ids = [f"{n}" for n in range(6)]
     await put(broker, *ids, body=body)
-    await take_marker(broker)
+    await take_wakeup(broker)
     turn = await claim(broker)
     assert [lease.id for lease in turn.leases] == ids[:4]
     assert turn.again_ms == 0
     found = await content(broker)
     assert found["ready"] == ids[4:]
     assert sorted(found["running"]) == ids[:4]
-    assert found["wake"] == MARKER
+    assert found["wakeup"] == WAKEUP
     assert [lease.id for lease in (await claim(broker)).leases] == ids[4:]
 
 
@@ -174,24 +174,24 @@ async def test_claim_again_is_the_earliest_due_time(broker):
 
 
 @both
-async def test_claim_that_leaves_nothing_sets_no_marker(broker):
+async def test_claim_that_leaves_nothing_sets_no_wakeup(broker):
     await put(broker, "a")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await claim(broker)
-    assert not await take_marker(broker)
+    assert not await take_wakeup(broker)
 
 
 @both
-async def test_claim_that_took_nothing_never_sets_the_marker(broker):
+async def test_claim_that_took_nothing_never_sets_the_wakeup(broker):
     """Else two idle workers would wake each other without an end."""
     await put(broker, "a", when="+10")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await claim(broker)
-    assert not await take_marker(broker)
+    assert not await take_wakeup(broker)
     await put(broker, "b")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await claim(broker, 0)
-    assert not await take_marker(broker)
+    assert not await take_wakeup(broker)
 
 
 @both
@@ -276,14 +276,14 @@ async def test_claim_drains_queues_in_strict_order(broker):
     assert turn.again_ms == 0
 
 
-async def test_claim_sets_the_marker_of_the_queue_that_has_more(broker):
+async def test_claim_sets_the_wakeup_of_the_queue_that_has_more(broker):
     await put(broker, "h1", queue="high")
     await put(broker, "l1", queue="low")
     for queue in ("high", "low"):
-        await take_marker(broker, queue)
+        await take_wakeup(broker, queue)
     await claim(broker, 1, queues=["high", "low"])
-    assert not await take_marker(broker, "high")
-    assert await take_marker(broker, "low")
+    assert not await take_wakeup(broker, "high")
+    assert await take_wakeup(broker, "low")
 
 
 async def test_claim_again_looks_at_all_queues(broker):

@@ -31,7 +31,7 @@ async def test_clear_cancels_ready_and_scheduled_and_leaves_nothing_of_them(brok
     ms = int((await ask(broker, b"TIME"))[0]) * 1000
     assert await inspector.clear(QUEUE) == 3
     found = await content(broker)
-    assert set(found) == {"wake", "meta"}
+    assert set(found) == {"wakeup", "meta"}
     assert 0 <= int(found["meta"]["cleared"]) - ms < 10_000
 
 
@@ -44,7 +44,7 @@ async def test_clear_keeps_word_for_a_day_for_those_who_wait_or_have_cancelled(b
     ms = int((await ask(broker, b"TIME"))[0]) * 1000
     assert await inspector.clear(QUEUE) == 5
     found = await content(broker)
-    assert set(found) == {"done", "expiry", "wake", "meta"}
+    assert set(found) == {"done", "expiry", "wakeup", "meta"}
     assert set(found["done"]) == set("abc")
     for gone in found["expiry"].values():
         assert 0 <= gone - DAY_MS - ms < 10_000

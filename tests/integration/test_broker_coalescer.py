@@ -162,7 +162,7 @@ async def test_close_that_is_cancelled_leaves_nothing_open(own_server, own_broke
             await first
         with pytest.raises(BrokerUnavailable, match="not enqueued"):
             await second
-        assert coalescer.line._connection is None
+        assert coalescer.pipeline._connection is None
         assert own_broker._upkeep._connection is None
     finally:
         own_server.signal(signal.SIGCONT)
@@ -228,7 +228,7 @@ async def test_enqueue_whose_reply_was_lost_does_not_run_a_finished_job_again(
     (lease,) = await eventually(leases)
     await settle(direct, (lease, Acked()))
     assert await call == []
-    assert set(await content(direct)) <= {"wake"}
+    assert set(await content(direct)) <= {"wakeup"}
 
 
 async def test_outage_shorter_than_the_deadline_heals_unseen(proxy, proxied, direct):

@@ -56,7 +56,7 @@ class House:
             self.draw.randrange(1, 9),
             prefix=f"{owner}:{self.seq}:",
             now_ms=self.now,
-            suspects=self.seq % 3 == 0,
+            quarantined=self.seq % 3 == 0,
         )
         self.leases += turn.leases
 
@@ -108,7 +108,7 @@ class House:
     async def check(self) -> None:
         found = await content(self.broker)
         places = [
-            [*found.get("ready", []), *found.get("suspects", [])],
+            [*found.get("ready", []), *found.get("quarantine", [])],
             list(found.get("scheduled", {})),
             [token.split(":", 2)[2] for token in found.get("active", {})],
             list(found.get("dead", {})),
@@ -146,7 +146,7 @@ async def test_every_id_is_in_exactly_one_place_and_in_the_end_nowhere(broker, n
         house.now += SWEEP_MS
         await house.sweep()
         await house.claim()
-        waits = {"ready", "suspects", "scheduled", "active"}
+        waits = {"ready", "quarantine", "scheduled", "active"}
         if not house.leases and not waits & set(await content(broker)):
             break
         ended = [(lease, Acked()) for lease in house.leases]
@@ -157,7 +157,7 @@ async def test_every_id_is_in_exactly_one_place_and_in_the_end_nowhere(broker, n
         house.now += wait_ms
         await broker.prune(QUEUE, now_ms=house.now)
     left = await keys_of(broker, QUEUE)
-    assert left.pop("wake", {"1": 0}) == {"1": 0}
+    assert left.pop("wakeup", {"1": 0}) == {"1": 0}
     numbers = {"last_sweep", "guard_until", "fence", "epoch"}
     assert numbers <= set(left.pop("meta")) <= numbers | {"purged"}
     assert left == {}

@@ -13,10 +13,10 @@ from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.job import Job
 from tests.support.content import keys_of
 from tests.support.moves import (
-    MARKER,
     NOW,
     QUEUE,
     SECOND,
+    WAKEUP,
     ack,
     ask,
     claim,
@@ -24,7 +24,7 @@ from tests.support.moves import (
     leased,
     put,
     stored,
-    take_marker,
+    take_wakeup,
 )
 from tests.support.servers import on_standalone_and_cluster
 
@@ -43,7 +43,7 @@ async def test_enqueue_writes_exactly_these_keys(broker):
         "ready": ["a"],
         "jobs": {"a": stored("payload")},
         "producers": {"nonce": f"7 {NOW}"},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
         "meta": {"epoch": f"{NOW}"},
     }
 
@@ -71,7 +71,7 @@ async def test_enqueue_with_delay_schedules_from_the_redis_clock(broker):
     assert await content(broker) == {
         "scheduled": {"a": NOW + 1500},
         "jobs": {"a": stored("a")},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -187,28 +187,28 @@ async def test_enqueue_call_numbers_of_producers_are_apart(broker):
     assert found["producers"] == {"one": f"5 {NOW}", "two": f"1 {NOW + 1}"}
 
 
-async def test_enqueue_sets_the_marker_for_a_ready_job(broker):
+async def test_enqueue_sets_the_wakeup_for_a_ready_job(broker):
     await put(broker, "a")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await put(broker, "b")
-    assert await take_marker(broker)
+    assert await take_wakeup(broker)
 
 
-async def test_enqueue_sets_the_marker_only_for_the_earliest_scheduled(broker):
+async def test_enqueue_sets_the_wakeup_only_for_the_earliest_scheduled(broker):
     """A worker sleeps until the first due time: only an earlier one must wake it."""
     await put(broker, "a", when="+5000")
-    assert await take_marker(broker)
+    assert await take_wakeup(broker)
     await put(broker, "b", when="+6000")
-    assert not await take_marker(broker)
+    assert not await take_wakeup(broker)
     await put(broker, "c", when="+4000")
-    assert await take_marker(broker)
+    assert await take_wakeup(broker)
 
 
-async def test_enqueue_of_known_ids_only_sets_no_marker(broker):
+async def test_enqueue_of_known_ids_only_sets_no_wakeup(broker):
     await put(broker, "a")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await put(broker, "a")
-    assert not await take_marker(broker)
+    assert not await take_wakeup(broker)
 
 
 async def test_enqueue_carries_any_bytes_unchanged(broker):

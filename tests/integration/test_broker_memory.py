@@ -163,7 +163,7 @@ async def test_scripts_unknown_to_a_full_server_still_run(own_server, full):
     assert await settle(full, (lease, Acked())) == set()
 
 
-async def test_waiting_for_a_marker_goes_on_in_a_full_server(full):
+async def test_waiting_for_a_wakeup_goes_on_in_a_full_server(full):
     await put(full, "a")
     await fill(full)
     assert await full.wait_for_jobs([QUEUE], 1) == QUEUE

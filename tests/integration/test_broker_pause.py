@@ -11,10 +11,10 @@ from qcore.model.job import Buried, Job, Released, Retried
 from tests.support.content import keys_of
 from tests.support.moves import (
     LEASE_MS,
-    MARKER,
     NOW,
     OTHER_OWNER,
     QUEUE,
+    WAKEUP,
     ack,
     ask,
     claim,
@@ -22,7 +22,7 @@ from tests.support.moves import (
     leased,
     put,
     settle,
-    take_marker,
+    take_wakeup,
 )
 from tests.support.reclaiming import reclaim_owner
 from tests.support.servers import on_standalone_and_cluster
@@ -48,29 +48,29 @@ async def run(broker, script, *args: object, queue: str = QUEUE):
     return reply
 
 
-async def suspects(broker, *ids: str) -> None:
+async def quarantined(broker, *ids: str) -> None:
     """Let these jobs wait for a process of their own."""
     await put(broker, *ids, when="+1")
     lost = [word for id in ids for word in (id, f"2 {NOW}")]
     await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], *lost)
     await broker.promote([QUEUE], now_ms=NOW + 1)
-    await take_marker(broker)
+    await take_wakeup(broker)
 
 
 # -- pause -----------------------------------------------------------------------------------------
 
 
 @both
-async def test_paused_queue_gives_nothing_and_sets_no_marker(broker):
+async def test_paused_queue_gives_nothing_and_sets_no_wakeup(broker):
     await put(broker, "a", "b")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await pause(broker)
     before = await content(broker)
     turn = await claim(broker)
-    assert (turn.leases, turn.again_ms, turn.suspects) == ([], None, 0)
+    assert (turn.leases, turn.again_ms, turn.quarantined) == ([], None, 0)
     assert await content(broker) == before
     assert before["meta"] == {"paused": f"0 {NOW} a deploy"}
-    assert "wake" not in before
+    assert "wakeup" not in before
 
 
 @both
@@ -121,27 +121,27 @@ async def test_due_jobs_of_a_paused_queue_become_ready_in_order(broker):
 
 
 @both
-async def test_suspects_of_a_paused_queue_wait_and_ask_for_no_process(broker):
-    await suspects(broker, "a")
+async def test_quarantined_of_a_paused_queue_wait_and_ask_for_no_process(broker):
+    await quarantined(broker, "a")
     await pause(broker)
-    assert (await claim(broker)).suspects == 0
-    assert (await claim(broker, suspects=True)).leases == []
+    assert (await claim(broker)).quarantined == 0
+    assert (await claim(broker, quarantined=True)).leases == []
     assert await broker.promote([QUEUE], now_ms=NOW) == (0, 0)
     assert await resume(broker) == [1, 0]
-    assert (await claim(broker)).suspects == 1
-    (lease,) = (await claim(broker, suspects=True)).leases
+    assert (await claim(broker)).quarantined == 1
+    (lease,) = (await claim(broker, quarantined=True)).leases
     assert lease.id == "a"
 
 
 @both
-async def test_claim_of_suspects_wakes_nobody_for_a_paused_queue(broker):
+async def test_claim_of_quarantined_wakes_nobody_for_a_paused_queue(broker):
     await put(broker, "a", when="+10")
-    await take_marker(broker)
+    await take_wakeup(broker)
     await pause(broker)
-    await claim(broker, suspects=True, now_ms=NOW + 10)
+    await claim(broker, quarantined=True, now_ms=NOW + 10)
     found = await content(broker)
     assert found["ready"] == ["a"]
-    assert "wake" not in found
+    assert "wakeup" not in found
 
 
 @both
@@ -166,19 +166,19 @@ async def test_jobs_that_run_end_and_come_back_while_their_queue_is_paused(broke
 @pytest.mark.parametrize("when", ["", "+1000"])
 async def test_resume_wakes_a_worker_where_anything_waits(broker, when):
     await put(broker, "a", when=when)
-    await take_marker(broker)
+    await take_wakeup(broker)
     await pause(broker)
     assert await resume(broker) == [1, 0]
     found = await content(broker)
-    assert found["wake"] == MARKER
+    assert found["wakeup"] == WAKEUP
     assert "meta" not in found
 
 
-async def test_resume_wakes_a_worker_for_suspects(broker):
-    await suspects(broker, "a")
+async def test_resume_wakes_a_worker_for_quarantined(broker):
+    await quarantined(broker, "a")
     await pause(broker)
     await resume(broker)
-    assert (await content(broker))["wake"] == MARKER
+    assert (await content(broker))["wakeup"] == WAKEUP
 
 
 @both
@@ -186,12 +186,12 @@ async def test_resume_of_a_queue_that_is_empty_or_was_not_paused_wakes_nobody(br
     await pause(broker)
     assert await resume(broker) == [1, 0]
     await put(broker, "a")
-    await take_marker(broker)
+    await take_wakeup(broker)
     assert await resume(broker) == [0, 0]
     await pause(broker, 10)
     assert await resume(broker, now_ms=NOW + 10) == [0, 0]
     found = await content(broker)
-    assert "wake" not in found
+    assert "wakeup" not in found
     assert "meta" not in found
 
 

@@ -1,6 +1,6 @@
 """promote: scheduled -> ready."""
 
-from tests.support.moves import MARKER, NOW, QUEUE, content, put, stored, take_marker
+from tests.support.moves import NOW, QUEUE, WAKEUP, content, put, stored, take_wakeup
 from tests.support.servers import on_standalone_and_cluster
 
 pytestmark = on_standalone_and_cluster
@@ -9,13 +9,13 @@ pytestmark = on_standalone_and_cluster
 async def test_promote_moves_what_is_due_in_order_of_time(broker):
     for id, delay in (("late", 20), ("early", 10), ("edge", 30), ("future", 31)):
         await put(broker, id, when=f"+{delay}")
-    await take_marker(broker)
+    await take_wakeup(broker)
     assert await broker.promote([QUEUE], now_ms=NOW + 30) == (3, 0)
     assert await content(broker) == {
         "ready": ["early", "late", "edge"],
         "scheduled": {"future": NOW + 31},
         "jobs": {id: stored(id) for id in ("late", "early", "edge", "future")},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -26,9 +26,9 @@ async def test_promote_appends_behind_what_is_ready(broker):
     assert (await content(broker))["ready"] == ["ready", "due"]
 
 
-async def test_promote_of_nothing_changes_nothing_and_sets_no_marker(broker):
+async def test_promote_of_nothing_changes_nothing_and_sets_no_wakeup(broker):
     await put(broker, "a", when="+10")
-    await take_marker(broker)
+    await take_wakeup(broker)
     before = await content(broker)
     assert await broker.promote([QUEUE], now_ms=NOW + 9) == (0, 0)
     assert await content(broker) == before

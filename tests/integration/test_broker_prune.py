@@ -6,7 +6,7 @@ from qcore.broker.redis.broker import PRODUCER_SILENT_MS, TRACE_MS
 from qcore.broker.redis.coalescer import CALL_BYTES
 from qcore.model.job import Acked
 from tests.support.content import keys_of
-from tests.support.moves import MARKER, NOW, QUEUE, ask, content, leased, settle
+from tests.support.moves import NOW, QUEUE, WAKEUP, ask, content, leased, settle
 from tests.support.servers import on_standalone_and_cluster
 
 pytestmark = on_standalone_and_cluster
@@ -110,4 +110,4 @@ async def test_prune_leaves_jobs_alone(broker):
     before = await content(broker)
     await broker.prune(QUEUE, now_ms=NOW + 10**12)
     assert await content(broker) == before
-    assert before["wake"] == MARKER
+    assert before["wakeup"] == WAKEUP

@@ -5,11 +5,11 @@ import pytest
 from qcore.model.job import Released
 from tests.support.moves import (
     LEASE_MS,
-    MARKER,
     NOW,
     OWNER,
     QUEUE,
     SECOND,
+    WAKEUP,
     ask,
     claim,
     content,
@@ -18,7 +18,7 @@ from tests.support.moves import (
     running,
     settle,
     stored,
-    take_marker,
+    take_wakeup,
     token,
     tokens,
 )
@@ -45,7 +45,7 @@ async def test_reclaim_writes_exactly_these_keys(broker):
         "jobs": {"a": stored("a")},
         "crashes": {"a": f"1 {END}"},
         "meta": {"last_sweep": f"{END}"},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -184,7 +184,7 @@ async def test_reclaim_backs_off_from_the_second_crash_on_and_ends_dead(broker):
     for crash in range(1, CRASH_LIMIT):
         alone = crash > 2
         (lease,) = (
-            await claim(broker, now_ms=now, prefix=f"{OWNER}:{crash}:", suspects=alone)
+            await claim(broker, now_ms=now, prefix=f"{OWNER}:{crash}:", quarantined=alone)
         ).leases
         assert lease.crashes == crash - 1
         now += LEASE_MS
@@ -197,8 +197,8 @@ async def test_reclaim_backs_off_from_the_second_crash_on_and_ends_dead(broker):
         waits.append((due - now) // SECOND)
         now = due
     assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60]
-    await claim(broker, now_ms=now, prefix=f"{OWNER}:99:", suspects=True)
-    await take_marker(broker)
+    await claim(broker, now_ms=now, prefix=f"{OWNER}:99:", quarantined=True)
+    await take_wakeup(broker)
     now += LEASE_MS
     await swept(broker, now - 1)
     assert await reclaim(broker, now) == [(f"{OWNER}:99:a", "dead")]
@@ -227,20 +227,20 @@ async def test_reclaim_is_dead_at_the_limit_of_the_fleet(broker, limit):
     assert await reclaim(broker, END, crash_limit=limit) == [(token("a"), "dead")]
 
 
-async def test_reclaim_of_scheduled_jobs_sets_the_marker(broker):
+async def test_reclaim_of_scheduled_jobs_sets_the_wakeup(broker):
     """It may be the earliest due now: whoever sleeps looks again."""
     await leased(broker, "a")
     await crashed(broker, 1, END - 1)
     await swept(broker, END - 1)
     assert await reclaim(broker, END) == [(token("a"), "scheduled")]
     assert (await content(broker))["scheduled"] == {"a": END + SECOND}
-    assert await take_marker(broker)
+    assert await take_wakeup(broker)
 
 
-async def test_reclaim_of_nothing_sets_no_marker(broker):
+async def test_reclaim_of_nothing_sets_no_wakeup(broker):
     await swept(broker, NOW)
     await reclaim(broker, NOW)
-    assert not await take_marker(broker)
+    assert not await take_wakeup(broker)
 
 
 async def test_reclaim_is_bounded_and_takes_the_oldest_first(broker):

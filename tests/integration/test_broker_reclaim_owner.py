@@ -2,12 +2,12 @@
 
 from tests.support.moves import (
     LEASE_MS,
-    MARKER,
     NOW,
     OTHER_OWNER,
     OWNER,
     QUEUE,
     SECOND,
+    WAKEUP,
     ack,
     ask,
     claim,
@@ -32,7 +32,7 @@ async def test_reclaim_owner_charged_writes_exactly_these_keys(broker):
         "ready": ["a", "b", "c"],
         "jobs": {id: stored(id) for id in "abc"},
         "crashes": {"a": f"1 {NOW}", "b": f"1 {NOW}"},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -45,7 +45,7 @@ async def test_reclaim_owner_uncharged_counts_no_crash(broker):
         "ready": ["a"],
         "jobs": {"a": stored("a")},
         "crashes": {"a": f"1 {NOW}"},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 

@@ -3,10 +3,10 @@
 from qcore.model.codec import decode_state
 from qcore.model.job import Buried
 from tests.support.moves import (
-    MARKER,
     NOW,
     OWNER,
     QUEUE,
+    WAKEUP,
     ask,
     claim,
     content,
@@ -15,7 +15,7 @@ from tests.support.moves import (
     put,
     settle,
     stored,
-    take_marker,
+    take_wakeup,
 )
 from tests.support.reclaiming import reclaim_owner
 from tests.support.servers import on_standalone_and_cluster
@@ -31,7 +31,7 @@ async def bury(broker, *ids: str, state: bytes | None = None) -> None:
 async def test_revive_gives_all_attempts_again_and_keeps_the_errors(broker, inspector):
     await bury(broker, "a")
     await put(broker, "waiting")
-    await take_marker(broker)
+    await take_wakeup(broker)
     assert await inspector.revive(QUEUE, ["a"]) == ["a"]
     found = await content(broker)
     state = decode_state(found.pop("state")["a"])
@@ -40,7 +40,7 @@ async def test_revive_gives_all_attempts_again_and_keeps_the_errors(broker, insp
     assert found == {
         "ready": ["waiting", "a"],
         "jobs": {"a": stored("a"), "waiting": stored("waiting")},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -58,7 +58,7 @@ async def test_revive_of_what_is_not_dead_does_nothing(broker, inspector):
     await leased(broker, "active")
     await put(broker, "ready")
     await put(broker, "scheduled", when="+5")
-    await take_marker(broker)
+    await take_wakeup(broker)
     before = await content(broker)
     assert await inspector.revive(QUEUE, ["active", "ready", "scheduled", "unknown"]) == []
     assert await content(broker) == before

@@ -6,11 +6,11 @@ from qcore.broker.redis.coalescer import CALL_BYTES
 from qcore.model.job import Acked, Buried, Released, Retried
 from tests.support.moves import (
     LEASE_MS,
-    MARKER,
     NOW,
     OWNER,
     QUEUE,
     SECOND,
+    WAKEUP,
     ack,
     ask,
     claim,
@@ -21,7 +21,7 @@ from tests.support.moves import (
     settle,
     status_of,
     stored,
-    take_marker,
+    take_wakeup,
     tokens,
 )
 from tests.support.reclaiming import reclaim, reclaim_owner, swept
@@ -54,7 +54,7 @@ async def test_ack_forgets_record_and_crashes(broker):
         await ask(broker, b"HSET", names["state"], id, STATE)
         await ask(broker, b"HSET", names["crashes"], id, f"1 {NOW}")
     a, _ = (await claim(broker)).leases
-    await take_marker(broker)
+    await take_wakeup(broker)
     await ack(broker, a)
     found = await content(broker)
     assert set(found["jobs"]) == set(found["state"]) == set(found["crashes"]) == {"b"}
@@ -70,11 +70,11 @@ async def test_retry_schedules_with_the_new_record(broker):
     }
 
 
-async def test_retry_sets_no_marker(broker):
+async def test_retry_sets_no_wakeup(broker):
     """The worker that settles it sees it in its own claim, the idle ones at their next look."""
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Retried(0, STATE)))
-    assert not await take_marker(broker)
+    assert not await take_wakeup(broker)
 
 
 async def test_retry_is_claimed_again_with_its_record(broker):
@@ -98,12 +98,12 @@ async def test_bury_is_dead_with_payload_and_record(broker):
 async def test_release_returns_to_the_head_in_order_and_charges_nothing(broker):
     a, b, c = await leased(broker, "a", "b", "c")
     await put(broker, "d")
-    await take_marker(broker)
+    await take_wakeup(broker)
     assert await settle(broker, *((lease, Released()) for lease in (a, b, c))) == set()
     assert await content(broker) == {
         "ready": ["a", "b", "c", "d"],
         "jobs": {id: stored(id) for id in "abcd"},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -126,7 +126,7 @@ async def test_settle_of_all_outcomes_in_one_call(broker):
         "expiry": {"k": NOW + 10},
         "jobs": {id: stored(id) for id in "rbx"},
         "state": {"r": "record", "b": STATE},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -198,12 +198,12 @@ async def test_settle_of_a_zombie_writes_nothing(broker):
     later = NOW + LEASE_MS
     await swept(broker, later - 1)
     await reclaim(broker, later)
-    (heir,) = (await claim(broker, prefix=f"{OWNER}:2:", now_ms=later)).leases
+    (successor,) = (await claim(broker, prefix=f"{OWNER}:2:", now_ms=later)).leases
     before = await content(broker)
     for outcome in (Acked(), Acked(b"x", 10), Retried(1, STATE), Buried(STATE), Released()):
         assert await settle(broker, (zombie, outcome), now_ms=later) == {zombie.token}
         assert await content(broker) == before
-    assert await settle(broker, (heir, Acked()), now_ms=later) == set()
+    assert await settle(broker, (successor, Acked()), now_ms=later) == set()
     assert await status_of(broker, "a") is None
 
 
@@ -214,7 +214,7 @@ async def test_settle_of_an_expired_lease_that_nobody_took_counts(broker):
 
 
 async def test_settle_keeps_the_running_entry_of_another_lease(broker):
-    """A partial loss: the index of the heir stays, that of the settled goes."""
+    """A partial loss: the index of the successor stays, that of the settled goes."""
     a, b = await leased(broker, "a", "b")
     await broker.extend([b], LEASE_MS, now_ms=NOW + 1)
     await reclaim_owner(broker, NOW, charge=False)

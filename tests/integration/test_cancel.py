@@ -80,7 +80,7 @@ async def test_cancel_of_a_running_coroutine_raises_in_it(app: App):
         with pytest.raises(JobCancelled, match="on request, while it ran"):
             await job.result(timeout=10)
     assert seen == ["began", "cancelled, True"]
-    assert await _keys(app) <= {"done", "expiry", "meta", "producers", "wake"}
+    assert await _keys(app) <= {"done", "expiry", "meta", "producers", "wakeup"}
 
 
 async def test_cancelled_coroutine_that_cleans_up_and_raises_is_cancelled(app: App):
@@ -196,7 +196,7 @@ async def test_cancel_while_a_retry_waits_ends_it(app: App):
 
 
 async def test_cancel_while_a_run_fails_stops_its_retries(app: App):
-    """The wish comes too late for the run and in time for its settle."""
+    """The cancel request comes too late for the run and in time for its settle."""
     go, began = asyncio.Event(), asyncio.Event()
 
     @app.task

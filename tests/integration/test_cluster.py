@@ -9,14 +9,14 @@ import pytest
 
 from qcore import App, BrokerUnavailable, JobNotFound, NotConfirmed, Retry
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.cluster import Cluster, ClusterLine
+from qcore.broker.redis.cluster import Cluster, ClusterPipeline
 from qcore.broker.redis.pipeline import NotAsked
 from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.broker.redis.urls import Address
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.job import Acked, Job
-from qcore.runtime.worker.capacity import Room
-from qcore.runtime.worker.session import Exchange
+from qcore.runtime.worker.capacity import ClaimBudget
+from qcore.runtime.worker.session import Session
 from tests.support.servers import Server
 from tests.support.topologies import Nodes, names_on_different_nodes, slot_of
 from tests.support.waiting import eventually
@@ -60,7 +60,7 @@ def request(app: App, limit: int, number: int = 1) -> ClaimRequest:
 
 
 async def is_marked(app: App, queue: str) -> bool:
-    (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wake"])])
+    (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wakeup"])])
     return bool(count)
 
 
@@ -120,7 +120,7 @@ async def test_claim_takes_of_each_queue_what_its_limit_allows(app: App):
     assert [sum(x.queue == q for x in turn.leases) for q in app.queues] == [1, 3, 2]
 
 
-async def test_wait_for_jobs_hears_the_marker_of_any_queue_and_takes_it(app: App):
+async def test_wait_for_jobs_hears_the_wakeup_of_any_queue_and_takes_it(app: App):
     for queue in app.queues:
         waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
         await asyncio.sleep(0)
@@ -130,12 +130,12 @@ async def test_wait_for_jobs_hears_the_marker_of_any_queue_and_takes_it(app: App
     assert await app.broker.wait_for_jobs(app.queues, 0.1) is None
 
 
-async def test_wait_for_jobs_hands_back_a_marker_that_comes_while_nobody_listens(app: App):
+async def test_wait_for_jobs_hands_back_a_wakeup_that_comes_while_nobody_listens(app: App):
     first, second, third = app.queues
     waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
     await put(app, first, "a")
     assert await waiting == first
-    # the waits for the other two are still pending: one of them takes this marker
+    # the waits for the other two are still pending: one of them takes this wakeup
     await put(app, third, "c")
     await eventually(lambda: is_marked(app, third))
     assert await app.broker.wait_for_jobs([second, third], 10) == third
@@ -144,7 +144,7 @@ async def test_wait_for_jobs_hands_back_a_marker_that_comes_while_nobody_listens
 async def test_wait_for_jobs_follows_a_queue_that_moves(nodes: Nodes, app: App):
     queue, other = app.queues[:2]
     namespace = app.broker.config.namespace
-    cluster = app.broker._endpoint._place
+    cluster = app.broker._endpoint._connector
     assert isinstance(cluster, Cluster)
     waiting = asyncio.create_task(app.broker.wait_for_jobs([queue], 2))
     source = nodes.master_of(slot_of(namespace, queue))
@@ -161,14 +161,14 @@ async def test_wait_for_jobs_follows_a_queue_that_moves(nodes: Nodes, app: App):
     assert await waiting == queue
 
 
-async def test_pass_on_sets_every_marker_after_the_waits_have_ended(app: App):
+async def test_pass_on_sets_every_wakeup_after_the_waits_have_ended(app: App):
     waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
     await put(app, app.queues[0], "a")
     await waiting
     await app.broker.pass_on(app.queues)
     assert [await is_marked(app, queue) for queue in app.queues] == [True] * 3
-    # one that goes on could take a marker as its process ends
-    assert not app.broker._bells._waits
+    # one that goes on could take a wakeup as its process ends
+    assert not app.broker._cluster_wakeups._waits
 
 
 async def test_confirmed_enqueue_says_whether_the_replica_has_it(app: App):
@@ -191,14 +191,14 @@ async def test_confirmed_enqueues_to_queues_of_one_node_do_not_fail_each_other(o
 
 
 async def test_call_that_waits_for_its_connection_in_vain_says_nothing_of_the_node(app: App):
-    cluster = app.broker._endpoint._place
+    cluster = app.broker._endpoint._connector
     assert isinstance(cluster, Cluster)
-    line = ClusterLine(cluster, 5)
-    marker = app.broker.keys(app.queues[0]).names["wake"]
-    blocked = asyncio.ensure_future(line.send([(b"BZPOPMIN", marker, 2)]))
-    await eventually(lambda: line._lines)
-    (reply,) = await line.send([(b"ZCARD", marker)], timeout_s=0.1)
-    (late,) = await line.send([(b"ZCARD", marker)], timeout_s=-0.1)
+    line = ClusterPipeline(cluster, 5)
+    wakeup = app.broker.keys(app.queues[0]).names["wakeup"]
+    blocked = asyncio.ensure_future(line.send([(b"BZPOPMIN", wakeup, 2)]))
+    await eventually(lambda: line._pipelines)
+    (reply,) = await line.send([(b"ZCARD", wakeup)], timeout_s=0.1)
+    (late,) = await line.send([(b"ZCARD", wakeup)], timeout_s=-0.1)
     assert isinstance(reply, NotAsked)
     assert isinstance(late, NotAsked)
     assert not cluster._away
@@ -240,7 +240,7 @@ async def test_master_that_is_cut_off_and_names_itself_is_not_believed(
     nodes: Nodes, app: App, tmp_path: Path
 ):
     """Its clients reach it, other nodes do not: it refuses, and they know its successor."""
-    cluster = app.broker._endpoint._place
+    cluster = app.broker._endpoint._connector
     assert isinstance(cluster, Cluster)
     queue = app.queues[0]
     await put(app, queue, "a")
@@ -279,8 +279,8 @@ async def test_exchange_keeps_the_outcomes_of_a_node_that_is_away(own_nodes: Nod
     async with app_on(own_nodes) as app:
         looked = asyncio.Event()
         config = WorkerConfig(queues=app.queues)
-        exchange = Exchange(app.broker, config, OWNER, wake=looked.set)
-        room = Room(dict.fromkeys(app.queues, 10), 10)
+        exchange = Session(app.broker, config, OWNER, wake=looked.set)
+        room = ClaimBudget(dict.fromkeys(app.queues, 10), 10)
         for queue in app.queues:
             await put(app, queue, queue)
         first = app.queues[0]
@@ -312,7 +312,7 @@ async def test_enqueue_to_a_living_node_does_not_wait_for_a_dead_one(own_nodes: 
             await put(app, queue, "a")
         node_of(own_nodes, app, app.queues[0]).kill()
         refused = asyncio.create_task(put(app, app.queues[0], "b"))
-        cluster = app.broker._endpoint._place
+        cluster = app.broker._endpoint._connector
         assert isinstance(cluster, Cluster)
         await eventually(lambda: cluster._away)  # the first try has failed
         await put(app, app.queues[1], "b")

@@ -14,7 +14,7 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import namespace_keys
 from qcore.config import BrokerConfig
 from qcore.model.job import Job
-from qcore_cli.bench_server import most_jobs
+from qcore_cli.bench_server import max_jobs
 from qcore_cli.bench_verdict import Bottleneck
 from tests.support.commands import Command, one_line
 from tests.support.content import keys_of, names_in
@@ -198,9 +198,9 @@ async def test_user_who_could_not_clean_up_is_refused_before_anything_is_written
 
 def test_jobs_in_redis_are_bounded_by_bytes_and_by_what_is_free():
     mib = 2**20
-    assert most_jobs(576, {}) == 64 * 1024
-    assert most_jobs(576, {"maxmemory": "0", "used_memory": str(mib)}) == 64 * 1024
-    assert most_jobs(576, {"maxmemory": str(12 * mib), "used_memory": str(2 * mib)}) == 5 * 1024
+    assert max_jobs(576, {}) == 64 * 1024
+    assert max_jobs(576, {"maxmemory": "0", "used_memory": str(mib)}) == 64 * 1024
+    assert max_jobs(576, {"maxmemory": str(12 * mib), "used_memory": str(2 * mib)}) == 5 * 1024
 
 
 # -- cut short ---------------------------------------------------------------------------------

@@ -345,8 +345,8 @@ asyncio.run(main())
 
 
 def is_up(folder: Path) -> bool:
-    marker = read_marker(folder)
-    return marker is not None and probe(marker.socket, 1) is Answer.READY
+    wakeup = read_marker(folder)
+    return wakeup is not None and probe(wakeup.socket, 1) is Answer.READY
 
 
 def test_fork_is_a_user_of_its_own_of_the_embedded_server(tmp_path: Path):

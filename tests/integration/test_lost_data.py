@@ -12,7 +12,7 @@ from qcore import App, GiveUp, JobNotFound, JobStatus
 from qcore.broker import identity
 from qcore.broker.redis import results as waiting
 from qcore.broker.redis.epoch import Epochs, check_losses
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.handle import Accepted
 from qcore.model.callee import returns_a_value
 from tests.support.servers import Server
@@ -137,9 +137,9 @@ def test_annotation_tells_whether_something_is_always_kept(annotation: Any, expe
 
 async def test_slow_answer_is_not_taken_for_a_loss(app: App, monkeypatch: pytest.MonkeyPatch):
     """The first job of a queue, whose end is heard of late: its process was busy for a moment."""
-    send = Line.send
+    send = Pipeline.send
 
-    async def send_and_hear_late(line: Line, *words: Any, **limit: Any) -> list[Any]:
+    async def send_and_hear_late(line: Pipeline, *words: Any, **limit: Any) -> list[Any]:
         replies = await send(line, *words, **limit)
         await asyncio.sleep(0.3)
         return replies
@@ -147,7 +147,7 @@ async def test_slow_answer_is_not_taken_for_a_loss(app: App, monkeypatch: pytest
     async with working(app) as worker:
         job = await app.task(_nothing).enqueue()
         await eventually(lambda: worker.beat().done == 1)
-        monkeypatch.setattr(Line, "send", send_and_hear_late)
+        monkeypatch.setattr(Pipeline, "send", send_and_hear_late)
         assert await job.status() is JobStatus.COMPLETED
         assert await job.result() is None
         assert await job.cancel() is False
@@ -313,13 +313,13 @@ async def test_many_results_of_nothing_take_no_round_trip_each(
     async with working(app) as worker:
         jobs = [await task.enqueue() for _ in range(300)]
         await eventually(lambda: worker.beat().done == len(jobs))
-    sends, send = list[int](), Line.send
+    sends, send = list[int](), Pipeline.send
 
-    async def send_counted(line: Line, commands: Any, **limit: Any) -> list[Any]:
+    async def send_counted(line: Pipeline, commands: Any, **limit: Any) -> list[Any]:
         sends.append(len(commands))
         return await send(line, commands, **limit)
 
-    monkeypatch.setattr(Line, "send", send_counted)
+    monkeypatch.setattr(Pipeline, "send", send_counted)
     assert await asyncio.gather(*(job.result() for job in jobs)) == [None] * len(jobs)
     assert len(sends) < 20
 

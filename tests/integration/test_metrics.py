@@ -178,7 +178,7 @@ async def test_depths_and_wait_are_those_of_redis(fleet: Fleet, port: int):
     assert found.value("qcore_redis_up") == 1
     assert found.value("redis_queue_depth", queue="default") == 5
     assert found.value("redis_queue_depth", queue="low") == 0
-    counts = {"ready": 5, "suspects": 0, "scheduled": 1, "active": 2, "dead": 0}
+    counts = {"ready": 5, "quarantined": 0, "scheduled": 1, "active": 2, "dead": 0}
     for state, count in counts.items():
         assert found.value("qcore_queue_jobs", queue="default", state=state) == count
     assert 0 < found.value("qcore_queue_wait_seconds", queue="default") < 100
@@ -201,7 +201,7 @@ async def test_workers_are_shown_and_redis_that_is_away_hides_only_the_depths(
     assert not {"redis_queue_depth", "qcore_queue_jobs"} & found.names()
     assert found.value("qcore_workers", state="running") == 2
     assert found.value("qcore_workers", state="starting") == 0
-    assert 10e6 < found.value("qcore_memory_most_bytes") < found.value("qcore_memory_bytes")
+    assert 10e6 < found.value("qcore_memory_max_bytes") < found.value("qcore_memory_bytes")
     assert found.value("qcore_loop_lag_seconds") >= 0
 
 

@@ -20,12 +20,14 @@ async def replaced(broker: Broker, queue: str, key: str) -> None:
     await ask(broker, b"SET", name, b"of somebody else")
 
 
-async def test_leases_of_the_other_queues_are_renewed_and_their_wishes_heard(broker: Broker):
+async def test_leases_of_the_other_queues_are_renewed_and_their_cancel_requests_heard(
+    broker: Broker,
+):
     sound, odd = [(await leased(broker, "a", queue=queue))[0] for queue in ("sound", "odd")]
     renewed, unwanted = set[str](), set[bytes]()
     for key in ("active", "cancels"):
         await replaced(broker, "odd", key)
-    await ask(broker, b"HSET", broker.keys("sound").names["cancels"], "a", b"9 wish")
+    await ask(broker, b"HSET", broker.keys("sound").names["cancels"], "a", b"9 cancel request")
     keeper = LeaseKeeper(
         broker,
         WorkerConfig(queues=("sound", "odd"), lease_s=3, extend_s=1, sweep_s=0.5, heartbeat_s=0.05),
@@ -46,5 +48,5 @@ async def test_leases_of_the_other_queues_are_renewed_and_their_wishes_heard(bro
 async def test_nobody_waits_for_an_acquittal(broker: Broker):
     """What holds it up would hold up the end of the culprit, whose lease is renewed meanwhile."""
     await replaced(broker, "odd", "state")
-    death = Death("SIGSEGV", "worker.1", "host", 7, 0, 2, ("beside",), secluded=True)
+    death = Death("SIGSEGV", "worker.1", "host", 7, 0, 2, ("beside",), quarantined=True)
     assert await acquit(broker, ["sound", "odd"], [death]) == []

@@ -11,7 +11,7 @@ from tests.support.fleet import fleet_on
 from tests.support.waiting import eventually
 from tests.support.workers import working
 
-#: So long that nothing but a marker, or a known time, wakes an idle worker in these tests.
+#: So long that nothing but a wakeup, or a known time, wakes an idle worker in these tests.
 NEVER_S = 60.0
 
 
@@ -99,7 +99,7 @@ async def test_other_queues_keep_their_order_and_slots(app: App):
     assert ran[4:] == ["urgent 0", "urgent 1"]
 
 
-async def test_suspect_of_a_paused_queue_gets_no_process_until_it_is_resumed(
+async def test_quarantined_job_of_a_paused_queue_gets_no_process_until_it_is_resumed(
     tmp_path: Path, redis_url: str, namespace: str
 ):
     with fleet_on(tmp_path, redis_url, namespace) as fleet:
@@ -113,20 +113,20 @@ async def test_suspect_of_a_paused_queue_gets_no_process_until_it_is_resumed(
                     await inspector.pause("default")
                 fleet.kill_worker(found[0].pid)
 
-            async def is_suspect() -> bool:
+            async def is_quarantined() -> bool:
                 (stats,) = await inspector.queues(["default"])
-                return stats.suspects == 1
+                return stats.quarantined == 1
 
-            await eventually(is_suspect, 30)
-            # as long as two beats of the worker, which tell its supervisor of suspects
+            await eventually(is_quarantined, 30)
+            # as long as two beats of the worker, which tell its supervisor of quarantined jobs
             await producer.task("work").options(queue="low").enqueue(fleet.history.number(), 2.0)
             await eventually(lambda: len(fleet.done()) == 1, 30)
             spawned = [event["worker"] for event in command.events("worker.spawned")]
-            assert not any("suspects" in worker for worker in spawned)
+            assert not any("quarantine" in worker for worker in spawned)
             await inspector.resume("default")
             await job.result(timeout=30)
             spawned = [event["worker"] for event in command.events("worker.spawned")]
-            assert any("suspects" in worker for worker in spawned)
+            assert any("quarantine" in worker for worker in spawned)
 
 
 # -- closed ----------------------------------------------------------------------------------------

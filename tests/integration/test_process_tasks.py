@@ -107,7 +107,7 @@ async def test_worker_that_refused_a_queue_hears_of_its_next_job_soon(
         command = fleet.start_with(processes=1, block_s=60.0)
         await command.ready(1)
         async with fleet.producer() as producer:
-            for _ in range(2):  # the marker of the second comes while the pool is full
+            for _ in range(2):  # the wakeup of the second comes while the pool is full
                 await producer.send("work_in_process_only", 0.5)
                 await eventually(lambda: fleet.runs(), 10)
             await fleet.emptied(10)

@@ -34,7 +34,7 @@ async def test_failure_of_a_job_says_why_and_shows_no_path_of_the_server(app: Ap
     assert (str(same), vars(same)) == (str(error), vars(error))
 
 
-async def test_wish_that_a_task_group_raises_is_obeyed(app: App):
+async def test_cancel_request_that_a_task_group_raises_is_obeyed(app: App):
     async def refuse() -> None:
         raise GiveUp("no such customer")
 

@@ -112,7 +112,10 @@ async def test_job_that_takes_too_much_memory_is_dead_and_its_neighbours_are_not
         await eventually(dead, 60)
         (record,) = await inspector.dead("default")
         assert record.id == job.id
-        assert (record.attempts, record.crashes) in ((0, 2), (0, 3))  # once among ten suspects
+        assert (record.attempts, record.crashes) in (
+            (0, 2),
+            (0, 3),
+        )  # once among ten quarantined jobs
         death = record.deaths[-1]
         assert death.how.startswith("SIGKILL by its supervisor: 3")
         assert death.how.endswith(" MB of memory, allowed are 315")

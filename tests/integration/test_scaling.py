@@ -13,7 +13,7 @@ from qcore import JobHandle
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import JobRecord
 from qcore.config import SupervisorConfig, WorkerConfig
-from qcore.runtime.supervisor.autoscaler import Scaler
+from qcore.runtime.supervisor.autoscaler import Autoscaler
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line
@@ -33,7 +33,7 @@ def wanted(command: Command) -> list[int]:
 
 
 async def test_backlog_makes_it_grow_and_an_empty_queue_shrink_and_no_job_is_cut(fleet: Fleet):
-    command = fleet.start_with(processes=1, most_processes=4, concurrency=5, **FAST)
+    command = fleet.start_with(processes=1, max_processes=4, concurrency=5, **FAST)
     await command.ready(1)
     assert len(command.spawned()) == 1, "it starts with the least"
     async with fleet.producer() as producer:
@@ -62,7 +62,7 @@ async def half_idle(
 ) -> tuple[Command, list[JobHandle[Any]]]:
     """Return a command with two workers, one of which is to leave: each runs one long job."""
     command = fleet.start_with(
-        processes=1, most_processes=2, concurrency=10, shutdown_timeout_s=4.0, **FAST
+        processes=1, max_processes=2, concurrency=10, shutdown_timeout_s=4.0, **FAST
     )
     await command.ready(1)
     jobs = {}
@@ -135,7 +135,7 @@ async def test_roll_lets_the_worker_that_is_to_leave_go_within_the_shutdown_time
 
 
 async def test_idle_worker_is_the_one_to_leave_and_the_next_one_takes_its_place(fleet: Fleet):
-    command = fleet.start_with(processes=1, most_processes=2, concurrency=10, **FAST)
+    command = fleet.start_with(processes=1, max_processes=2, concurrency=10, **FAST)
     (first,) = await command.ready(1)
     async with fleet.producer() as producer:
         jobs = {}
@@ -159,7 +159,7 @@ async def test_idle_worker_is_the_one_to_leave_and_the_next_one_takes_its_place(
             await job.cancel()
 
 
-async def test_suspects_are_no_backlog(broker: Broker):
+async def test_quarantined_are_no_backlog(broker: Broker):
     """They wait for processes of their own, whatever the number of workers is."""
     for queue, ids in (("default", ("a", "b")), ("low", ("c", "d"))):
         await put(broker, *ids, queue=queue, when="+1")
@@ -167,8 +167,8 @@ async def test_suspects_are_no_backlog(broker: Broker):
         await ask(broker, b"HSET", broker.keys(queue).names["crashes"], *lost)
         await broker.promote([queue], now_ms=NOW + 1)
     await put(broker, "e", "f", "g", queue="default")
-    scaler = Scaler(
-        SupervisorConfig(processes=1, most_processes=2),
+    scaler = Autoscaler(
+        SupervisorConfig(processes=1, max_processes=2),
         WorkerConfig(queues=("default", "low")),
         [],
         broker=broker,
@@ -187,7 +187,7 @@ async def running(producer: Producer, job: JobHandle[Any]) -> JobRecord | None:
 
 
 async def test_quiet_supervisor_keeps_its_number(fleet: Fleet):
-    command = fleet.start_with(processes=1, most_processes=4, concurrency=1, **FAST)
+    command = fleet.start_with(processes=1, max_processes=4, concurrency=1, **FAST)
     await command.ready(1)
     command.signal(signal.SIGTSTP)
     await eventually(lambda: command.events("supervisor.quieted"), 10)
@@ -202,7 +202,7 @@ async def test_quiet_supervisor_keeps_its_number(fleet: Fleet):
 
 
 async def test_what_a_paused_queue_holds_is_no_backlog(fleet: Fleet):
-    command = fleet.start_with(processes=1, most_processes=4, concurrency=1, **FAST)
+    command = fleet.start_with(processes=1, max_processes=4, concurrency=1, **FAST)
     await command.ready(1)
     async with fleet.producer() as producer:
         inspector = producer.app.inspector
@@ -219,7 +219,7 @@ async def test_what_a_paused_queue_holds_is_no_backlog(fleet: Fleet):
 async def test_queue_that_waits_for_processes_is_not_hidden_by_a_fast_one(fleet: Fleet):
     """By the backlog and what is done of the fast queue, all would be done in time."""
     clocks: dict[str, Any] = FAST | {"shrink_after_s": 20.0}
-    command = fleet.start_with(processes=1, most_processes=3, **clocks)
+    command = fleet.start_with(processes=1, max_processes=3, **clocks)
     await command.ready(1)
     slow = set[int]()
     async with fleet.producer() as producer, anyio.create_task_group() as group:
@@ -243,7 +243,7 @@ async def test_nothing_is_decided_while_redis_is_away(
     clocks: dict[str, Any] = FAST | {"shrink_after_s": 2.0}
     with fleet_on(tmp_path, own_server.url, "away") as fleet:
         command = fleet.start_with(
-            url=proxy.url, processes=1, most_processes=3, concurrency=1, **clocks
+            url=proxy.url, processes=1, max_processes=3, concurrency=1, **clocks
         )
         await command.ready(1)
         async with fleet.producer() as producer:
@@ -264,7 +264,7 @@ async def test_nothing_is_decided_while_redis_is_away(
 
 
 async def test_roll_replaces_all_that_stay_also_those_that_came_by_scaling(fleet: Fleet):
-    command = fleet.start_with(processes=1, most_processes=3, concurrency=2, **FAST)
+    command = fleet.start_with(processes=1, max_processes=3, concurrency=2, **FAST)
     await command.ready(1)
     async with fleet.producer() as producer:
         for _ in range(120):
@@ -286,14 +286,14 @@ async def test_status_says_how_many_of_which_range(fleet: Fleet, qcore: Qcore):
         found = (await qcore("status", "--json")).json["supervisors"]
         return found[0]["processes"] if found else {}
 
-    assert await eventually(shown, 10) == {"now": 1, "least": 1, "most": 3}
+    assert await eventually(shown, 10) == {"now": 1, "min": 1, "max": 3}
     assert "  processes 1 of 1..3\n" in (await qcore("status")).out
     async with fleet.producer() as producer:
         for _ in range(20):
             await producer.send("work", 1.0)
 
         async def has_grown() -> bool:
-            return await shown() == {"now": 3, "least": 1, "most": 3}
+            return await shown() == {"now": 3, "min": 1, "max": 3}
 
         await eventually(has_grown, 20)
         event = command.events("workers.scaled")[-1]

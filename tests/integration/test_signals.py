@@ -168,7 +168,7 @@ async def test_worker_that_dies_after_a_failed_roll_is_missed_until_the_code_is_
     """The others go on, and the supervisor does not give up while one of them works."""
     fleet.write_module("shop")
     command = fleet.start_with(
-        processes=2, app="shop:app", boot_failures=2, restart_most_s=0.5, ready_timeout_s=10.0
+        processes=2, app="shop:app", boot_failures=2, restart_max_s=0.5, ready_timeout_s=10.0
     )
     first, second = await command.ready(2)
     fleet.write_module("shop", "raise RuntimeError('a bad deploy')")

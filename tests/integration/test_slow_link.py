@@ -110,7 +110,7 @@ BODY = b"x" * 90_000
 
 
 async def asked(url: str, command: tuple[object, ...]) -> Any:
-    line = Endpoint(BrokerConfig(url=url, call_timeout_s=0.5)).line()
+    line = Endpoint(BrokerConfig(url=url, call_timeout_s=0.5)).pipeline()
     try:
         (reply,) = await line.send([command])
     finally:

@@ -46,7 +46,7 @@ async def test_live_owners_of_all_queues_get_to_renew_when_redis_is_back(
         broker,
         WorkerConfig(queues=QUEUES, sweep_s=0.05),
         claimable=lambda: QUEUES,
-        suspects=lambda count: None,
+        quarantined=lambda count: None,
         renew=_nothing_to_renew,
     )
     running = asyncio.create_task(sweeper.run())

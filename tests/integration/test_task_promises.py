@@ -249,7 +249,7 @@ async def test_exclusive_job_that_outlasts_its_worker_is_nobody_elses_while_it_r
             job = await work.enqueue()
             await began.wait()
             worker.stop_now()
-            await eventually(lambda: worker.abandoned == 1)
+            await eventually(lambda: worker.jobs.abandoned == 1)
         assert await job.status() is JobStatus.ACTIVE
         # as its supervisor does when the process is gone
         taken = await app.broker.reclaim_owner(["default"], owner, charge=False, crash_limit=10)
@@ -298,7 +298,7 @@ async def test_fencing_token_reaches_a_process(redis_url: str, namespace: str):
     assert 0 < first < second
 
 
-async def test_fencing_token_of_the_heir_is_larger_than_that_of_the_zombie(app: App):
+async def test_fencing_token_of_the_successor_is_larger_than_that_of_the_zombie(app: App):
     tokens: list[int] = []
     began = asyncio.Event()
 

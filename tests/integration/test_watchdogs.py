@@ -176,7 +176,7 @@ async def test_worker_that_was_stopped_is_killed_and_its_job_is_not_condemned(fl
         stopped = f"SIGKILL by its supervisor: {DEAF}: it was stopped by a signal"
         assert [death.how for death in record.deaths] == [stopped] * 3
     assert [e["why"] for e in killed(command)] == [f"{DEAF}: it was stopped by a signal"] * 3
-    assert ".suspects." in killed(command)[-1]["worker"]
+    assert ".quarantine." in killed(command)[-1]["worker"]
     assert not command.events("job.condemned")
 
 

@@ -304,7 +304,7 @@ async def test_stop_now_releases_what_runs_to_the_head_uncharged(app: App):
     assert (record.attempts, record.crashes, record.errors) == (0, 0, ())
 
 
-async def test_worker_that_stops_leaves_a_marker_for_the_next_one(app: App):
+async def test_worker_that_stops_leaves_a_wakeup_for_the_next_one(app: App):
     @app.task
     async def quick() -> None: ...
 
@@ -312,11 +312,11 @@ async def test_worker_that_stops_leaves_a_marker_for_the_next_one(app: App):
         await (await quick.enqueue()).result(timeout=10)
         await eventually(lambda: worker.beat().done == 1)
     for queue in app.queues:
-        (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wake"])])
+        (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wakeup"])])
         assert count == 1
 
 
-async def test_marker_taken_by_a_draining_worker_wakes_another_one(
+async def test_wakeup_taken_by_a_draining_worker_wakes_another_one(
     app: App, redis_url: str, namespace: str
 ):
     began: list[float] = []

@@ -150,18 +150,20 @@ async def test_job_whose_asyncio_task_is_cancelled_before_it_began_runs_all_the_
         return ran
 
     async with working(app, concurrency=1, lease_s=30.0) as worker:
-        start, begun = worker._start, 0
+        start, begun = worker.jobs.start, 0
 
-        def start_and_cancel(leases: Sequence[Lease], claimed_at: float) -> None:
+        def start_and_cancel(
+            leases: Sequence[Lease], claimed_at: float, *, is_stopping: bool
+        ) -> None:
             nonlocal begun
-            start(leases, claimed_at)
+            start(leases, claimed_at, is_stopping=is_stopping)
             begun += len(leases)
             if leases and begun == 1:
-                task = worker.jobs()[0].task
+                task = worker.jobs.all()[0].task
                 assert task is not None
                 task.cancel()
 
-        worker._start = start_and_cancel
+        worker.jobs.start = start_and_cancel
         job = await count.enqueue()
         assert await job.result(timeout=10) == 1
         assert begun == 2
@@ -176,7 +178,7 @@ async def test_run_that_a_fault_of_the_worker_ends_frees_its_slot_and_runs_again
         return 1
 
     async with working(app, concurrency=1) as worker:
-        end, broken = worker._end, True
+        end, broken = worker.jobs.end, True
 
         def break_once(running: Running, outcome: Outcome | None) -> None:
             nonlocal broken
@@ -185,7 +187,7 @@ async def test_run_that_a_fault_of_the_worker_ends_frees_its_slot_and_runs_again
                 raise MemoryError
             end(running, outcome)
 
-        worker._end = break_once
+        worker.jobs.end = break_once
         with structlog.testing.capture_logs() as lines:
             job, other = await count.enqueue(), await count.enqueue()
             assert await other.result(timeout=10) == 1
@@ -198,9 +200,9 @@ async def test_run_that_a_fault_of_the_worker_ends_frees_its_slot_and_runs_again
 async def test_worker_whose_slots_are_taken_by_nothing_is_not_ready(app: App):
     async with working(app, concurrency=1) as worker:
         await eventually(lambda: worker.beat().claim_age_s is not None)
-        worker._slots.take(Lease(b"", "default", "", None, None, 0, 0, 0))
+        worker._capacity.take(Lease(b"", "default", "", None, None, 0, 0, 0))
         await eventually(lambda: (worker.beat().claim_age_s or 0.0) > 0.2)
-        worker._slots.give(Lease(b"", "default", "", None, None, 0, 0, 0))
+        worker._capacity.give(Lease(b"", "default", "", None, None, 0, 0, 0))
 
 
 async def test_services_that_fail_end_no_worker(app: App, monkeypatch: pytest.MonkeyPatch):
@@ -229,7 +231,7 @@ async def test_services_that_fail_end_no_worker(app: App, monkeypatch: pytest.Mo
         await gate.wait()
         return "held"
 
-    names = ("turn", "extend", "wishes", "reclaim", "wait_for_jobs")
+    names = ("turn", "extend", "cancel_requested", "reclaim", "wait_for_jobs")
     for name in names:
         fails(name, 2)
     async with working(app, block_s=0.2, heartbeat_s=0.1) as worker:

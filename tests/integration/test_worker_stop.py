@@ -27,7 +27,7 @@ async def test_worker_that_drains_takes_the_second_look_for_a_lost_claim(own_ser
         async with app:
             await app.broker.ask([(b"PING",)])
             async with working(app, owner=owner, shutdown_timeout_s=20.0) as worker:
-                lost = worker._exchange._lost_claims
+                lost = worker._session._lost_claims
                 await eventually(lambda: worker._listener._asked.is_set())
                 proxy.asks.clear()
                 worker._look_again()

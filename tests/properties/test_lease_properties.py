@@ -78,8 +78,8 @@ class Link:
         self._redis = redis
         self._taken = taken
 
-    def backoff(self, least_s: float, most_s: float) -> Backoff:
-        return Backoff(least_s, most_s)
+    def backoff(self, min_s: float, max_s: float) -> Backoff:
+        return Backoff(min_s, max_s)
 
     def groups(self, queues: Sequence[str]) -> list[Sequence[str]]:
         return [queues]
@@ -92,7 +92,7 @@ class Link:
         lost = self._redis.model.extend(self._redis.now_ms() + lease_ms, tokens)
         return {token.encode() for token in lost}
 
-    async def wishes(self, leases: Sequence[Lease]) -> set[bytes]:
+    async def cancel_requested(self, leases: Sequence[Lease]) -> set[bytes]:
         await self._redis.arrive()
         return set()
 
@@ -126,7 +126,7 @@ async def sweep_often(redis: Redis, taken: list[tuple[float, str]], config: Work
         cast(Broker, Link(redis, taken)),
         many,
         claimable=lambda: {QUEUE},
-        suspects=lambda count: None,
+        quarantined=lambda count: None,
         renew=renew,
     ).run()
 
@@ -152,7 +152,7 @@ async def taken_from_the_living(
                 broker,
                 config,
                 claimable=lambda: {QUEUE},
-                suspects=lambda count: None,
+                quarantined=lambda count: None,
                 renew=keeper.renew,
             )
             for service in (keeper.run, keeper.heed, maintenance.run):
@@ -181,7 +181,7 @@ def clocks(draw: st.DrawFn) -> WorkerConfig:
         extend_s=lease_s / draw(st.floats(3, 30)),
         sweep_s=lease_s / draw(st.floats(4, 30)),
         heartbeat_s=max(0.05, min(60, lease_s / 10)),
-        reconnect_most_s=draw(st.floats(0.1, 300)),
+        reconnect_max_s=draw(st.floats(0.1, 300)),
     )
 
 

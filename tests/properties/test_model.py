@@ -30,16 +30,17 @@ from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from tests.support.content import forget_namespace
 from tests.support.draws import KEEP_MS, OUTCOMES, OWNERS, delays, few, late, owners, queues, steps
-from tests.support.machine import QUEUES, Agreeing, pairs, plain, teach, words_of
+from tests.support.machine import QUEUES, pairs, plain, teach, words_of
 from tests.support.model import HOUR_MS, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
+from tests.support.operators import Operators
 
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
 TRACE_MS, SILENT_MS = 24 * HOUR_MS, HOUR_MS
 TRACE_BYTES = 2
 
 
-class House(Agreeing):
+class House(Operators):
     """Two queues, two workers, one producer of each nonce, and whoever looks after them."""
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class House(Agreeing):
                 self._wait("one", id, "c1")
             self._cancel("one", [third.id])
             for _ in range(2):
-                self.claim(owner="aa", limit=2, **takes | {"line": "suspects"})
+                self.claim(owner="aa", limit=2, **takes | {"line": "quarantine"})
                 self.crash("one", "aa", charge=True)
                 self.now += 4 * SECOND
                 self.promote("one", 2)
@@ -121,7 +122,7 @@ class House(Agreeing):
         limits=st.tuples(few, few),
         room=st.sampled_from((1, 40, 10**6)),
         promote=st.sampled_from((1, 200)),
-        line=st.sampled_from(("ready", "suspects")),
+        line=st.sampled_from(("ready", "quarantine")),
         is_idle=st.booleans(),
         reply_is_lost=st.sampled_from((False, False, False, True)),
     )
@@ -140,9 +141,11 @@ class House(Agreeing):
         """What a lost reply said is found by `recover`, `reclaim` or `crash`."""
         self.claims += 1
         prefix = f"{owner}:{self.claims}:"
-        request = ClaimRequest(names, limit, LEASE_MS, prefix, limits, line == "suspects", is_idle)
-        suspects = 0 if line == "ready" else 1 if is_idle else 2
-        words = (self.now, limit, LEASE_MS, prefix, room, promote, suspects)
+        request = ClaimRequest(
+            names, limit, LEASE_MS, prefix, limits, line == "quarantine", is_idle
+        )
+        quarantined = 0 if line == "ready" else 1 if is_idle else 2
+        words = (self.now, limit, LEASE_MS, prefix, room, promote, quarantined)
         early = {
             id
             for name in names
@@ -164,14 +167,14 @@ class House(Agreeing):
             promote -= waited - len(model.scheduled)
             taken += [(name, prefix + id, fence) for id in ids]
         again = min(self.models[n].again(line, self.now, took=bool(taken)) for n in names)
-        suspects = sum(self.models[name].waiting_suspects(self.now) for name in names)
+        quarantined = sum(self.models[name].waiting_in_quarantine(self.now) for name in names)
         paused = {name for name in names if self.models[name].paused_until(self.now) is not None}
         self.agree(
-            (plain(turn.leases), turn.again_ms, turn.suspects),
+            (plain(turn.leases), turn.again_ms, turn.quarantined),
             (
                 [self.expected(*row) for row in taken],
                 None if again == math.inf else max(0, again - self.now) if again else 0,
-                suspects,
+                quarantined,
             ),
         )
         assert not early & {lease.id for lease in turn.leases}, "I9"
@@ -219,7 +222,7 @@ class House(Agreeing):
     @rule(queue=queues, data=st.data())
     def note(self, queue: str, data: st.DataObject) -> None:
         for lease in self._some(data, queue, most=1):
-            reply = self.ask(scripts.NOTE, queue, lease.token, "noted")
+            reply = self.ask(scripts.UPDATE_RECORD, queue, lease.token, "noted")
             expected = self.models[queue].note(lease.token.decode(), "noted")
             self.agree([token.decode() for token in reply], expected)
 
@@ -263,10 +266,10 @@ class House(Agreeing):
 
     @rule(queue=queues)
     def hear(self, queue: str) -> None:
-        """An idle worker takes the marker."""
-        marker = self.broker.keys(queue).names["wake"]
-        self.loop.run(self.broker.ask([(b"ZPOPMIN", marker)]))
-        self.models[queue].wake.clear()
+        """An idle worker takes the wakeup."""
+        wakeup = self.broker.keys(queue).names["wakeup"]
+        self.loop.run(self.broker.ask([(b"ZPOPMIN", wakeup)]))
+        self.models[queue].wakeup.clear()
 
     # -- upkeep -----------------------------------------------------------------------------------
 
@@ -331,74 +334,6 @@ class House(Agreeing):
         count = model.prune(self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS)
         self.agree(reply, [count, b"0", int(count == limit)])
 
-    # -- users and operators ----------------------------------------------------------------------
-
-    @rule(queue=queues, channel=st.sampled_from(("c1", "c12")), data=st.data())
-    def wait(self, queue: str, channel: str, data: st.DataObject) -> None:
-        for id in self.some_ids(data, queue, most=1):
-            self._wait(queue, id, channel)
-
-    def _wait(self, queue: str, id: str, channel: str) -> None:
-        reply = self.ask(scripts.FIND, queue, id, channel)
-        self.agree(reply[0].decode(), self.models[queue].find(id, channel))
-
-    @rule(queue=queues, data=st.data())
-    def cancel(self, queue: str, data: st.DataObject) -> None:
-        self._cancel(queue, self.some_ids(data, queue))
-
-    def _cancel(self, queue: str, ids: list[str]) -> None:
-        reply = self.ask(scripts.CANCEL, queue, self.now, KEEP_MS, "cancelled", *ids)
-        expected = self.models[queue].cancel(self.now, KEEP_MS, "cancelled", ids)
-        self.agree([place.decode() for place in reply], expected)
-
-    @rule(queue=queues, limit=few)
-    def clear(self, queue: str, limit: int) -> None:
-        model, before = self.models[queue], set(self.models[queue].jobs)
-        reply = self.ask(scripts.CLEAR, queue, self.now, limit, "cleared", KEEP_MS)
-        expected = model.clear(self.now, limit, "cleared", KEEP_MS)
-        self.ended[queue] |= before - model.jobs.keys()
-        self.agree(reply, expected)
-
-    @precondition(lambda self: any(model.dead for model in self.models.values()))
-    @rule(queue=queues, data=st.data())
-    def revive(self, queue: str, data: st.DataObject) -> None:
-        items = [(id, "revived") for id in self.some_ids(data, queue)]
-        reply = self.ask(scripts.REVIVE, queue, *(word for item in items for word in item))
-        self.agree([id.decode() for id in reply], self.models[queue].revive(items))
-
-    @precondition(lambda self: any(model.dead for model in self.models.values()))
-    @rule(queue=queues, data=st.data())
-    def purge(self, queue: str, data: st.DataObject) -> None:
-        ids = self.some_ids(data, queue)
-        self.ended[queue] |= set(ids) & set(self.models[queue].dead)
-        reply = self.ask(scripts.PURGE, queue, self.now, "", 0, *ids)
-        self.agree(reply, self.models[queue].purge(self.now, ids))
-
-    @precondition(lambda self: any(model.dead for model in self.models.values()))
-    @rule(queue=queues, age=st.sampled_from((0, 5000, HOUR_MS)), limit=few)
-    def purge_older(self, queue: str, age: int, limit: int) -> None:
-        model = self.models[queue]
-        self.ended[queue] |= set(model.dead)
-        reply = self.ask(scripts.PURGE, queue, self.now, age, limit)
-        self.agree(reply, model.purge_older(self.now, age, limit))
-
-    @rule(queue=queues, for_ms=st.sampled_from((None, 1, SECOND, LEASE_MS)))
-    def pause(self, queue: str, for_ms: int | None) -> None:
-        reply = self.ask(scripts.PAUSE, queue, self.now, for_ms or "", "a deploy")
-        self.agree(reply.decode(), self.models[queue].pause_for(self.now, for_ms, "a deploy"))
-
-    @rule(queue=queues)
-    def close(self, queue: str) -> None:
-        reply = self.ask(scripts.CLOSE, queue, self.now)
-        self.agree(reply, self.models[queue].close(self.now))
-
-    @precondition(lambda self: any(model.is_held() for model in self.models.values()))
-    @rule()
-    def resume(self) -> None:
-        for queue, model in self.models.items():
-            reply = self.ask(scripts.RESUME, queue, self.now)
-            self.agree(reply, model.resume(self.now))
-
     # -- the end ----------------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -420,7 +355,7 @@ class House(Agreeing):
         for owner in OWNERS:
             self.crash(queue, owner, charge=False)
         self.promote(queue, limit=1000)
-        for line in ("ready", "suspects"):
+        for line in ("ready", "quarantine"):
             while getattr(model, line):
                 self.claim((queue,), "aa", 500, (500, 500), 10**6, 200, line, True, False)
                 held = [x for x in self.leases[queue] if x.token.decode() in model.active]
@@ -429,7 +364,7 @@ class House(Agreeing):
         for _ in range(2):
             self.now += TRACE_MS + SILENT_MS + KEEP_MS
             self.prune(queue, limit=1000)
-        assert set(self.found[queue]) <= {"wake", "meta"}
+        assert set(self.found[queue]) <= {"wakeup", "meta"}
 
 
 async def forget_keys(broker: Broker) -> None:

@@ -10,14 +10,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qcore.model.fleet import WorkerState, WorkerView
-from qcore.runtime.supervisor.scaling_policy import Scaling, Seen
+from qcore.runtime.supervisor.scaling_policy import ScalingPolicy, Seen
 
 LOOK_S, TARGET_S, SHRINK_S = 2.0, 5.0, 60.0
 SLOTS = 100
 
 
-def scaling(least: int, most: int) -> Scaling:
-    return Scaling(
+def scaling(least: int, most: int) -> ScalingPolicy:
+    return ScalingPolicy(
         least,
         most,
         target_wait_s=TARGET_S,
@@ -81,7 +81,7 @@ class Site:
     What limits them is their slots (`by` "slots": of these only `places` can be taken) or the CPU.
     """
 
-    decided: Scaling
+    decided: ScalingPolicy
     rate: float
     by: str
     places: int = SLOTS

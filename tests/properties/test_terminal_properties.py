@@ -91,7 +91,9 @@ def views(text: str) -> list[Member]:
 
 
 def stats(text: str) -> QueueStats:
-    known: dict[str, Any] = dict.fromkeys(("ready", "suspects", "scheduled", "active", "dead"), 1)
+    known: dict[str, Any] = dict.fromkeys(
+        ("ready", "quarantined", "scheduled", "active", "dead"), 1
+    )
     pause = Pause(since_ms=0, until_ms=None, reason=text)
     return QueueStats(name=text, oldest_ready_s=1.0, paused=pause, **known)
 

@@ -17,8 +17,10 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from tests.soak.lanes import Hosts, Lane, lane_of_hosts, lane_of_server, lane_of_ways
-from tests.support.checker import Findings, check
+from tests.support.checker import Findings, Orphaned, Run, check
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.load import load_on
 from tests.support.nemesis import Nemesis
@@ -110,14 +112,32 @@ class Soak:
         print(f"{(time.monotonic() - self._began) / 60:5.1f} min: {text}", file=sys.stderr)
 
 
-def verdict(soak: Soak, findings: Findings, seed: str, *, emptied: bool) -> tuple[bool, str]:
+async def condemned(fleet: Fleet, runs: dict[int, list[Run]]) -> set[int]:
+    """Return the jobs that are dead for ends of their processes, all of them faults."""
+    by_faults = Orphaned(fleet.faults)
+    async with fleet.producer() as producer:
+        records = [
+            record for q in producer.app.queues for record in await producer.app.inspector.dead(q)
+        ]
+    numbers = [
+        msgspec.msgpack.decode(record.payload or b"")["n"]
+        for record in records
+        if record.errors and record.errors[-1].kind == "ProcessDied"
+    ]
+    return {n for n in numbers if all(run in by_faults for run in runs.get(n, ()))}
+
+
+def verdict(
+    soak: Soak, findings: Findings, condemned: set[int], seed: str, *, emptied: bool
+) -> tuple[bool, str]:
     """Return whether all is well, and the line that says it."""
     ran_again = findings.runs - len(soak.fleet.runs())
     said = {
         "seed": seed,
         "enqueued": len(soak.fleet.history.having("ok")),
         "done": findings.done,
-        "lost": len(findings.lost),
+        "lost": len(findings.lost - condemned),
+        "dead_after_faults": len(findings.lost & condemned),
         "unexpected": len(findings.unexpected),
         "duplicates": ran_again,
         "completed_twice": len(findings.duplicated),
@@ -146,7 +166,8 @@ async def main() -> int:
         emptied = await soak.run(for_s)
         runs = fleet.runs()
         findings = check(fleet.history, runs, faults=fleet.faults)
-        good, line = verdict(soak, findings, given.seed, emptied=emptied)
+        dead = await condemned(fleet, runs)
+        good, line = verdict(soak, findings, dead, given.seed, emptied=emptied)
         print(line, flush=True)
     if good:
         shutil.rmtree(folder)

@@ -81,9 +81,9 @@ class Command:
                     self._named[event["event"]].append(event)
 
     def exit_codes(self) -> list[int | None]:
-        """Return how its workers ended; one for suspects counts only if it ended badly."""
+        """Return how its workers ended; one for quarantined jobs counts only if it ended badly."""
         ends = [(e["worker"], e["exit_code"]) for e in self.events("worker.exited")]
-        return [code for worker, code in ends if code != 0 or ".suspects." not in worker]
+        return [code for worker, code in ends if code != 0 or ".quarantine." not in worker]
 
     def workers(self) -> list[int]:
         """Return the pids of the workers that are ready and not known to be gone."""
@@ -257,8 +257,15 @@ class Fleet:
         """Wait until nothing is ready, scheduled or active in any queue."""
         broker = Broker(BrokerConfig(url=self.url, namespace=self.namespace))
         names = fleet_tasks.app.queues
-        words = [(q, kind) for q in names for kind in ("ready", "suspects", "scheduled", "active")]
-        counts = {"ready": b"LLEN", "suspects": b"LLEN", "scheduled": b"ZCARD", "active": b"ZCARD"}
+        words = [
+            (q, kind) for q in names for kind in ("ready", "quarantine", "scheduled", "active")
+        ]
+        counts = {
+            "ready": b"LLEN",
+            "quarantine": b"LLEN",
+            "scheduled": b"ZCARD",
+            "active": b"ZCARD",
+        }
 
         left: object = "nothing is known"
 

@@ -47,7 +47,7 @@ RIGHT = {
     "now_ms": st.sampled_from([NOW, NOW + LEASE_MS + 1, ""]),
     "limit": st.integers(0, 5),
     "promote": st.integers(0, 5),
-    "suspects": st.sampled_from([0, 1, 2]),
+    "quarantine": st.sampled_from([0, 1, 2]),
     "prefix": st.sampled_from([f"{OWNER}:7:", f"{OWNER}:1:"]),
     "nonce": st.just("nonce"),
     "call": st.integers(0, 10),
@@ -100,7 +100,7 @@ def calls(draw: st.DrawFn, script: Script) -> list[Any]:
 def keep_together(found: dict[str, Any]) -> None:
     """See that each id is in one place, with its payload (I7)."""
     held = [token.split(":", 2)[2] for token in found.get("active", {})]
-    live = [*found.get("ready", []), *found.get("suspects", []), *found.get("scheduled", {})]
+    live = [*found.get("ready", []), *found.get("quarantine", []), *found.get("scheduled", {})]
     live += [*held, *found.get("dead", {})]
     places = [*live, *found.get("done", {})]
     assert len(places) == len(set(places))
@@ -118,7 +118,7 @@ class House:
         self.before: dict[str, Any] | None = None
 
     async def fill(self) -> None:
-        """Let there be a job of each state, wishes, waiters, suspects; then keep it all."""
+        """Let there be a job of each state, cancels, waiters, quarantined jobs; then keep all."""
         broker, names = self.broker, self.broker.keys(QUEUE).names
         await broker.ask([(b"DEL", *names.values())])
         await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])

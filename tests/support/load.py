@@ -19,14 +19,14 @@ class _Jobs:
     seconds: Sequence[float]
     delays_s: Sequence[float]
     pause_s: float
-    most_open: int
+    max_open: int
 
 
 async def _produce(
     fleet: Fleet, producer: Producer, dice: random.Random, until: asyncio.Event, jobs: _Jobs
 ) -> None:
     while not until.is_set():
-        if len(fleet.history.outcomes) - fleet.journal.done_count() > jobs.most_open:
+        if len(fleet.history.outcomes) - fleet.journal.done_count() > jobs.max_open:
             await asyncio.sleep(0.05)
             continue
         task = dice.choice(jobs.tasks)
@@ -48,7 +48,7 @@ async def load_on(
     seconds: Sequence[float] = (0.0, 0.02, 0.1),
     delays_s: Sequence[float] = (0.0,),
     pause_s: float = 0.005,
-    most_open: int = 400,
+    max_open: int = 400,
     url: str | None = None,
 ) -> AsyncIterator[None]:
     """Enqueue jobs until the end of the block; an enqueue on its way is waited for.
@@ -65,7 +65,7 @@ async def load_on(
         most_open: Jobs that are not done while more are enqueued: a slow machine gets fewer.
         url: Another way to the server than the fleet's.
     """
-    jobs = _Jobs(tasks, seconds, delays_s, pause_s, most_open)
+    jobs = _Jobs(tasks, seconds, delays_s, pause_s, max_open)
     enough = asyncio.Event()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         for _ in range(producers):

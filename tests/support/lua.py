@@ -8,7 +8,7 @@ import qcore.broker.redis
 from qcore.broker.redis.keys import NAMESPACE_KEYS, QUEUE_KEYS
 
 FOLDER = Path(next(iter(qcore.broker.redis.__path__))) / "lua"
-MOST_LINES = 80
+MAX_LINES = 80
 KEYS = QUEUE_KEYS | NAMESPACE_KEYS
 
 READS = {
@@ -134,7 +134,7 @@ def mistakes(source: str, keys: tuple[str, ...], *, guarded: bool, reads_only: b
         if named_slots(source, table) != dict(enumerate(names, 1)):
             found.append(f"variables for {table} are {named_slots(source, table)}")
     lines = len(source.splitlines())
-    if lines > MOST_LINES:
+    if lines > MAX_LINES:
         found.append(f"{lines} lines")
     found += _wrong_includes(source) + _wrong_calls(expanded(source), keys)
     found += _wrong_writes(source, guarded=guarded, reads_only=reads_only)
@@ -172,9 +172,9 @@ def _wrong_calls(source: str, keys: tuple[str, ...]) -> list[str]:
 
 
 def _is_declared(key: str, keys: tuple[str, ...]) -> bool:
-    # `key` is a parameter, or runs through declared keys; `line` is one of two of them
+    # `key` is a parameter, or runs through declared keys; `list` is one of two of them
     path = re.fullmatch(r"(?:\w+(?:\[\d+\])?\.)?(\w+)", key)
-    return path is not None and path[1] in (*keys, "key", "line")
+    return path is not None and path[1] in (*keys, "key", "list")
 
 
 def _wrong_writes(source: str, *, guarded: bool, reads_only: bool) -> list[str]:

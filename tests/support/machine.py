@@ -63,13 +63,13 @@ class Agreeing(RuleBasedStateMachine):
 
     def hold(self, queue: str, model: Model, *, crashed: bool) -> None:
         active = [id_of(token) for token in model.active]
-        live = [*model.ready, *model.suspects, *model.scheduled, *active, *model.dead]
+        live = [*model.ready, *model.quarantine, *model.scheduled, *active, *model.dead]
         places = [*live, *model.done]
         assert len(places) == len(set(places)), "I7: an id is in two places"
         assert set(live) == set(model.jobs), "I7: a job without payload, or the other way round"
         assert set(model.running.items()) == {(id_of(t), t) for t in model.active}
         assert set(model.done) == set(model.expiry)
-        assert set(model.cancels) <= {*model.ready, *model.suspects, *active}
+        assert set(model.cancels) <= {*model.ready, *model.quarantine, *active}
         assert set(model.waiters) <= set(live) - set(model.dead)
         assert {*model.state, *model.crashes} <= set(live)
         self.ended[queue] |= set(model.done)
@@ -83,7 +83,7 @@ class Agreeing(RuleBasedStateMachine):
     def some_ids(self, data: st.DataObject, queue: str, *, most: int = 3) -> list[str]:
         """Draw ids of any state, those of jobs that went through something first."""
         model = self.models[queue]
-        known = [*model.dead, *map(id_of, model.active), *model.scheduled, *model.suspects]
+        known = [*model.dead, *map(id_of, model.active), *model.scheduled, *model.quarantine]
         known += [*model.ready, *model.done, "unknown"]
         return data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=most))
 
@@ -104,7 +104,7 @@ class Agreeing(RuleBasedStateMachine):
 def plain(leases: Sequence[Lease]) -> list[tuple[object, ...]]:
     """Return what `expected` says of leases that were given."""
     return [
-        (x.queue, x.token.decode(), x.envelope, x.state, x.crashes, x.fence, x.wished)
+        (x.queue, x.token.decode(), x.envelope, x.state, x.crashes, x.fence, x.cancel_requested)
         for x in leases
     ]
 

@@ -8,10 +8,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-SUSPECT, ALONE = 2, 3
+QUARANTINED, ALONE = 2, 3
 HOUR_MS = 3600 * 1000
 FORGET_CRASHES_MS = 72 * HOUR_MS
-MARKER = {"1": 0}
+WAKEUP = {"1": 0}
 
 
 def id_of(token: str) -> str:
@@ -28,7 +28,7 @@ class Model:
 
     def __init__(self) -> None:
         self.ready: list[str] = []
-        self.suspects: list[str] = []
+        self.quarantine: list[str] = []
         self.scheduled: dict[str, int] = {}
         self.active: dict[str, int] = {}
         self.running: dict[str, str] = {}
@@ -41,7 +41,7 @@ class Model:
         self.done: dict[str, str] = {}
         self.expiry: dict[str, int] = {}
         self.producers: dict[str, tuple[int, int]] = {}
-        self.wake: dict[str, int] = {}
+        self.wakeup: dict[str, int] = {}
         self.meta: dict[str, int | str] = {}
 
     def content(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Model:
     # -- what several transitions share -----------------------------------------------------------
 
     def _line(self, id: str, now: int) -> list[str]:
-        return self.suspects if self.lost(id, now) >= SUSPECT else self.ready
+        return self.quarantine if self.lost(id, now) >= QUARANTINED else self.ready
 
     def lost(self, id: str, now: int) -> int:
         count, at = self.crashes.get(id, (0, now))
@@ -105,9 +105,9 @@ class Model:
                 self.dead[id] = now
                 self._tell([id])
                 return "dead"
-        self.wake = dict(MARKER)
-        if charge and count >= SUSPECT:
-            self.scheduled[id] = now + min(60_000, 1000 * 2 ** (count - SUSPECT))
+        self.wakeup = dict(WAKEUP)
+        if charge and count >= QUARANTINED:
+            self.scheduled[id] = now + min(60_000, 1000 * 2 ** (count - QUARANTINED))
             return "scheduled"
         self._to_head([id], now)
         return "ready"
@@ -143,10 +143,10 @@ class Model:
             if due > now:
                 self.scheduled[id] = due
                 if by_score(self.scheduled, -math.inf, math.inf, 1) == [id]:
-                    self.wake = dict(MARKER)
+                    self.wakeup = dict(WAKEUP)
             else:
                 self.ready.append(id)
-                self.wake = dict(MARKER)
+                self.wakeup = dict(WAKEUP)
         return known
 
     # -- workers ----------------------------------------------------------------------------------
@@ -165,12 +165,12 @@ class Model:
     ) -> tuple[list[str], int, int, int]:
         """One queue's part of a claim; return ids, how many more, the bytes left, the fence."""
         promoted, is_paused = self._promote_due(now, promote), self.paused_until(now) is not None
-        if promoted and line == "suspects" and not is_paused:
-            self.wake = dict(MARKER)
+        if promoted and line == "quarantine" and not is_paused:
+            self.wakeup = dict(WAKEUP)
         waiting, ids = [] if is_paused else getattr(self, line), []
         limit = min(limit, left)
         alone = [self.lost(id, now) >= ALONE for id in waiting[:limit]]
-        if line == "suspects" and True in alone:
+        if line == "quarantine" and True in alone:
             limit = left = alone.index(True) or int(is_idle)
         for id in waiting[:limit]:
             size = 8 + len(self.jobs[id][1])
@@ -185,26 +185,26 @@ class Model:
 
     def acquit(self, now: int, ids: Sequence[str]) -> list[str]:
         found = [id for id in dict.fromkeys(ids) if self.lost(id, now) == ALONE]
-        self.crashes |= {id: (SUSPECT, self.crashes[id][1]) for id in found}
+        self.crashes |= {id: (QUARANTINED, self.crashes[id][1]) for id in found}
         return found
 
     def _rise(self, now: int) -> int:
         fence = self.meta["fence"] = max(int(self.meta.get("fence", 0)) + 1, now * 1000)
         return fence
 
-    def waiting_suspects(self, now: int) -> int:
+    def waiting_in_quarantine(self, now: int) -> int:
         """Return how many wait for a process of their own, which a paused queue gives to none."""
-        return len(self.suspects) if self.paused_until(now) is None else 0
+        return len(self.quarantine) if self.paused_until(now) is None else 0
 
     def again(self, line: str, now: int, *, took: bool) -> float:
         """Return when a claim can bring more; 0 for now. Called once all queues had their turn."""
-        if not (self.ready or self.suspects or self.scheduled):
+        if not (self.ready or self.quarantine or self.scheduled):
             return math.inf  # also of a paused queue: when its pause ends there is nothing to claim
         if (until := self.paused_until(now)) is not None:
             return until
         if getattr(self, line):
             if took and line == "ready":
-                self.wake = dict(MARKER)
+                self.wakeup = dict(WAKEUP)
             return 0
         return min(self.scheduled.values(), default=math.inf)
 
@@ -250,7 +250,7 @@ class Model:
                     released.append(id)
         self._to_head(released, now)
         if released:
-            self.wake = dict(MARKER)
+            self.wakeup = dict(WAKEUP)
         return lost
 
     # -- upkeep -----------------------------------------------------------------------------------
@@ -258,8 +258,8 @@ class Model:
     def promote(self, now: int, limit: int) -> tuple[int, int]:
         count = self._promote_due(now, limit)
         if count:
-            self.wake = dict(MARKER)
-        return count, self.waiting_suspects(now)
+            self.wakeup = dict(WAKEUP)
+        return count, self.waiting_in_quarantine(now)
 
     def reclaim(
         self,
@@ -350,7 +350,7 @@ class Model:
         return "ready"
 
     def clear(self, now: int, limit: int, outcome: str, keep_ms: int) -> int:
-        line = self.ready or self.suspects
+        line = self.ready or self.quarantine
         ids = line[:limit] or by_score(self.scheduled, -math.inf, math.inf, limit)
         del line[:limit]
         for id in ids:
@@ -368,7 +368,7 @@ class Model:
                 self.crashes.pop(id, None)
                 self.state[id] = record
                 self.ready.append(id)
-                self.wake = dict(MARKER)
+                self.wakeup = dict(WAKEUP)
                 revived.append(id)
         return revived
 
@@ -396,6 +396,6 @@ class Model:
         was_paused, was_closed = self.paused_until(now) is not None, "closed" in self.meta
         self.meta.pop("paused", None)
         self.meta.pop("closed", None)
-        if was_paused and (self.ready or self.suspects or self.scheduled):
-            self.wake = dict(MARKER)
+        if was_paused and (self.ready or self.quarantine or self.scheduled):
+            self.wakeup = dict(WAKEUP)
         return [int(was_paused), int(was_closed)]

@@ -21,8 +21,8 @@ OWNER = "00000000000000aa"
 OTHER_OWNER = "00000000000000bb"
 PREFIX = f"{OWNER}:1:"
 
-#: What `wake` holds when somebody is to come and claim.
-MARKER = {"1": 0}
+#: What `wakeup` holds when somebody is to come and claim.
+WAKEUP = {"1": 0}
 
 _calls = itertools.count(1)
 
@@ -79,9 +79,9 @@ async def put(
     return (await broker.ask([call]))[0]
 
 
-async def take_marker(broker: Broker, queue: str = QUEUE) -> bool:
-    """Remove the marker, as a worker that was woken; return whether it was set."""
-    return bool(await ask(broker, b"DEL", broker.keys(queue).names["wake"]))
+async def take_wakeup(broker: Broker, queue: str = QUEUE) -> bool:
+    """Remove the wakeup, as a worker that was woken; return whether it was set."""
+    return bool(await ask(broker, b"DEL", broker.keys(queue).names["wakeup"]))
 
 
 async def claim(
@@ -92,23 +92,23 @@ async def claim(
     prefix: str = PREFIX,
     now_ms: int | None = NOW,
     lease_ms: int = LEASE_MS,
-    suspects: bool = False,
+    quarantined: bool = False,
     idle: bool = True,
 ) -> Turn:
-    request = ClaimRequest(queues, limit, lease_ms, prefix, suspects=suspects, idle=idle)
+    request = ClaimRequest(queues, limit, lease_ms, prefix, quarantined=quarantined, idle=idle)
     return await broker.turn([], request, now_ms=now_ms)
 
 
 async def leased(
     broker: Broker, *ids: str, queue: str = QUEUE, prefix: str = PREFIX, now_ms: int = NOW
 ) -> list[Lease]:
-    """Enqueue and claim; the marker is taken. Return the leases in the order of `ids`."""
+    """Enqueue and claim; the wakeup is taken. Return the leases in the order of `ids`."""
     await put(broker, *ids, queue=queue, now_ms=now_ms)
     leases: list[Lease] = []
     while turn := (await claim(broker, queues=[queue], prefix=prefix, now_ms=now_ms)).leases:
         leases += turn
     assert [lease.id for lease in leases] == list(ids)
-    await take_marker(broker, queue)
+    await take_wakeup(broker, queue)
     return leases
 
 

@@ -34,7 +34,7 @@ def count(words: list[str]) -> int:
     return len(words)
 
 
-@app.task(retry=Retry(backoff=Exponential(first=1, factor=2, most=60)))
+@app.task(retry=Retry(backoff=Exponential(first=1, factor=2, max=60)))
 async def with_context(ctx: Context, order: int) -> None:
     assert_type(ctx.job_id, str)
     assert_type(ctx.attempt, int)

@@ -17,7 +17,7 @@ PAYLOAD = bytes(10_000)
 LEASE_MS = 30_000
 CONFIG = BrokerConfig(url="redis+cluster://nowhere:7000")
 #: What the call that gives leases may take in all.
-MOST_S = leasing_s(CONFIG.call_timeout_s, LEASE_MS)
+MAX_S = leasing_s(CONFIG.call_timeout_s, LEASE_MS)
 QUEUES = [f"q{n:02}" for n in range(20)]
 
 
@@ -48,11 +48,11 @@ class ClusterOfOneJobEach:
         return [[b"0", b"", b"0", [b"1", b"0", *columns]]]
 
 
-def claimed(line: ClusterOfOneJobEach, *, most_bytes: int = 1 << 20) -> Turn:
+def claimed(line: ClusterOfOneJobEach, *, max_bytes: int = 1 << 20) -> Turn:
     async def work() -> Turn:
         broker = Broker(CONFIG)
         broker._turns = line  # type: ignore[assignment]
-        claim = ClaimRequest(QUEUES, 100, LEASE_MS, "owner:1:", most_bytes=most_bytes)
+        claim = ClaimRequest(QUEUES, 100, LEASE_MS, "owner:1:", max_bytes=max_bytes)
         return await broker.turn([], claim)
 
     return run_in_no_time(work())
@@ -60,7 +60,7 @@ def claimed(line: ClusterOfOneJobEach, *, most_bytes: int = 1 << 20) -> Turn:
 
 def test_parts_share_the_bytes_of_one_claim():
     line = ClusterOfOneJobEach(0.0)
-    turn = claimed(line, most_bytes=35_000)
+    turn = claimed(line, max_bytes=35_000)
     assert line.bytes == [35_000, 25_000, 15_000, 5_000]
     assert len(turn.leases) == 4
     assert turn.again_ms == 0
@@ -70,7 +70,7 @@ def test_parts_are_over_in_the_time_of_one_call_that_gives_leases():
     """Nobody renews what the first has claimed until the last is over."""
     line = ClusterOfOneJobEach(3.0)
     turn = claimed(line)
-    assert max(line.ends) == pytest.approx(MOST_S)
+    assert max(line.ends) == pytest.approx(MAX_S)
     assert 1 < len(turn.leases) < len(QUEUES)
     assert turn.again_ms == 0
 
@@ -78,8 +78,8 @@ def test_parts_are_over_in_the_time_of_one_call_that_gives_leases():
 def test_part_that_is_begun_has_time_to_end():
     line = ClusterOfOneJobEach(3.0)
     claimed(line)
-    least_s = min(end - begin for begin, end in zip(line.begins, line.ends, strict=True))
-    assert least_s >= MOST_S / 2
+    min_s = min(end - begin for begin, end in zip(line.begins, line.ends, strict=True))
+    assert min_s >= MAX_S / 2
 
 
 def test_every_queue_is_asked_as_long_as_there_is_nothing_to_renew():

@@ -35,7 +35,7 @@ def test_durations_are_text_as_the_command_takes_it(app: App):
     retry = Retry(backoff=["10s", 60, timedelta(hours=1), "2h"], max_attempts=9)
     assert [retry.base_delay_s(n) for n in (1, 2, 3, 4, 5)] == [10, 60, 3600, 7200, 7200]
     assert Retry(backoff="5m").base_delay_s(3) == 300
-    assert Retry(backoff=Exponential(first="1s", factor=2, most="1m")).base_delay_s(9) == 60
+    assert Retry(backoff=Exponential(first="1s", factor=2, max="1m")).base_delay_s(9) == 60
 
 
 class Queue(str, Enum):  # noqa: UP042 - as it was written before StrEnum

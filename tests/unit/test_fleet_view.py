@@ -134,7 +134,7 @@ def test_queue_that_is_held_up_is_told_with_since_when_and_why():
     stats = QueueStats(
         name="low",
         ready=1200,
-        suspects=0,
+        quarantined=0,
         scheduled=0,
         active=0,
         dead=0,

@@ -65,7 +65,7 @@ async def test_silent_client_is_cut_off(port: int, monkeypatch: pytest.MonkeyPat
 
 
 async def test_connections_that_say_nothing_keep_nobody_out(port: int):
-    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(pages._MOST + 8)]
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(pages._MAX + 8)]
     for _ in range(3):
         assert await get(port, "/page") == (200, "grüße\n")
     for _, writer in held:
@@ -80,7 +80,7 @@ async def test_who_has_asked_is_not_shown_out_and_has_room_for_few_of_one_addres
         return Page(b"late")
 
     async with serving(port, {"/page": page}):
-        asking = [asyncio.create_task(get(port, "/page")) for _ in range(pages._MOST_OF_ONE + 1)]
+        asking = [asyncio.create_task(get(port, "/page")) for _ in range(pages._MAX_OF_ONE + 1)]
         done, waiting = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
         assert [one.result()[0] for one in done] == [0]
         gate.set()

@@ -5,17 +5,17 @@ from collections.abc import Callable
 
 import pytest
 
-from qcore.broker.redis.call_limits import CallSize, Patience
+from qcore.broker.redis.call_limits import CallSize, StallTimeout
 from tests.support.virtual_time import run_in_no_time
 
 
-def ended_after(moved: Callable[[float], bytes | None], *, most_s: float = 20.0) -> float:
+def ended_after(moved: Callable[[float], bytes | None], *, max_s: float = 20.0) -> float:
     """Return when a call is ended that never has its reply; still for 5 s is too long."""
 
     async def call() -> float:
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout(None)
-        patience = Patience(limit, still_s=5.0, most_s=most_s, moved=lambda: moved(loop.time()))
+        patience = StallTimeout(limit, still_s=5.0, max_s=max_s, moved=lambda: moved(loop.time()))
         with pytest.raises(TimeoutError):
             async with limit:
                 await asyncio.sleep(3600)
@@ -36,8 +36,8 @@ def test_call_in_which_nothing_moves_ends_after_the_call_timeout():
 
 def test_call_that_moves_on_ends_when_its_time_is_over():
     assert ended_after(at) == pytest.approx(20.0)
-    assert ended_after(at, most_s=7.0) == pytest.approx(7.0)
-    assert ended_after(at, most_s=0.1) == pytest.approx(0.1)
+    assert ended_after(at, max_s=7.0) == pytest.approx(7.0)
+    assert ended_after(at, max_s=0.1) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("stop_s", [2.0, 6.0, 14.0])

@@ -1,10 +1,10 @@
-"""What an exception says to an operator in one line, and the wish in a group."""
+"""What an exception says to an operator in one line, and the cancel request in a group."""
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from qcore import GiveUp, RetryLater
-from qcore.model.reasons import reason_of, wish_in
+from qcore.model.reasons import control_in, reason_of
 
 
 class Order(BaseModel):
@@ -87,12 +87,12 @@ def test_reason_can_be_written_down():
     assert reason_of(ValueError("no file a\udcff")) == "ValueError: no file a?"
 
 
-def test_wish_in_a_group_counts():
+def test_cancel_request_in_a_group_counts():
     later, never = RetryLater(5), GiveUp("no")
     bad = ValueError("bad")
-    assert wish_in(ExceptionGroup("g", [bad, ExceptionGroup("h", [never])])) is never
-    assert wish_in(ExceptionGroup("g", [later, bad])) is later
-    assert wish_in(ExceptionGroup("g", [later, never])) is never
+    assert control_in(ExceptionGroup("g", [bad, ExceptionGroup("h", [never])])) is never
+    assert control_in(ExceptionGroup("g", [later, bad])) is later
+    assert control_in(ExceptionGroup("g", [later, never])) is never
     group = ExceptionGroup("g", [bad])
-    assert wish_in(group) is group
-    assert wish_in(bad) is bad
+    assert control_in(group) is group
+    assert control_in(bad) is bad

@@ -31,7 +31,7 @@ def test_retry_takes_timedeltas_in_its_list():
 
 
 def test_retry_exponential_grows_up_to_its_most():
-    retry = Retry(max_attempts=6, backoff=Exponential(first=2, factor=3, most=50))
+    retry = Retry(max_attempts=6, backoff=Exponential(first=2, factor=3, max=50))
     assert delays(retry) == [2, 6, 18, 50, 50, None]
 
 
@@ -66,13 +66,13 @@ def test_retry_jitter_of_one_never_waits_less_than_nothing():
 
 
 def test_retry_does_not_overflow_after_many_failures():
-    retry = Retry(max_attempts=10**9, backoff=Exponential(first=5.0, factor=3.0, most=3600.0))
+    retry = Retry(max_attempts=10**9, backoff=Exponential(first=5.0, factor=3.0, max=3600.0))
     assert retry.delay_s(10**9 - 1, 0.5) == 3600
 
 
 @pytest.mark.parametrize("factor", [10.0, 1e5, 1e9, 1e300])
 def test_retry_does_not_overflow_with_a_steep_factor(factor):
-    retry = Retry(max_attempts=100, backoff=Exponential(first=1.0, factor=factor, most=60.0))
+    retry = Retry(max_attempts=100, backoff=Exponential(first=1.0, factor=factor, max=60.0))
     assert retry.delay_s(99, 0.5) == 60
 
 
@@ -90,7 +90,7 @@ def test_retry_does_not_overflow_with_a_steep_factor(factor):
         ({"backoff": timedelta(seconds=-1)}, "needs delays of 0 s and more"),
         ({"backoff": [timedelta(seconds=-1)]}, "needs delays of 0 s and more"),
         ({"backoff": Exponential(first=-1)}, "needs delays of 0 s and more"),
-        ({"backoff": Exponential(most=-1)}, "needs delays of 0 s and more"),
+        ({"backoff": Exponential(max=-1)}, "needs delays of 0 s and more"),
     ],
 )
 def test_retry_out_of_range_is_refused_by_name(settings, message):

@@ -2,6 +2,7 @@
 
 import os
 import select
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -69,7 +70,7 @@ class FakeWorker:
     """What `_beat` needs of a worker."""
 
     def __init__(self) -> None:
-        self.run_counts = RunCounts()
+        self.jobs = SimpleNamespace(counts=RunCounts())
 
     def beat(self, lag_s: float) -> Beat:
         return Beat(1, True, False, False, 0, 0, 0, lag_s)
@@ -91,11 +92,11 @@ def test_counts_that_a_full_pipe_did_not_take_are_told_later():
 
     for _ in range(50):  # more than a pipe takes
         for n in range(100):
-            worker.run_counts.count("default", f"task-{n}", Acked(), 0.001)
+            worker.jobs.counts.count("default", f"task-{n}", Acked(), 0.001)
         _beat(worker, app, 0.0, beats)
-    assert worker.run_counts
+    assert worker.jobs.counts
     assert read() > 10
-    while worker.run_counts:
+    while worker.jobs.counts:
         _beat(worker, app, 0.0, beats)
         read()
     assert {cell.runs for cell in supervisor.cells()} == {50}

@@ -87,13 +87,13 @@ SETTLE_BAD = [
     ("ARGV[6], 7", "ARGV[6], 6", "variables for ARGV"),
     ("-- reply the tokens", "-- answer the tokens", "no reply"),
     (
-        "@include clock kinds tokens losses lines forget ending settling",
-        "@include clock kinds tokens losses lines ending settling",
+        "@include clock kinds tokens losses ready_lists forget ending settling",
+        "@include clock kinds tokens losses ready_lists ending settling",
         "uses forget",
     ),
     (
-        "@include clock kinds tokens losses lines forget ending settling",
-        "@include clock kinds tokens losses lines forget ending settling give_back",
+        "@include clock kinds tokens losses ready_lists forget ending settling",
+        "@include clock kinds tokens losses ready_lists forget ending settling give_back",
         "does not use",
     ),
     ("@include clock", "@include watch clock", "watch, which is not there"),

@@ -24,7 +24,7 @@ def queue(name: str, *, ready: int = 0, **held: Any) -> QueueStats:
     return QueueStats(
         name=name,
         ready=ready,
-        suspects=0,
+        quarantined=0,
         scheduled=0,
         active=0,
         dead=0,

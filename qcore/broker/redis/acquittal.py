@@ -1,4 +1,4 @@
-"""Suspects that ran beside a job which is now known to have ended their process."""
+"""Quarantined jobs that ran beside a job which is now known to have ended their process."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,8 +16,8 @@ async def acquit(
 ) -> list[tuple[str, str]]:
     """Take back the third loss of those that had it beside a culprit: they may run together again.
 
-    They stay suspects, for several may have been at fault; and one whose process for suspects ended
-    twice is not concerned, so that each is acquitted once.
+    They stay in quarantine, for several may have been at fault; and one whose quarantine process
+    ended twice is not concerned, so that each is acquitted once.
 
     Args:
         broker: Where they are.
@@ -29,8 +29,8 @@ async def acquit(
 
     Redis: one read per queue, at most 60 ids each; acquit.lua per queue where some were found.
     """
-    places = {(death.host, death.pid, death.worker) for death in deaths if death.secluded}
-    ids = list({id for death in deaths if death.secluded for id in death.beside})
+    places = {(death.host, death.pid, death.worker) for death in deaths if death.quarantined}
+    ids = list({id for death in deaths if death.quarantined for id in death.beside})
     if not ids:
         return []
     beside: dict[str, list[str]] = {}
@@ -50,6 +50,6 @@ async def acquit(
 
 
 def _was_in(state: bytes | None, places: set[tuple[str, int, str]]) -> bool:
-    """Say whether the only end of a process for suspects in a record is one of these."""
-    ends = [death for death in decode_state(state).deaths if death.secluded]
+    """Say whether the only end of a quarantine process in a record is one of these."""
+    ends = [death for death in decode_state(state).deaths if death.quarantined]
     return len(ends) == 1 and (ends[0].host, ends[0].pid, ends[0].worker) in places

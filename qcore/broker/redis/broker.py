@@ -5,7 +5,7 @@
     claim           ready     -> active                    worker
     recover         active    -> active                    worker, after a lost claim reply
     extend          active    -> active                    leases
-    note            active    -> active                    worker, before an at-most-once run
+    update_records  active    -> active                    worker, before an at-most-once run
     settle          active    -> completed, scheduled, dead, ready
     reclaim         active    -> ready, scheduled, dead    maintenance
     reclaim_owner   active    -> ready, scheduled, dead    supervisor
@@ -24,11 +24,11 @@ from qcore.broker.redis import scripts
 from qcore.broker.redis.call_limits import leasing_s
 from qcore.broker.redis.claiming import claim_rest
 from qcore.broker.redis.cluster import answered, answers
-from qcore.broker.redis.cluster_wakeups import Bells
+from qcore.broker.redis.cluster_wakeups import ClusterWakeups
 from qcore.broker.redis.coalescer import Coalescer
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
-from qcore.broker.redis.results import Ending, Waiting
+from qcore.broker.redis.results import Ending, ResultWaiter
 from qcore.broker.redis.script_codec import (
     CHORE_LIMIT,
     ClaimRequest,
@@ -58,7 +58,7 @@ class Broker:
     """Every transition of every job of one namespace.
 
     It belongs to one process and event loop (`Brokers`). It holds few connections, each opened
-    when first needed: one for the worker's turns, one that blocks for the marker, one to renew
+    when first needed: one for the worker's turns, one that blocks for the wakeup, one to renew
     leases, one for upkeep and questions, one for enqueues, one for each value of `confirm`, and one
     to hear of the ends of jobs that are awaited. In a Cluster those that block or enqueue are per
     queue, the others per node, except the one that hears. Every method raises BrokerUnavailable
@@ -68,19 +68,19 @@ class Broker:
     def __init__(self, config: BrokerConfig) -> None:
         self.config = config
         self._endpoint = Endpoint(config)
-        self._turns = self._endpoint.line()
-        self._bell = self._endpoint.line()
-        self._renewing = self._endpoint.line()
-        self._upkeep = self._endpoint.line()
+        self._turns = self._endpoint.pipeline()
+        self._wakeups = self._endpoint.pipeline()
+        self._renewing = self._endpoint.pipeline()
+        self._upkeep = self._endpoint.pipeline()
         #: Where each queue has a node of its own.
-        self._bells = Bells(
-            self._endpoint.line,
-            marker=lambda queue: self.keys(queue).names["wake"],
+        self._cluster_wakeups = ClusterWakeups(
+            self._endpoint.pipeline,
+            wakeup=lambda queue: self.keys(queue).names["wakeup"],
             hand_back=self.wake,
         )
         #: By what may fail alone, and by how many replicas confirm: none waits for another.
         self._coalescers: dict[tuple[str, int], Coalescer] = {}
-        self._waiting = Waiting(self._endpoint, self._upkeep, config)
+        self._waiting = ResultWaiter(self._endpoint, self._upkeep, config)
         self._keys: dict[str, QueueKeys] = {}
 
     @property
@@ -92,9 +92,9 @@ class Broker:
         """Return what fails together and can be asked in one call: all, or in a Cluster each."""
         return [[queue] for queue in queues] if self._endpoint.is_cluster else [queues]
 
-    def backoff(self, least_s: float, most_s: float) -> Backoff:
+    def backoff(self, min_s: float, max_s: float) -> Backoff:
         """Return the delays between tries to reach Redis; short where another server takes over."""
-        return self._endpoint.backoff(least_s, most_s)
+        return self._endpoint.backoff(min_s, max_s)
 
     def keys(self, queue: str) -> QueueKeys:
         """Return the keys of one queue."""
@@ -127,19 +127,25 @@ class Broker:
     async def close(self) -> None:
         """Deliver what waits, or if cancelled drop it; close connections; leave the server."""
         senders = list(self._coalescers.values())
-        lines = [self._turns, self._bell, self._renewing, self._upkeep, *(s.line for s in senders)]
+        pipelines = [
+            self._turns,
+            self._wakeups,
+            self._renewing,
+            self._upkeep,
+            *(s.pipeline for s in senders),
+        ]
         try:
             await self._waiting.close()
             for sender in senders:
                 await sender.close()
-            for line in lines:
-                await line.close()
+            for pipeline in pipelines:
+                await pipeline.close()
         finally:
-            await self._bells.close()
+            await self._cluster_wakeups.close()
             for sender in senders:
                 sender.abandon()
-            for line in lines:
-                await line.drop()
+            for pipeline in pipelines:
+                await pipeline.drop()
             await self._endpoint.close()
 
     # -- producers ------------------------------------------------------------------------------
@@ -177,7 +183,7 @@ class Broker:
         place = queue if self._endpoint.is_cluster else "", confirm
         if place not in self._coalescers:
             self._coalescers[place] = Coalescer(
-                self._endpoint.line(),
+                self._endpoint.pipeline(),
                 names=queues_key(self.config.namespace),
                 timeout_s=self.config.enqueue_timeout_s,
                 confirm=confirm,
@@ -185,7 +191,7 @@ class Broker:
         return self._coalescers[place]
 
     async def ended(self, queue: str, id: str) -> Ending:
-        """Wait until a job has ended; see `Waiting.ended`."""
+        """Wait until a job has ended; see `ResultWaiter.ended`."""
         return await self._waiting.ended(self.keys(queue), id)
 
     # -- workers --------------------------------------------------------------------------------
@@ -214,9 +220,9 @@ class Broker:
         calls = [call for _, call in settles]
         if first is not None:
             calls.append(claim_call(self.keys, first, now))
-        most_s = None if claim is None else leasing_s(self.config.call_timeout_s, claim.lease_ms)
+        max_s = None if claim is None else leasing_s(self.config.call_timeout_s, claim.lease_ms)
         began = asyncio.get_running_loop().time() if claims else 0.0
-        replies = await self._turns.send(calls, timeout_s=most_s)
+        replies = await self._turns.send(calls, timeout_s=max_s)
         turn = Turn()
         for (queue, _), reply in zip(settles, replies, strict=False):
             turn.note_settle(queue, reply)
@@ -267,17 +273,17 @@ class Broker:
         replies = await answers(self._renewing, calls, timeout_s=timeout_s)
         return {token for lost in replies for token in lost}
 
-    async def note(self, records: Sequence[tuple[Lease, bytes]]) -> set[bytes]:
+    async def update_records(self, records: Sequence[tuple[Lease, bytes]]) -> set[bytes]:
         """Active -> active with new records; return the tokens that were lost.
 
         Raises:
             BrokerUnavailable: they may have been written; writing them again does no harm.
 
-        Redis: note.lua once per queue and 500 leases; one round trip.
+        Redis: update_record.lua once per queue and 500 leases; one round trip.
         """
         written = {lease.token: record for lease, record in records}
         calls = [
-            scripts.NOTE.call(
+            scripts.UPDATE_RECORD.call(
                 self.keys(queue),
                 *(word for lease in held for word in (lease.token, written[lease.token])),
             )
@@ -285,10 +291,10 @@ class Broker:
         ]
         return {token for lost in await self.ask(calls) for token in lost}
 
-    async def wishes(self, leases: Sequence[Lease]) -> set[bytes]:
+    async def cancel_requested(self, leases: Sequence[Lease]) -> set[bytes]:
         """Return the tokens of the jobs, among those running, that somebody wants cancelled.
 
-        Not on the line of the renewals: on a slow Redis these must not queue behind anything.
+        Not on the pipeline of the renewals: on a slow Redis these must not queue behind anything.
 
         Redis: HMGET once per queue and 500 leases; one round trip.
         """
@@ -300,44 +306,44 @@ class Broker:
         replies = await self.ask(commands)
         return {
             lease.token
-            for (_, held), wishes in zip(asked, replies, strict=True)
-            for lease, wish in zip(held, wishes, strict=True)
-            if wish is not None
+            for (_, held), cancels in zip(asked, replies, strict=True)
+            for lease, cancel in zip(held, cancels, strict=True)
+            if cancel is not None
         }
 
     async def wait_for_jobs(self, queues: Sequence[str], block_s: float) -> str | None:
-        """Block until a marker says that there may be work, at most `block_s`; take it.
+        """Block until a wakeup says that there may be work, at most `block_s`; take it.
 
-        Only a marker is ever popped, never a job: a reply that is lost costs nothing but time.
+        Only a wakeup is ever popped, never a job: a reply that is lost costs nothing but time.
 
         Returns:
-            The queue of the marker, or None.
+            The queue of the wakeup, or None.
         """
         margin_s = self._endpoint.margin_s
         if self._endpoint.is_cluster:
-            return await self._bells.wait(queues, block_s, margin_s=margin_s)
-        markers = {self.keys(queue).names["wake"]: queue for queue in queues}
-        (reply,) = await self._bell.send(
-            [(b"BZPOPMIN", *markers, f"{block_s:.3f}")],
+            return await self._cluster_wakeups.wait(queues, block_s, margin_s=margin_s)
+        wakeups = {self.keys(queue).names["wakeup"]: queue for queue in queues}
+        (reply,) = await self._wakeups.send(
+            [(b"BZPOPMIN", *wakeups, f"{block_s:.3f}")],
             timeout_s=block_s + margin_s,
             blocks=True,
         )
         if isinstance(reply, BrokerError):
             raise reply
-        return None if reply is None else markers[reply[0]]
+        return None if reply is None else wakeups[reply[0]]
 
     async def wake(self, queues: Sequence[str]) -> None:
-        """Set the markers again, for another worker: this one cannot claim now."""
-        await self.ask([(b"ZADD", self.keys(q).names["wake"], 0, b"1") for q in queues])
+        """Set the wakeups again, for another worker: this one cannot claim now."""
+        await self.ask([(b"ZADD", self.keys(q).names["wakeup"], 0, b"1") for q in queues])
 
     async def pass_on(self, queues: Sequence[str]) -> None:
-        """Set the markers after a wait that was cut off: it may have taken one, unheard.
+        """Set the wakeups after a wait that was cut off: it may have taken one, unheard.
 
         The connection of that wait is closed a moment before this; the round trip in front lets
-        the server see it, else the dead wait could take these markers too.
+        the server see it, else the dead wait could take these wakeups too.
         """
-        await self._bells.close()
-        await self._upkeep.send([(b"ZCARD", self.keys(q).names["wake"]) for q in queues])
+        await self._cluster_wakeups.close()
+        await self._upkeep.send([(b"ZCARD", self.keys(q).names["wakeup"]) for q in queues])
         await self.wake(queues)
 
     # -- upkeep ---------------------------------------------------------------------------------
@@ -348,17 +354,17 @@ class Broker:
         """Scheduled -> ready, at most `limit` due jobs of each queue.
 
         Returns:
-            How many were promoted, and how many suspects wait for a process of their own: none in
-            a queue that is paused.
+            How many were promoted, and how many quarantined jobs wait for a process of their own:
+            none in a queue that is paused.
 
         Raises:
             BrokerError: no queue could be asked.
         """
         calls = [scripts.PROMOTE.call(self.keys(q), _now(now_ms), limit) for q in queues]
-        promoted, suspects = zip(
+        promoted, quarantined = zip(
             *(await answered(self._upkeep, queues, calls)).values(), strict=True
         )
-        return sum(promoted), sum(suspects)
+        return sum(promoted), sum(quarantined)
 
     async def reclaim(
         self,

@@ -8,7 +8,7 @@ from typing import Any, cast
 from redis.asyncio.connection import AbstractConnection
 
 #: A call in which bytes move may take so many call timeouts in all.
-MOST_TIMEOUTS = 4
+MAX_TIMEOUTS = 4
 #: A call that stands still is looked at so many times before it is ended.
 _LOOKS = 4
 #: Of Linux: struct tcp_info begins with so many bytes, of which the last 16 count what the peer
@@ -19,7 +19,7 @@ _COUNTS = slice(120, 136)
 
 def leasing_s(timeout_s: float, lease_ms: int) -> float:
     """Return the time of a call that gives leases: a third of each is left to renew it."""
-    return min(MOST_TIMEOUTS * timeout_s, max(timeout_s, lease_ms / 1500))
+    return min(MAX_TIMEOUTS * timeout_s, max(timeout_s, lease_ms / 1500))
 
 
 def moved(connection: AbstractConnection | None) -> bytes | None:
@@ -39,8 +39,8 @@ def moved(connection: AbstractConnection | None) -> bytes | None:
         return None
 
 
-class Patience:
-    """Ends a call in which nothing has moved for `still_s`, or that takes `most_s` in all.
+class StallTimeout:
+    """Ends a call in which nothing has moved for `still_s`, or that takes `max_s` in all.
 
     It begins when it is made.
 
@@ -56,14 +56,14 @@ class Patience:
         limit: asyncio.Timeout,
         *,
         still_s: float,
-        most_s: float,
+        max_s: float,
         moved: Callable[[], bytes | None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
         self._moved = moved
-        self._end = self._loop.time() + most_s
-        self._step_s = min(still_s, most_s) / _LOOKS
+        self._end = self._loop.time() + max_s
+        self._step_s = min(still_s, max_s) / _LOOKS
         self._looks = self._still = 0
         self._seen: bytes | None = None
         self._timer = self._loop.call_later(self._step_s, self._look)
@@ -103,16 +103,16 @@ class CallSize:
         self, timeout_s: float, most: int, *, first: int = 64 * 1024, least: int = 8 * 1024
     ) -> None:
         self._timeout_s = timeout_s
-        self._most, self._least = most, least
+        self._max, self._min = most, least
         self.now = first
 
     def failed(self) -> None:
         """Hear that a call had no reply in time."""
-        self.now = max(self._least, self.now // 2)
+        self.now = max(self._min, self.now // 2)
 
     def took(self, call_s: float) -> None:
         """Hear how long a call took."""
         if call_s < self._timeout_s / 4:
-            self.now = min(self._most, self.now * 2)
+            self.now = min(self._max, self.now * 2)
         elif call_s > self._timeout_s:
             self.failed()

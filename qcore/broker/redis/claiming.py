@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from qcore.broker.redis.call_limits import leasing_s
-from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.cluster import ClusterPipeline
 from qcore.broker.redis.keys import QueueKeys
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.script_codec import ClaimRequest, Turn, claim_call
 from qcore.errors import BrokerUnavailable
 
 
 async def claim_rest(
-    line: Line | ClusterLine,
+    pipeline: Pipeline | ClusterPipeline,
     keys_of: Callable[[str], QueueKeys],
     parts: Iterable[ClaimRequest],
     turn: Turn,
@@ -29,7 +29,7 @@ async def claim_rest(
     half: one that is cut off loses what all have claimed, until it is found again.
 
     Args:
-        line: Where the first part went.
+        pipeline: Where the first part went.
         keys_of: Returns the keys of a queue.
         parts: See `parts_of`.
         turn: What the first part brought; the others are added.
@@ -38,18 +38,18 @@ async def claim_rest(
     """
     loop = asyncio.get_running_loop()
     for part in parts:
-        most_s = leasing_s(line.timeout_s, part.lease_ms)
+        max_s = leasing_s(pipeline.timeout_s, part.lease_ms)
         if not turn.leases:
             began = loop.time()
-        jobs = 0 if part.suspects and turn.leases else part.limit - len(turn.leases)
-        room = part.most_bytes - turn.payload_bytes()
-        left_s = began + most_s - loop.time()
-        if jobs <= 0 or room <= 0 or left_s < most_s / 2:
+        jobs = 0 if part.quarantined and turn.leases else part.limit - len(turn.leases)
+        room = part.max_bytes - turn.payload_bytes()
+        left_s = began + max_s - loop.time()
+        if jobs <= 0 or room <= 0 or left_s < max_s / 2:
             turn.again_ms = 0  # nobody knows, so look when there is room
             break
-        request = replace(part, limit=jobs, most_bytes=room)
+        request = replace(part, limit=jobs, max_bytes=room)
         try:
-            (reply,) = await line.send([claim_call(keys_of, request, now)], timeout_s=left_s)
+            (reply,) = await pipeline.send([claim_call(keys_of, request, now)], timeout_s=left_s)
         except BrokerUnavailable as e:
             e.sent = True  # what went before may have taken effect
             raise

@@ -1,4 +1,4 @@
-"""A Cluster: which node has which slot, which nodes are away, and lines that route by key."""
+"""A Cluster: which node has which slot, which nodes are away, and pipelines that route by key."""
 
 import asyncio
 import random
@@ -10,15 +10,15 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from qcore.broker.redis.call_limits import MOST_TIMEOUTS
+from qcore.broker.redis.call_limits import MAX_TIMEOUTS
 from qcore.broker.redis.connectors import STEP_S, Server
-from qcore.broker.redis.pipeline import Command, Line, NotAsked
+from qcore.broker.redis.pipeline import Command, NotAsked, Pipeline
 from qcore.broker.redis.scripts import Call, Moved
 from qcore.broker.redis.urls import Address, Hosts, bad_url, shown_url
 from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 
 #: Looks for a node that is away follow each other within so long, drawn at random.
-_LOOK_MOST_S = 0.5
+_LOOK_MAX_S = 0.5
 #: A command may be sent on so often because its slot has moved; then its caller repeats.
 _MOVES = 2
 #: The first and the last of some slots, and their master.
@@ -45,7 +45,7 @@ class Node(Server):
 
 
 class Cluster:
-    """The nodes of a Cluster and their slots, for all lines of a process.
+    """The nodes of a Cluster and their slots, for all pipelines of a process.
 
     A node that failed counts as away until it answers again or has lost its slots: what is meant
     for it fails at once, so that a node that hangs holds up the queues of the others once only.
@@ -212,11 +212,11 @@ class Cluster:
                     await self._ask(node)  # it answers; what it says may be old
                 break
             except (RedisError, OSError, BrokerError):
-                await asyncio.sleep(random.uniform(0, _LOOK_MOST_S))
+                await asyncio.sleep(random.uniform(0, _LOOK_MAX_S))
         self._away.pop(node, None)
 
 
-class ClusterLine:
+class ClusterPipeline:
     """Sends each command to the node of its key, over one `Line` per node.
 
     The nodes are asked at the same time. What one of them does not answer is an error in the
@@ -226,7 +226,7 @@ class ClusterLine:
     def __init__(self, cluster: Cluster, timeout_s: float) -> None:
         self._cluster = cluster
         self.timeout_s = timeout_s
-        self._lines: dict[Address, Line] = {}
+        self._pipelines: dict[Address, Pipeline] = {}
 
     async def send(
         self,
@@ -249,14 +249,14 @@ class ClusterLine:
                 place of each command that it befell.
         """
         loop = asyncio.get_running_loop()
-        most_s = MOST_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
-        end = loop.time() + most_s
+        max_s = MAX_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
+        end = loop.time() + max_s
         replies: list[Any] = [None] * len(commands)
-        open_places: list[int] = [*range(len(commands))]
+        open_connectors: list[int] = [*range(len(commands))]
         leaders = _leaders_of(commands)
         slots = [_slot_of(commands[i]) for i in leaders]
         for _ in range(_MOVES + 1):
-            nodes = await self._nodes_of({i: slots[i] for i in open_places}, replies, end)
+            nodes = await self._nodes_of({i: slots[i] for i in open_connectors}, replies, end)
             await asyncio.gather(
                 *(
                     self._send_to(node, at, commands, replies, end, blocks=blocks)
@@ -264,9 +264,9 @@ class ClusterLine:
                 )
             )
             # what followed a command that moved, a WAIT, spoke of the wrong node
-            moved = [i for i in open_places if isinstance(replies[leaders[i]], Moved)]
-            open_places = [i for i in moved if not _blocks(commands[i])]
-            if not open_places:
+            moved = [i for i in open_connectors if isinstance(replies[leaders[i]], Moved)]
+            open_connectors = [i for i in moved if not _blocks(commands[i])]
+            if not open_connectors:
                 break
         return replies
 
@@ -312,7 +312,7 @@ class ClusterLine:
             if left_s <= 0:
                 raise NotAsked(f"no time was left to ask the node {node} of {shown}")
             asked = [commands[i] for i in places]
-            found = await self._line(node).send(asked, timeout_s=left_s, blocks=blocks)
+            found = await self._pipeline(node).send(asked, timeout_s=left_s, blocks=blocks)
         except ConfigError:
             raise
         except BrokerError as e:
@@ -327,30 +327,30 @@ class ClusterLine:
             elif isinstance(reply, BrokerUnavailable) and not isinstance(reply, NotAsked):
                 self._cluster.note_refusal()
 
-    def _line(self, node: Address) -> Line:
-        if node not in self._lines:
-            self._lines[node] = Line(self._cluster.server(node), self.timeout_s)
-        return self._lines[node]
+    def _pipeline(self, node: Address) -> Pipeline:
+        if node not in self._pipelines:
+            self._pipelines[node] = Pipeline(self._cluster.server(node), self.timeout_s)
+        return self._pipelines[node]
 
     async def close(self) -> None:
         """Close all connections after the calls in flight."""
-        for line in list(self._lines.values()):
-            await line.close()
+        for pipeline in list(self._pipelines.values()):
+            await pipeline.close()
 
     async def drop(self) -> None:
         """Close all connections at once; calls in flight fail."""
-        for line in list(self._lines.values()):
-            await line.drop()
+        for pipeline in list(self._pipelines.values()):
+            await pipeline.drop()
 
 
 async def answers(
-    line: Line | ClusterLine,
+    pipeline: Pipeline | ClusterPipeline,
     commands: Sequence[Call | tuple[object, ...]],
     *,
     timeout_s: float | None = None,
 ) -> list[Any]:
-    """Send commands over a line; raise the first error among the replies."""
-    replies = await line.send(commands, timeout_s=timeout_s)
+    """Send commands over a pipeline; raise the first error among the replies."""
+    replies = await pipeline.send(commands, timeout_s=timeout_s)
     for reply in replies:
         if isinstance(reply, BrokerError):
             raise reply
@@ -358,14 +358,14 @@ async def answers(
 
 
 async def answered(
-    line: Line | ClusterLine, queues: Sequence[str], calls: Sequence[Call]
+    pipeline: Pipeline | ClusterPipeline, queues: Sequence[str], calls: Sequence[Call]
 ) -> dict[str, Any]:
     """Send a call for each queue; return the replies of those that did not fail.
 
     Raises:
         BrokerError: all failed.
     """
-    replies = dict(zip(queues, await line.send(calls), strict=True))
+    replies = dict(zip(queues, await pipeline.send(calls), strict=True))
     found = {queue: reply for queue, reply in replies.items() if not isinstance(reply, BrokerError)}
     if not found:
         raise next(iter(replies.values()))

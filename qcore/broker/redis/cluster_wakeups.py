@@ -1,10 +1,10 @@
-"""Listening for the markers of queues that lie on different nodes: one connection for each."""
+"""Listening for the wakeups of queues that lie on different nodes: one connection for each."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from qcore.broker.redis.cluster import ClusterLine
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.cluster import ClusterPipeline
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.scripts import Moved
 from qcore.errors import BrokerError, BrokerUnavailable
 
@@ -14,36 +14,36 @@ _REST_S = 1.0
 _MOVE_S = 0.05
 
 
-class Bells:
-    """Blocks until the marker of one of several queues can be taken.
+class ClusterWakeups:
+    """Blocks until the wakeup of one of several queues can be taken.
 
-    A wait that is pending when another one brought a marker goes on, and serves the next call.
+    A wait that is pending when another one brought a wakeup goes on, and serves the next call.
     What it takes while nobody listens, it hands back.
 
     Args:
         new_line: Makes a connection.
-        marker: Returns the key of a queue's marker.
-        hand_back: Sets the markers of queues again.
+        wakeup: Returns the key of a queue's wakeup.
+        hand_back: Sets the wakeups of queues again.
     """
 
     def __init__(
         self,
-        new_line: Callable[[], Line | ClusterLine],
+        new_line: Callable[[], Pipeline | ClusterPipeline],
         *,
-        marker: Callable[[str], bytes],
+        wakeup: Callable[[str], bytes],
         hand_back: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._new_line = new_line
-        self._marker = marker
+        self._wakeup = wakeup
         self._hand_back = hand_back
-        self._lines: dict[str, Line | ClusterLine] = {}
+        self._pipelines: dict[str, Pipeline | ClusterPipeline] = {}
         self._waits: dict[str, asyncio.Task[bool]] = {}
         #: Loop time until which a queue rests, and why.
         self._resting: dict[str, tuple[float, BrokerError]] = {}
         self._heard: frozenset[str] = frozenset()
 
     async def wait(self, queues: Sequence[str], block_s: float, *, margin_s: float) -> str | None:
-        """Return the queue whose marker came, or None after `block_s`.
+        """Return the queue whose wakeup came, or None after `block_s`.
 
         Args:
             queues: One or more.
@@ -83,10 +83,10 @@ class Bells:
         return self._waits[queue]
 
     async def _listen(self, queue: str, block_s: float, margin_s: float) -> bool:
-        if queue not in self._lines:
-            self._lines[queue] = self._new_line()
-        (reply,) = await self._lines[queue].send(
-            [(b"BZPOPMIN", self._marker(queue), f"{block_s:.3f}")],
+        if queue not in self._pipelines:
+            self._pipelines[queue] = self._new_line()
+        (reply,) = await self._pipelines[queue].send(
+            [(b"BZPOPMIN", self._wakeup(queue), f"{block_s:.3f}")],
             timeout_s=block_s + margin_s,
             blocks=True,
         )
@@ -102,7 +102,7 @@ class Bells:
         return reply is not None
 
     def _rang(self, queue: str) -> bool:
-        """Say whether the wait for a queue has ended with a marker; forget it if it has ended."""
+        """Say whether the wait for a queue has ended with a wakeup; forget it if it has ended."""
         wait = self._waits.get(queue)
         if wait is None or not wait.done():
             return False
@@ -120,6 +120,6 @@ class Bells:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-        lines, self._lines = list(self._lines.values()), {}
-        for line in lines:
-            await line.close()
+        pipelines, self._pipelines = list(self._pipelines.values()), {}
+        for pipeline in pipelines:
+            await pipeline.close()

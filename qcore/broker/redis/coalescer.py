@@ -11,9 +11,9 @@ from typing import Any
 from qcore.broker.backoff import Backoff
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.call_limits import CallSize
-from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.cluster import ClusterPipeline
 from qcore.broker.redis.keys import QueueKeys
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.scripts import ENQUEUE, Call
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConfirmed
 from qcore.model.job import Job
@@ -53,22 +53,28 @@ class Coalescer:
     the deadline of each parcel, so that it is executed once however often it arrives.
 
     Args:
-        line: Used for nothing else: WAIT speaks of the writes of its own connection, and blocks it.
+        pipeline: Used for nothing else: WAIT speaks of the writes of its own connection, and
+            blocks it.
         names: The key of the set of all queues.
         timeout_s: What each parcel has.
         confirm: Replicas that must have the jobs, too.
     """
 
     def __init__(
-        self, line: Line | ClusterLine, *, names: bytes, timeout_s: float, confirm: int = 0
+        self,
+        pipeline: Pipeline | ClusterPipeline,
+        *,
+        names: bytes,
+        timeout_s: float,
+        confirm: int = 0,
     ) -> None:
-        self.line = line
+        self.pipeline = pipeline
         self._confirm = confirm
         #: The set of all queues; and when, by loop time, this process has written which into it.
         self._names = names
         self._named: dict[str, float] = {}
         self._timeout_s = timeout_s
-        self._call_size = CallSize(line.timeout_s, CALL_BYTES)
+        self._call_size = CallSize(pipeline.timeout_s, CALL_BYTES)
         self._nonce = new_owner()
         self._number = 0
         self._waiting: deque[_Parcel] = deque()
@@ -186,18 +192,18 @@ class Coalescer:
     ) -> tuple[list[Any], Any]:
         """Return the replies to `calls`, and how many replicas have what they wrote."""
         left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
-        most_s = max(0.05, left_s)
+        max_s = max(0.05, left_s)
         for call in calls:
             # a script that the server did not know would run behind the WAIT
             call.teaches = self._confirm > 0
-        wait_ms = round(min(most_s, self.line.timeout_s) * _WAIT_SHARE * 1000)
+        wait_ms = round(min(max_s, self.pipeline.timeout_s) * _WAIT_SHARE * 1000)
         wait = [(b"WAIT", self._confirm, wait_ms)] if self._confirm else []
         naming = [(b"SADD", self._names, *unnamed)] if unnamed else []
         began = asyncio.get_running_loop().time()
         try:
             # WAIT right behind the scripts: in a Cluster it goes where the last of them went. One
             # that hangs leaves time for another one on a new connection
-            replies = await self.line.send([*calls, *wait, *naming], timeout_s=most_s)
+            replies = await self.pipeline.send([*calls, *wait, *naming], timeout_s=max_s)
         except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
             if isinstance(e, BrokerUnavailable) and e.sent:
                 self._call_size.failed()

@@ -3,13 +3,13 @@
 from redis.asyncio.connection import AbstractConnection
 
 from qcore.broker.backoff import Backoff
-from qcore.broker.redis.cluster import Cluster, ClusterLine
+from qcore.broker.redis.cluster import Cluster, ClusterPipeline
 from qcore.broker.redis.connectors import Embedded, Sentinels, Server
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.urls import shown_url, unknown_scheme
 from qcore.config import BrokerConfig
 
-_PLACES = {
+_CONNECTORS = {
     "redis": Server,
     "rediss": Server,
     "unix": Server,
@@ -22,7 +22,7 @@ _PLACES = {
 #: Where another server takes over when one fails, that is a matter of seconds and known within
 #: one: waiting longer between two tries would only add to the time in which nothing flows. There
 #: are replicas to share the storm of reconnects, and jitter spreads it.
-_FAILOVER_MOST_S = 1.0
+_FAILOVER_MAX_S = 1.0
 
 
 class Endpoint:
@@ -34,31 +34,31 @@ class Endpoint:
 
     def __init__(self, config: BrokerConfig) -> None:
         scheme, separator, _ = config.url.partition("://")
-        kind = _PLACES.get(scheme.lower())
+        kind = _CONNECTORS.get(scheme.lower())
         if kind is None or not separator:
             raise unknown_scheme(config.url)
         self._timeout_s = config.call_timeout_s
-        self._place = kind(config.url, timeout_s=config.call_timeout_s)
+        self._connector = kind(config.url, timeout_s=config.call_timeout_s)
         self.shown = shown_url(config.url)
         #: Each queue lies on a node of its own, which may fail alone.
-        self.is_cluster = isinstance(self._place, Cluster)
+        self.is_cluster = isinstance(self._connector, Cluster)
         #: How late the reply to a blocking call may be. A server that hangs may have a successor
         #: by then, so that a listener must not hang for long.
         self.margin_s = min(
-            config.call_timeout_s, _FAILOVER_MOST_S if self._place.fails_over else 300
+            config.call_timeout_s, _FAILOVER_MAX_S if self._connector.fails_over else 300
         )
 
-    def line(self) -> Line | ClusterLine:
-        """Return a new line; it connects when it is first used."""
-        if isinstance(self._place, Cluster):
-            return ClusterLine(self._place, self._timeout_s)
-        return Line(self._place, self._timeout_s)
+    def pipeline(self) -> Pipeline | ClusterPipeline:
+        """Return a new pipeline; it connects when it is first used."""
+        if isinstance(self._connector, Cluster):
+            return ClusterPipeline(self._connector, self._timeout_s)
+        return Pipeline(self._connector, self._timeout_s)
 
-    def backoff(self, least_s: float, most_s: float) -> Backoff:
+    def backoff(self, min_s: float, max_s: float) -> Backoff:
         """Return the delays between tries to reach Redis again."""
-        if self._place.fails_over:
-            most_s = min(most_s, max(least_s, _FAILOVER_MOST_S))
-        return Backoff(least_s, most_s)
+        if self._connector.fails_over:
+            max_s = min(max_s, max(min_s, _FAILOVER_MAX_S))
+        return Backoff(min_s, max_s)
 
     async def open(self) -> None:
         """Join the embedded server, if one is named; it is started if it does not run.
@@ -67,7 +67,7 @@ class Endpoint:
             ConfigError: there is no server program, or the folder cannot be used.
             BrokerUnavailable: the server did not come up in time.
         """
-        await self._place.open()
+        await self._connector.open()
 
     async def connect(self) -> AbstractConnection:
         """Return a new open connection; to any node of a Cluster.
@@ -75,8 +75,8 @@ class Endpoint:
         Raises:
             RedisError, OSError, BrokerError: no connection could be made.
         """
-        return await self._place.connect()
+        return await self._connector.connect()
 
     async def close(self) -> None:
         """Leave the embedded server, if one was joined; the last user out stops it."""
-        await self._place.close()
+        await self._connector.close()

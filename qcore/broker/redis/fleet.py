@@ -73,7 +73,7 @@ class RunsOn(msgspec.Struct, frozen=True, kw_only=True):
     #: How long the job has run; None where it is not among those that have run longest.
     age_s: float | None
     #: Then it was claimed after those, and has run for less; None where none is known.
-    most_s: float | None
+    max_s: float | None
 
 
 class Fleet:
@@ -126,7 +126,7 @@ class Fleet:
                         worker=worker.name,
                         pid=worker.pid,
                         age_s=age_s,
-                        most_s=min(ages.values(), default=None) if age_s is None else None,
+                        max_s=min(ages.values(), default=None) if age_s is None else None,
                     )
         return None
 

@@ -30,11 +30,11 @@ from qcore.model.reading import (
 
 #: A reason is one line for operators; a longer pause is a slip of the finger.
 _REASON_CHARS = 200
-_PAUSE_MOST_S = 10 * 365 * 24 * 3600
+_PAUSE_MAX_S = 10 * 365 * 24 * 3600
 #: So many payloads are read at once: they may be 6 MB.
 _PAYLOADS = 50
 #: Between two of many calls; on a slow link there are pauses enough.
-_MOST_PAUSE_S = 0.1
+_MAX_PAUSE_S = 0.1
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,14 +50,15 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs a queue holds, and whether it is held up."""
 
     name: str
-    #: With suspects.
+    #: With quarantined jobs.
     ready: int
     #: Those of the ready that have lost two leases: they wait for a process of their own.
-    suspects: int
+    quarantined: int
     scheduled: int
     active: int
     dead: int
-    #: Seconds since the next ready job or, if older, suspect was enqueued; None when none is ready.
+    #: Seconds since the next ready job or, if older, quarantined job was enqueued; None when none
+    #: is ready.
     oldest_ready_s: float | None
     #: Its pause, while it lasts.
     paused: Pause | None = None
@@ -176,7 +177,7 @@ class Inspector:
         return [record for record in records if record is not None]
 
     async def cancel(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Scheduled -> cancelled at once; ready, active: a wish, which the next step obeys.
+        """Scheduled -> cancelled at once; ready, active: a request, which the next step obeys.
 
         A ready job ends when its turn comes, without running; an active one is told within a
         heartbeat of its worker (1 s).
@@ -336,12 +337,12 @@ class Inspector:
 
 
 async def _pause_since(began: float) -> None:
-    await asyncio.sleep(min(time.monotonic() - began, _MOST_PAUSE_S))
+    await asyncio.sleep(min(time.monotonic() - began, _MAX_PAUSE_S))
 
 
 def _pause_ms(queue: str, for_: Seconds) -> int:
     for_s = seconds(f"queue {queue}: for_", for_, ArgumentError)
-    if not 0.001 <= for_s <= _PAUSE_MOST_S:
+    if not 0.001 <= for_s <= _PAUSE_MAX_S:
         raise ArgumentError(f"queue {queue}: for_ is {for_}, allowed is 0.001 s to 10 years")
     return round(for_s * 1000)
 
@@ -354,13 +355,13 @@ def _pause(raw: bytes) -> Pause:
 
 
 def _stats(name: str, reply: list[Any]) -> QueueStats:
-    now, ready, suspects, scheduled, active, dead, *stamps, paused, closed = reply
+    now, ready, quarantined, scheduled, active, dead, *stamps, paused, closed = reply
     enqueued = earliest_ms(stamps)
     oldest_s = None if enqueued is None else max(0, int(now) - enqueued) / 1000
     return QueueStats(
         name=name,
-        ready=ready + suspects,
-        suspects=suspects,
+        ready=ready + quarantined,
+        quarantined=quarantined,
         scheduled=scheduled,
         active=active,
         dead=dead,

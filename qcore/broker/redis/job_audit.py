@@ -94,7 +94,7 @@ class _Job(msgspec.Struct, frozen=True, array_like=True):
     has_outcome: int
     running: bytes | None
     leases: list[bytes]
-    suspects: int
+    quarantined: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ async def _look(broker: Broker, keys: QueueKeys, horizon: Horizon) -> _Seen:
     for name in ("scheduled", "dead"):
         async for page in scan(broker, b"ZSCAN", names[name], PAGE):
             seen.add(page[::2], name)
-    for name in ("ready", "suspects"):
+    for name in ("ready", "quarantine"):
         async for page in _list(broker, names[name]):
             seen.add_list(page, name)
     async for page in scan(broker, b"ZSCAN", names["active"], PAGE):
@@ -218,7 +218,7 @@ async def _look_again(
         start += len(chunk)
         items: list[bytes] = []
         for id in chunk:
-            in_list = b"1" if {"ready", "suspects"} & seen.places.get(id, set()) else b""
+            in_list = b"1" if {"ready", "quarantine"} & seen.places.get(id, set()) else b""
             items += (id, in_list, b" ".join(seen.leases.get(id, ())))
         (rows,) = await broker.ask([scripts.AUDIT.call(keys, *items)])
         for id, row in zip(chunk, rows, strict=True):
@@ -249,7 +249,10 @@ def _judge(check: str, keys: QueueKeys, id: bytes, job: _Job) -> Iterator[tuple[
     name, places = text_of(id), _places(job)
     running, payload = job.running, bool(job.has_payload)
     if payload and not places:
-        again = _redis_cli("RPUSH", keys, "ready", id), _redis_cli("ZADD", keys, "wake", b"0", b"1")
+        again = (
+            _redis_cli("RPUSH", keys, "ready", id),
+            _redis_cli("ZADD", keys, "wakeup", b"0", b"1"),
+        )
         said = f"job {name} is lost: it has a payload and is in no structure"
         yield "lost", fault(check, said, "Make it ready again.", *again)
     if places and job.has_outcome and not payload:
@@ -289,7 +292,7 @@ def _places(job: _Job) -> list[str]:
         *["dead"] * (job.died is not None),
         *["scheduled"] * (job.due is not None),
         *["ready"] * job.ready,
-        *["suspects"] * job.suspects,
+        *["quarantine"] * job.quarantined,
     ]
 
 
@@ -314,7 +317,7 @@ def _removals(keys: QueueKeys, id: bytes, job: _Job, places: Sequence[str]) -> I
             yield shlex.join(words)
         elif name in places:
             yield _redis_cli("ZREM", keys, name, id)
-    for name in ("ready", "suspects"):
+    for name in ("ready", "quarantine"):
         if count := places.count(name):
             yield _redis_cli("LREM", keys, name, str(count).encode(), id)
 

@@ -9,20 +9,20 @@ from typing import NamedTuple
 #: Key -> (type, content). Lua headers, this table and docs/reference/redis-schema.md agree by test.
 QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "ready": ("list", "job ids, oldest first"),
-    "suspects": ("list", "ids of ready jobs that lost two leases, oldest first"),
+    "quarantine": ("list", "ids of ready jobs that lost two leases, oldest first"),
     "scheduled": ("zset", "job id -> due time, unix ms"),
     "active": ("zset", "token -> lease deadline, unix ms"),
     "running": ("hash", "job id -> token"),
     "jobs": ("hash", "job id -> 8 bytes of Redis time + envelope"),
     "state": ("hash", "job id -> mutable record"),
     "crashes": ("hash", "job id -> `count ms`"),
-    "cancels": ("hash", "job id -> `keep_ms outcome`, a wish to cancel it"),
+    "cancels": ("hash", "job id -> `keep_ms outcome`, a request to cancel it"),
     "waiters": ("hash", "job id -> channels that hear of its end"),
     "dead": ("zset", "job id -> time of death, unix ms"),
     "done": ("hash", "job id -> `keep_ms outcome`, then the trace of it"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
     "producers": ("hash", "nonce -> `call ms`, its last call"),
-    "wake": ("zset", 'the marker "come and claim"'),
+    "wakeup": ("zset", 'the wakeup "come and claim"'),
     "meta": (
         "hash",
         "fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps",

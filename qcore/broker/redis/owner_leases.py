@@ -5,9 +5,9 @@ from typing import Any
 
 from qcore.broker.redis import scripts
 from qcore.broker.redis.call_limits import leasing_s
-from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.cluster import ClusterPipeline
 from qcore.broker.redis.keys import QueueKeys
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.script_codec import read_leases, read_reclaimed
 from qcore.broker.redis.scripts import Call
 from qcore.errors import BrokerError, BrokerUnavailable
@@ -19,7 +19,7 @@ _QUEUES = 100
 
 
 async def recover(
-    line: Line | ClusterLine,
+    pipeline: Pipeline | ClusterPipeline,
     keys: Sequence[QueueKeys],
     now: object,
     lease_ms: int,
@@ -30,10 +30,10 @@ async def recover(
     """Return the leases with a prefix, renewed; see `Broker.recover`."""
     words = lease_ms, prefix, int(payloads)
     replies, failures = await _scan(
-        line,
+        pipeline,
         keys,
         lambda of, cursor: scripts.RECOVER.call(of, now, *words, cursor),
-        timeout_s=leasing_s(line.timeout_s, lease_ms),
+        timeout_s=leasing_s(pipeline.timeout_s, lease_ms),
     )
     for failure in failures.values():
         # what holds something of another type does not keep back the others
@@ -48,7 +48,7 @@ async def recover(
 
 
 async def reclaim_owner(
-    line: Line | ClusterLine,
+    pipeline: Pipeline | ClusterPipeline,
     keys: Sequence[QueueKeys],
     now: object,
     *how: object,
@@ -56,7 +56,7 @@ async def reclaim_owner(
 ) -> dict[str, list[Reclaimed]]:
     """Take what an owner holds; see `Broker.reclaim_owner`."""
     replies, failures = await _scan(
-        line,
+        pipeline,
         keys,
         lambda of, cursor: scripts.RECLAIM_OWNER.call(of, now, *how, cursor, *culprits),
     )
@@ -69,7 +69,7 @@ async def reclaim_owner(
 
 
 async def _scan(
-    line: Line | ClusterLine,
+    pipeline: Pipeline | ClusterPipeline,
     keys: Sequence[QueueKeys],
     ask: Callable[[QueueKeys, object], Call],
     *,
@@ -86,7 +86,9 @@ async def _scan(
     while rest:
         part, rest = rest[:_QUEUES], rest[_QUEUES:]
         calls = [ask(of, cursor) for of, cursor in part]
-        for (of, _), reply in zip(part, await line.send(calls, timeout_s=timeout_s), strict=True):
+        for (of, _), reply in zip(
+            part, await pipeline.send(calls, timeout_s=timeout_s), strict=True
+        ):
             if isinstance(reply, BrokerError):
                 failures[of.queue] = reply
                 continue

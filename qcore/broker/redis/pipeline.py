@@ -11,7 +11,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from qcore.broker.redis.call_limits import MOST_TIMEOUTS, Patience, moved
+from qcore.broker.redis.call_limits import MAX_TIMEOUTS, StallTimeout, moved
 from qcore.broker.redis.scripts import Call, error_of, unknown_script
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError
 
@@ -23,8 +23,8 @@ _pack = cast(Callable[[Command], bytes], hiredis.pack_command)
 LOOK_S = 1.0
 
 
-class Place(Protocol):
-    """What a line leads to."""
+class Connector(Protocol):
+    """What a pipeline leads to."""
 
     #: How errors name it; without a password.
     shown: str
@@ -48,7 +48,7 @@ class NotAsked(BrokerUnavailable):
     """The call went nowhere, so that this says nothing of the server."""
 
 
-class Line:
+class Pipeline:
     """One connection, one call at a time, every call with a deadline.
 
     A call that fails or is cancelled drops the connection, so that no reply is ever taken for
@@ -56,8 +56,8 @@ class Line:
     server did not know, which cannot have run.
     """
 
-    def __init__(self, place: Place, timeout_s: float) -> None:
-        self._place = place
+    def __init__(self, connector: Connector, timeout_s: float) -> None:
+        self._connector = connector
         self.timeout_s = timeout_s
         self._connection: AbstractConnection | None = None
         #: Digests of the scripts that went out by source over this connection.
@@ -78,7 +78,7 @@ class Line:
 
         Args:
             commands: Scripts or plain commands.
-            timeout_s: For connecting, writing and reading together, `MOST_TIMEOUTS` call timeouts
+            timeout_s: For connecting, writing and reading together, `MAX_TIMEOUTS` call timeouts
                 by default. A call in which nothing moves for the call timeout ends then.
             blocks: The server may be silent for all of that time, and is not looked after.
 
@@ -88,7 +88,7 @@ class Line:
             NotAsked: the connection was not free in time.
         """
         began = asyncio.get_running_loop().time()
-        most_s = MOST_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
+        max_s = MAX_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
         has_turn = sent = False
 
         async def exchange() -> list[Any]:
@@ -106,8 +106,8 @@ class Line:
             return replies
 
         limit = asyncio.timeout(None)
-        still_s = most_s if blocks else self.timeout_s
-        patience = Patience(limit, still_s=still_s, most_s=most_s, moved=self._moved)
+        still_s = max_s if blocks else self.timeout_s
+        patience = StallTimeout(limit, still_s=still_s, max_s=max_s, moved=self._moved)
         try:
             async with limit, self._busy:
                 has_turn = True
@@ -119,14 +119,16 @@ class Line:
             # not the limit: a call that hangs at a server that was replaced ends earlier
             after = f"{asyncio.get_running_loop().time() - began:.1f} s"
             if not has_turn:
-                raise NotAsked(f"other calls to Redis at {self._place.shown} took {after}") from e
+                raise NotAsked(
+                    f"other calls to Redis at {self._connector.shown} took {after}"
+                ) from e
             # a server without TLS waits for the rest of what it takes for a command
-            doubt = f"; {_NO_TLS}" if not sent and _is_tls(self._place.shown) else ""
+            doubt = f"; {_NO_TLS}" if not sent and _is_tls(self._connector.shown) else ""
             raise BrokerUnavailable(
-                f"Redis at {self._place.shown} did not answer within {after}{doubt}", sent=sent
+                f"Redis at {self._connector.shown} did not answer within {after}{doubt}", sent=sent
             ) from e
         except Exception as e:
-            failure = failure_of(e, self._place.shown, sent=sent)
+            failure = failure_of(e, self._connector.shown, sent=sent)
             failure.sent = failure.sent and sent  # a wrong password is refused before any call
             raise failure from e
         finally:
@@ -138,7 +140,7 @@ class Line:
     @contextmanager
     def _watching(self, limit: asyncio.Timeout) -> Generator[None]:
         """End the call early if it hangs at a server that has been replaced meanwhile."""
-        if not self._place.fails_over:
+        if not self._connector.fails_over:
             yield
             return
         loop = asyncio.get_running_loop()
@@ -159,7 +161,7 @@ class Line:
     async def _watch(self, limit: asyncio.Timeout) -> None:
         while True:
             connection = self._connection
-            if connection is not None and await self._place.has_successor(connection):
+            if connection is not None and await self._connector.has_successor(connection):
                 limit.reschedule(asyncio.get_running_loop().time())
                 return
             await asyncio.sleep(LOOK_S)
@@ -173,7 +175,7 @@ class Line:
                     return connection
             await self.drop()
         self._taught.clear()
-        self._connection = await self._place.connect()
+        self._connection = await self._connector.connect()
         return self._connection
 
     async def close(self) -> None:

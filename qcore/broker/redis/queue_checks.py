@@ -15,7 +15,7 @@ from qcore.model.reading import losses_of, moment_ms, natural
 #: Members of one page.
 PAGE = 500
 #: A job that has lost so many leases runs in a process of its own, after at most this pause.
-_SUSPECT, _PAUSE_MS = 2, 60_000
+_QUARANTINED, _PAUSE_MS = 2, 60_000
 #: A queue that was swept within this has a worker.
 _SWEPT_MS = 15_000
 
@@ -25,12 +25,12 @@ class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     now_ms: int
-    #: With suspects.
+    #: With quarantined jobs.
     ready: int
     #: Those of the ready that have lost two leases.
-    suspects: int = 0
-    #: No suspect runs, and none has lost a lease since then.
-    suspects_ms: int | None = None
+    quarantined: int = 0
+    #: No quarantined job runs, and none has lost a lease since then.
+    quarantined_ms: int | None = None
     #: Nobody takes its ready jobs, and that is meant.
     paused: bool = False
     #: It takes no new jobs.
@@ -38,7 +38,7 @@ class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
     scheduled: int
     active: int
     dead: int
-    #: When the next ready job or the next suspect was enqueued.
+    #: When the next ready job or the next quarantined job was enqueued.
     enqueued_ms: int | None
     #: The earliest due time of a scheduled job.
     due_ms: int | None
@@ -51,8 +51,8 @@ class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
 async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading]:
     """Read the queues named.
 
-    Redis: depth.lua and three short reads per queue, one round trip; where suspects wait, pages
-    of at most 500 crash counts.
+    Redis: depth.lua and three short reads per queue, one round trip; where quarantined jobs wait,
+    pages of at most 500 crash counts.
     """
     commands: list[scripts.Call | tuple[object, ...]] = []
     for name in names:
@@ -69,14 +69,15 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
     for name, meta, due, lease, depth in zip(
         names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
     ):
-        now, ready, suspects, scheduled, active, dead, *stamps, paused, closed = depth
+        now, ready, quarantined, scheduled, active, dead, *stamps, paused, closed = depth
+        idle_ms = await _idle_since(broker, broker.keys(name)) if quarantined else None
         readings.append(
             QueueReading(
                 name=name,
                 now_ms=int(now),
-                ready=ready + suspects,
-                suspects=suspects,
-                suspects_ms=await _idle_since(broker, broker.keys(name)) if suspects else None,
+                ready=ready + quarantined,
+                quarantined=quarantined,
+                quarantined_ms=idle_ms,
                 paused=paused is not None,
                 closed=closed is not None,
                 scheduled=scheduled,
@@ -93,16 +94,16 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
 
 
 async def _idle_since(broker: Broker, keys: QueueKeys) -> int | None:
-    """Return when a suspect last lost a lease, unix ms; None while one runs."""
+    """Return when a quarantined job last lost a lease, unix ms; None while one runs."""
     last: int | None = None
     async for page in scan(broker, b"HSCAN", keys.names["crashes"], PAGE):
         losses = {id: losses_of(raw) for id, raw in zip(page[::2], page[1::2], strict=True)}
-        suspects = {id: at for id, (count, at) in losses.items() if count >= _SUSPECT}
-        if suspects:
-            (tokens,) = await broker.ask([(b"HMGET", keys.names["running"], *suspects)])
+        quarantined = {id: at for id, (count, at) in losses.items() if count >= _QUARANTINED}
+        if quarantined:
+            (tokens,) = await broker.ask([(b"HMGET", keys.names["running"], *quarantined)])
             if any(tokens):
                 return None
-            last = max(last or 0, *suspects.values())
+            last = max(last or 0, *quarantined.values())
     return last
 
 
@@ -129,7 +130,7 @@ def check_queue(reading: QueueReading, worker: WorkerConfig) -> list[Finding]:
     sweep = "never swept" if swept is None else f"swept {span((now - swept) / 1000)} ago"
     if late:
         remedy = f"Start a worker that serves it: qcore worker APP --queues {reading.name}."
-        if is_served and reading.suspects_ms:
+        if is_served and reading.quarantined_ms:
             remedy = (
                 f"Only qcore worker APP --queues {reading.name} starts the process of its own "
                 "that such a job needs: run one, or read its logs for processes that do not start."
@@ -171,8 +172,8 @@ def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterat
         pass
     elif reading.ready and not is_served and (age := late(reading.enqueued_ms)):
         yield f"{reading.ready} ready, nobody has taken the next one for {age}"
-    elif is_served and (idle := reading.suspects_ms) and (age := late(idle + _PAUSE_MS)):
-        yield f"{reading.suspects} ready that lost two leases, none of them has run for {age}"
+    elif is_served and (idle := reading.quarantined_ms) and (age := late(idle + _PAUSE_MS)):
+        yield f"{reading.quarantined} ready that lost two leases, none of them has run for {age}"
     if age := late(reading.due_ms):
         yield f"a scheduled job has been due for {age}"
     if (guard is None or guard <= now) and (age := late(reading.lease_ends_ms)):

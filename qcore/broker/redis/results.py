@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 
 from qcore.broker.backoff import Backoff
 from qcore.broker.identity import new_owner
+from qcore.broker.outage import Outage
 from qcore.broker.redis import scripts
 from qcore.broker.redis.call_limits import CallSize
-from qcore.broker.redis.cluster import ClusterLine
+from qcore.broker.redis.cluster import ClusterPipeline
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.keys import QueueKeys
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.subscription import Subscription, subscribed
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable, ConfigError
 from qcore.model.reading import text_of
-from qcore.telemetry import log
 
 #: Looks in one write, at first and at most: a kept result may be as large as the limit of a
 #: payload, so that a slow link carries fewer.
@@ -66,15 +66,17 @@ class _Wait:
     most: int = LOOKS
 
 
-class Waiting:
+class ResultWaiter:
     """Those who wait, and the task that serves them while there are any."""
 
-    def __init__(self, endpoint: Endpoint, line: Line | ClusterLine, config: BrokerConfig) -> None:
+    def __init__(
+        self, endpoint: Endpoint, pipeline: Pipeline | ClusterPipeline, config: BrokerConfig
+    ) -> None:
         self._endpoint = endpoint
-        self._line = line
+        self._pipeline = pipeline
         self._channel = f"{config.namespace}:results:{new_owner()}".encode()
         self._patience_s = config.enqueue_timeout_s
-        self._size = CallSize(line.timeout_s, LOOKS, first=FIRST_LOOKS, least=1)
+        self._size = CallSize(pipeline.timeout_s, LOOKS, first=FIRST_LOOKS, least=1)
         self._waits: dict[str, set[_Wait]] = {}
         #: Those to look at next, in order.
         self._due: dict[_Wait, None] = {}
@@ -85,8 +87,7 @@ class Waiting:
         self._server: asyncio.Task[None] | None = None
         #: When the last one went.
         self._idle_since = 0.0
-        #: Since when Redis is away.
-        self._away_since: float | None = None
+        self._outage = Outage(endpoint.shown)
 
     async def ended(self, keys: QueueKeys, id: str) -> Ending:
         """Wait until a job has ended, however long Redis is away meanwhile.
@@ -175,7 +176,7 @@ class Waiting:
             try:
                 await self._session(backoff)
             except BrokerUnavailable as e:
-                self._lost(e)
+                self._note_outage(e)
                 self._fail(e, late_at=asyncio.get_running_loop().time())
                 await asyncio.sleep(backoff.next_s() if self._waits else 0)
             except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
@@ -188,7 +189,7 @@ class Waiting:
 
         Those whose turn it was when the last session was lost come first.
         """
-        async with subscribed(self._endpoint, self._channel, self._line.timeout_s) as channel:
+        async with subscribed(self._endpoint, self._channel, self._pipeline.timeout_s) as channel:
             self._look_soon(self._all())
             await _until_one_ends(self._listen(channel), self._look(backoff))
 
@@ -221,11 +222,11 @@ class Waiting:
             while self._due:
                 await self._look_at(self._take())
             if self._unanswered:
-                self._lost(next(iter(self._unanswered.values())))
+                self._note_outage(next(iter(self._unanswered.values())))
                 self._look_again(backoff)
             else:
                 backoff.reset()
-                self._regained()
+                self._outage.is_over()
 
     def _take(self) -> list[_Wait]:
         """Take out those of the next look: as many as the link may carry in time."""
@@ -247,7 +248,7 @@ class Waiting:
         loop = asyncio.get_running_loop()
         asked_at, began = time.monotonic(), loop.time()
         try:
-            replies = await self._line.send(calls)
+            replies = await self._pipeline.send(calls)
         except (BrokerUnavailable, asyncio.CancelledError) as e:
             # cancelled: the connection that listens was lost, perhaps since this took all the link
             if not isinstance(e, BrokerUnavailable) or e.sent:
@@ -303,16 +304,9 @@ class Waiting:
         if self._again is None:
             self._again = asyncio.get_running_loop().call_later(backoff.next_s(), look)
 
-    def _lost(self, error: BrokerUnavailable) -> None:
-        if self._away_since is None and self._waits:
-            self._away_since = asyncio.get_running_loop().time()
-            log.error("broker.lost", url=self._endpoint.shown, error=str(error))
-
-    def _regained(self) -> None:
-        if self._away_since is not None:
-            away_s = round(asyncio.get_running_loop().time() - self._away_since, 3)
-            self._away_since = None
-            log.warning("broker.regained", url=self._endpoint.shown, away_s=away_s)
+    def _note_outage(self, error: BrokerUnavailable) -> None:
+        if self._waits:  # else nobody is concerned
+            self._outage.goes_on(error)
 
 
 async def _until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:

@@ -40,7 +40,7 @@ class Turn:
     #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
     again_ms: int | None = None
     #: Ready jobs that wait for a process of their own.
-    suspects: int = 0
+    quarantined: int = 0
     #: A claim was part of it.
     claimed: bool = False
     #: The claim is yet to be made, for what came first.
@@ -92,11 +92,11 @@ class ClaimRequest:
     #: At most so many jobs of each queue, 1 and more; by default `limit` of each.
     limits: Sequence[int] = ()
     #: Claim jobs that have lost two leases, and no others; else none of these.
-    suspects: bool = False
+    quarantined: bool = False
     #: Nothing runs there, so that it may be one that has to be alone.
     idle: bool = True
     #: Payload in one reply; one job always fits.
-    most_bytes: int = CALL_BYTES
+    max_bytes: int = CALL_BYTES
 
 
 def parts_of(claim: ClaimRequest, groups: Iterable[Sequence[str]]) -> list[ClaimRequest]:
@@ -159,12 +159,12 @@ def chunks(
         yield chunk
 
 
-def leading(items: list[tuple[Lease, Outcome]], most_bytes: int) -> list[tuple[Lease, Outcome]]:
+def leading(items: list[tuple[Lease, Outcome]], max_bytes: int) -> list[tuple[Lease, Outcome]]:
     """Return the first settles that take no more than so many bytes; at least one."""
     size = 0
     for n, (_, outcome) in enumerate(items):
         size += 0 if outcome is ACKED else _size(outcome)
-        if size > most_bytes and n:
+        if size > max_bytes and n:
             return items[:n]
     return items
 
@@ -199,9 +199,9 @@ def claim_call(keys_of: Callable[[str], QueueKeys], claim: ClaimRequest, now: ob
         claim.limit,
         claim.lease_ms,
         claim.prefix,
-        claim.most_bytes,
+        claim.max_bytes,
         CHORE_LIMIT,
-        0 if not claim.suspects else 1 if claim.idle else 2,
+        0 if not claim.quarantined else 1 if claim.idle else 2,
         *(claim.limits or [claim.limit] * len(claim.queues)),
     )
 
@@ -257,7 +257,7 @@ def read_claim(reply: list[Any], claim: ClaimRequest, turn: Turn) -> None:
     if reply[1] != b"":
         again_ms = max(0, int(reply[1]) - now)
         turn.again_ms = again_ms if turn.again_ms is None else min(turn.again_ms, again_ms)
-    turn.suspects += int(reply[2])
+    turn.quarantined += int(reply[2])
     prefix = claim.prefix.encode()
     for number, *row in reply[3:]:
         queue = claim.queues[int(number) - 1]
@@ -278,7 +278,7 @@ def read_leases(
 ) -> list[Lease]:
     """Return the leases of claimed or recovered jobs; a column that nobody has is empty."""
     rise, nothing = int(fence), [None] * len(ids)
-    payloads, states, crashes, wishes = (column or nothing for column in columns)
+    payloads, states, crashes, cancels = (column or nothing for column in columns)
     stamps = stamps_of(payloads, otherwise=now)
     return [
         Lease(
@@ -291,10 +291,10 @@ def read_leases(
             enqueued_ms,
             now,
             rise,
-            wish is not None,
+            cancel is not None,
         )
-        for token, id, payload, state, lost, wish, enqueued_ms in zip(
-            tokens, texts_of(ids), payloads, states, crashes, wishes, stamps, strict=True
+        for token, id, payload, state, lost, cancel, enqueued_ms in zip(
+            tokens, texts_of(ids), payloads, states, crashes, cancels, stamps, strict=True
         )
     ]
 

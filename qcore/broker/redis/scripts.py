@@ -81,7 +81,7 @@ PROMOTE = Script("promote")
 CLAIM = Script("claim")
 RECOVER = Script("recover")
 EXTEND = Script("extend")
-NOTE = Script("note")
+UPDATE_RECORD = Script("update_record")
 SETTLE = Script("settle")
 RECLAIM = Script("reclaim")
 RECLAIM_OWNER = Script("reclaim_owner")
@@ -107,7 +107,7 @@ SCRIPTS = (
     CLAIM,
     RECOVER,
     EXTEND,
-    NOTE,
+    UPDATE_RECORD,
     SETTLE,
     RECLAIM,
     RECLAIM_OWNER,

@@ -36,7 +36,7 @@ class Beat(msgspec.Struct, frozen=True):
     rss_bytes: int
     loop_lag_ms: float
     #: Ready jobs that wait for a process of their own, seen since the last beat.
-    suspects: int = 0
+    quarantined: int = 0
     #: It holds leases, or may hold some that it does not know of.
     holding: bool = True
     #: It was told to claim nothing for a while.

@@ -20,7 +20,7 @@ from qcore.config import BrokerConfig, child_variable
 from qcore.context import Context, Facts, Lifecycle
 from qcore.errors import ArgumentError, ConfigError, Parked, ResultError
 from qcore.model.codec import encode
-from qcore.model.reasons import reason_of, wish_in
+from qcore.model.reasons import control_in, reason_of
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.host.inheritance import HANDLED, serve_alone
 from qcore.runtime.ipc.pool import (
@@ -132,7 +132,7 @@ def _serve(request: Request, app: App, broker: BrokerConfig, isolation: Isolatio
         result = isolation.run(partial(_work_on, request.facts, partial(task.function, **named)))
         reply = Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
     except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome
-        error, reply = e, _described(wish_in(e))
+        error, reply = e, _described(control_in(e))
     if os.getpid() != own:
         _leave_fork(error)
     return reply

@@ -9,15 +9,15 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.errors import BrokerError
-from qcore.runtime.supervisor.scaling_policy import Scaling, Seen
-from qcore.runtime.supervisor.worker_slot import Slot
+from qcore.runtime.supervisor.scaling_policy import ScalingPolicy, Seen
+from qcore.runtime.supervisor.worker_slot import WorkerSlot
 from qcore.telemetry import log
 
 #: Beats between two looks: each look is to see something new.
 _LOOK_BEATS = 2
 
 
-class Scaler:
+class Autoscaler:
     """Lets the number of worker processes follow the backlog, within the range of a supervisor.
 
     Redis: depth.lua once per queue, in one round trip, every second heartbeat.
@@ -36,7 +36,7 @@ class Scaler:
         self,
         config: SupervisorConfig,
         worker: WorkerConfig,
-        slots: Sequence[Slot],
+        slots: Sequence[WorkerSlot],
         *,
         broker: Broker,
         open_slot: Callable[[], None],
@@ -50,9 +50,9 @@ class Scaler:
         self._open_slot = open_slot
         self._is_quiet = is_quiet
         self._stopping = stopping
-        self._scaling = Scaling(
+        self._scaling = ScalingPolicy(
             config.processes,
-            config.most,
+            config.process_limit,
             target_wait_s=config.target_wait_s,
             shrink_after_s=config.shrink_after_s,
             look_s=self._look_s,
@@ -85,11 +85,11 @@ class Scaler:
             stats = await self._inspector.queues(self._queues)
         except BrokerError:
             return None
-        # a suspect waits for a process of its own, and what is paused for its end
-        crowded = [q for q in stats if q.paused is None and q.ready > q.suspects]
+        # a quarantined job waits for a process of its own, and what is paused for its end
+        crowded = [q for q in stats if q.paused is None and q.ready > q.quarantined]
         return Seen(
             asyncio.get_running_loop().time(),
-            sum(queue.ready - queue.suspects for queue in crowded),
+            sum(queue.ready - queue.quarantined for queue in crowded),
             [slot.current.view for slot in self._slots if slot.current is not None],
             {queue.name: queue.oldest_ready_s or 0.0 for queue in crowded},
         )
@@ -108,7 +108,7 @@ class Scaler:
             slot.leave()
 
 
-def _worth(slot: Slot) -> tuple[bool, int, int]:
+def _worth(slot: WorkerSlot) -> tuple[bool, int, int]:
     """Sort those first that are missed least: not ready, with few jobs, opened last."""
     child = slot.current
     if child is None or child.beat is None:

@@ -24,7 +24,7 @@ from qcore.model.job import (
 )
 from qcore.runtime.host.memory import BY_THE_KERNEL
 from qcore.runtime.host.signals import signal_name
-from qcore.runtime.supervisor.worker_process import ChildProcess
+from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.telemetry import log, log_reclaimed
 
 #: Signals by which code ends its own process. Any other may have come from anywhere, and exit code
@@ -44,7 +44,7 @@ _LOSSES_PROVE = 5
 _SECOND_LOOK_S = 1.0
 
 
-class Witness:
+class CrashHandler:
     """Takes back what worker processes held when they ended.
 
     Args:
@@ -56,7 +56,7 @@ class Witness:
         self._broker = broker
         self._worker = worker
 
-    async def take_back(self, child: ChildProcess, code: int, *, excused: bool) -> None:
+    async def take_back(self, child: WorkerProcess, code: int, *, excused: bool) -> None:
         """Reclaim what a gone child still held, now and a second later; wait for Redis.
 
         What is found later only was claimed by a call that outlived it. It never ran, so nothing
@@ -76,11 +76,11 @@ class Witness:
         await anyio.sleep(_SECOND_LOOK_S)
         await self._look(child, code, charge=False)
 
-    async def _look(self, child: ChildProcess, code: int, *, charge: bool) -> None:
+    async def _look(self, child: WorkerProcess, code: int, *, charge: bool) -> None:
         """Reclaim what it holds in every queue, as soon as Redis answers."""
         config, ids = self._worker, list[str]()
         left: Sequence[str] = config.queues
-        backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        backoff = self._broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
         while True:
             if charge and not ids:
                 ids = await self._ids_of(child)
@@ -103,7 +103,7 @@ class Witness:
                 return
             await anyio.sleep(backoff.next_s())
 
-    async def _ids_of(self, child: ChildProcess) -> list[str]:
+    async def _ids_of(self, child: WorkerProcess) -> list[str]:
         """Return the jobs that it ran, as far as Redis says now."""
         ids: list[str] = []
         for group in self._broker.groups(self._worker.queues):
@@ -111,12 +111,12 @@ class Witness:
                 ids += [lease.id for lease in await self._leases_of(child, group)]
         return ids
 
-    async def _leases_of(self, child: ChildProcess, queues: Sequence[str]) -> list[Lease]:
+    async def _leases_of(self, child: WorkerProcess, queues: Sequence[str]) -> list[Lease]:
         lease_ms, prefix = round(self._worker.lease_s * 1000), f"{child.owner}:"
         return await self._broker.recover(queues, prefix, lease_ms, payloads=False)
 
     async def _write_down(
-        self, child: ChildProcess, code: int, queues: Sequence[str], ids: Sequence[str]
+        self, child: WorkerProcess, code: int, queues: Sequence[str], ids: Sequence[str]
     ) -> None:
         """Add the end of the process to the records of its jobs; bury the one that is the cause."""
         guilty: list[tuple[Lease, Outcome]] = []
@@ -129,7 +129,7 @@ class Witness:
             else:
                 others.append((lease, encode(state)))
         if others:
-            await self._broker.note(others)
+            await self._broker.update_records(others)
         if guilty:
             # first: once it is buried, nobody would find it here again
             await self._acquit_beside(guilty)
@@ -149,9 +149,9 @@ class Witness:
                 log.info("job.acquitted", job=id, queue=queue, culprit=lease.id)
 
 
-def _is_proven(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) -> bool:
-    """Say whether this suspect is what ended its process: it was named, or was alone there."""
-    if not child.is_for_suspects:
+def _is_proven(child: WorkerProcess, code: int, lease: Lease, ids: Sequence[str]) -> bool:
+    """Say whether this quarantined job ended its process: it was named, or was alone there."""
+    if not child.is_quarantine:
         return False
     if child.culprits:
         return child.blames_jobs and lease.token in child.culprits
@@ -163,7 +163,7 @@ def _is_proven(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str])
     return is_proof or lease.crashes + 1 >= _LOSSES_PROVE
 
 
-def _how(child: ChildProcess, code: int, lease: Lease) -> str:
+def _how(child: WorkerProcess, code: int, lease: Lease) -> str:
     """Say how a process ended, to whoever reads it beside one of its jobs."""
     if code >= 0:
         return f"exit {code}"
@@ -176,7 +176,7 @@ def _how(child: ChildProcess, code: int, lease: Lease) -> str:
     return f"{how} by its supervisor{for_whom}: {child.killed_for}"
 
 
-def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) -> Death:
+def _death_of(child: WorkerProcess, code: int, lease: Lease, ids: Sequence[str]) -> Death:
     others = [id for id in ids[: BESIDE_KEPT + 1] if id != lease.id]
     return Death(
         _how(child, code, lease),
@@ -186,7 +186,7 @@ def _death_of(child: ChildProcess, code: int, lease: Lease, ids: Sequence[str]) 
         child.peak_rss_bytes,
         max(1, len(ids)),
         tuple(others[:BESIDE_KEPT]),
-        child.is_for_suspects,
+        child.is_quarantine,
     )
 
 

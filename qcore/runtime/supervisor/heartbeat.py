@@ -22,7 +22,7 @@ _SPREAD_S = 2.0
 _APART_MS = 1000
 
 
-class Registration:
+class Heartbeat:
     """Writes a supervisor's record once per heartbeat, with the orders in the reply.
 
     Args:
@@ -61,7 +61,7 @@ class Registration:
     async def run(self) -> None:
         """Beat until `end`; then take the record away, as the last act."""
         config = self._worker
-        backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        backoff = self._broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
         while not self._over.is_set():
             try:
                 await self._beat()

@@ -52,7 +52,7 @@ def _of_queues(queues: Sequence[QueueStats] | None) -> Iterator[Metric]:
         "qcore_redis_up", "Whether Redis told the depths.", value=int(queues is not None)
     )
     depth = GaugeMetricFamily(
-        "redis_queue_depth", "Jobs that wait for a worker, suspects too.", labels=["queue"]
+        "redis_queue_depth", "Jobs that wait for a worker, quarantined jobs too.", labels=["queue"]
     )
     jobs = GaugeMetricFamily("qcore_queue_jobs", "Jobs by state.", labels=["queue", "state"])
     wait = GaugeMetricFamily(
@@ -62,8 +62,8 @@ def _of_queues(queues: Sequence[QueueStats] | None) -> Iterator[Metric]:
         depth.add_metric([stats.name], stats.ready)
         wait.add_metric([stats.name], stats.oldest_ready_s or 0)
         counts = {
-            "ready": stats.ready - stats.suspects,
-            "suspects": stats.suspects,
+            "ready": stats.ready - stats.quarantined,
+            "quarantined": stats.quarantined,
             "scheduled": stats.scheduled,
             "active": stats.active,
             "dead": stats.dead,
@@ -106,7 +106,7 @@ def _of_workers(view: SupervisorView, totals: Totals) -> Iterator[Metric]:
     for name, said, value in (
         ("qcore_jobs_running", "Jobs that run now.", sum(w.running for w in workers)),
         ("qcore_memory_bytes", "Resident memory of all workers.", sum(sizes)),
-        ("qcore_memory_most_bytes", "That of the largest worker.", max(sizes, default=0)),
+        ("qcore_memory_max_bytes", "That of the largest worker.", max(sizes, default=0)),
         ("qcore_loop_lag_seconds", "The longest of a worker in a minute.", totals.lag_s),
     ):
         yield GaugeMetricFamily(name, said, value=value)

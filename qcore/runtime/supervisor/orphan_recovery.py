@@ -18,12 +18,12 @@ _LOOK_S = 1.0
 _LOOKS = 2
 
 
-class Orphans:
+class OrphanRecovery:
     """Takes over from supervisors of this machine that could not say that they end.
 
-    They and their workers are known from the registry. A worker that is gone without a witness
-    is charged as the end of its leases would, only sooner: its job may have been the cause. One
-    that still finishes its jobs keeps them.
+    They and their workers are known from the registry. A worker that nobody saw end is charged as
+    the end of its leases would, only sooner: its job may have been the cause. One that still
+    finishes its jobs keeps them.
 
     Args:
         broker: Where the registry and the leases are.
@@ -40,7 +40,7 @@ class Orphans:
     async def run(self) -> None:
         """Look once for dead supervisors, and see to the end of all their workers."""
         config, left = self._worker, None
-        backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        backoff = self._broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
         while left is None or left:
             try:
                 left = await self._find() if left is None else left

@@ -12,7 +12,7 @@ from qcore.errors import ConfigError
 _REQUEST_S, _ANSWER_S = 2.0, 5.0
 _REQUEST_BYTES = 8192
 #: Connections at a time, and those of one address: the supervisor needs its descriptors.
-_MOST, _MOST_OF_ONE = 32, 8
+_MAX, _MAX_OF_ONE = 32, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class _Door:
         """Say whether there is room for another connection, or was made."""
         peer = str((writer.get_extra_info("peername") or ("",))[0])
         same = list(self._inside.values()).count(peer)
-        if same >= _MOST_OF_ONE or len(self._inside) >= _MOST:
-            silent = [w for w, p in self._silent.items() if p == peer or same < _MOST_OF_ONE]
+        if same >= _MAX_OF_ONE or len(self._inside) >= _MAX:
+            silent = [w for w, p in self._silent.items() if p == peer or same < _MAX_OF_ONE]
             if not silent:
                 return False
             silent[0].transport.abort()

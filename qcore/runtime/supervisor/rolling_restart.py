@@ -8,12 +8,12 @@ import anyio
 from qcore.broker.backoff import Backoff
 from qcore.config import SupervisorConfig
 from qcore.model.fleet import Roll, RollState
-from qcore.runtime.supervisor.worker_process import ChildProcess
-from qcore.runtime.supervisor.worker_slot import Slot
+from qcore.runtime.supervisor.worker_process import WorkerProcess
+from qcore.runtime.supervisor.worker_slot import WorkerSlot
 from qcore.telemetry import log
 
 
-class Rolling:
+class RollingRestart:
     """The one place that replaces children, so that never two leave at the same time.
 
     A replacement is ready before the old child drains, and the old one is gone before the next is
@@ -29,7 +29,7 @@ class Rolling:
     def __init__(
         self,
         config: SupervisorConfig,
-        slots: Sequence[Slot],
+        slots: Sequence[WorkerSlot],
         *,
         look_s: float,
         stopping: asyncio.Event,
@@ -48,7 +48,7 @@ class Rolling:
         self._called = asyncio.Event()
         #: Limits wait until then, after a replacement that did not come up.
         self._resting_until = 0.0
-        self._backoff = Backoff(config.restart_least_s, config.restart_most_s)
+        self._backoff = Backoff(config.restart_min_s, config.restart_max_s)
 
     @property
     def last(self) -> Roll:
@@ -64,7 +64,7 @@ class Rolling:
             error=self._error,
         )
 
-    def _staying(self) -> list[Slot]:
+    def _staying(self) -> list[WorkerSlot]:
         return [slot for slot in self._slots if not slot.is_leaving]
 
     def roll(self, why: str, generation: int = 0) -> None:
@@ -91,7 +91,7 @@ class Rolling:
                 await self._called.wait()
             self._called.clear()
 
-    def _outdated(self) -> Slot | None:
+    def _outdated(self) -> WorkerSlot | None:
         """Return a slot whose worker is older than the order; end the roll when all are new."""
         if self._state is not RollState.ROLLING:
             return None
@@ -104,7 +104,7 @@ class Rolling:
             log.info("roll.finished", why=self._why, workers=len(staying))
         return None
 
-    async def _renew(self, slot: Slot) -> None:
+    async def _renew(self, slot: WorkerSlot) -> None:
         since = self._since
         if not await slot.replace(self._why) and self._since == since:
             # the next one would not come up either, and the old ones work
@@ -112,7 +112,7 @@ class Rolling:
             left = sum(not slot.has_ready(since) for slot in self._staying())
             log.error("roll.failed", why=self._why, left=left)
 
-    def _over_its_limits(self) -> tuple[Slot | None, str]:
+    def _over_its_limits(self) -> tuple[WorkerSlot | None, str]:
         """Return the slot whose worker is the oldest of those that have reached a limit, and why.
 
         The oldest, or one that reaches its limit while its successor boots would starve the others.
@@ -124,15 +124,15 @@ class Rolling:
                     return slot, why
         return None, ""
 
-    async def _recycle(self, slot: Slot, why: str) -> None:
+    async def _recycle(self, slot: WorkerSlot, why: str) -> None:
         if await slot.replace(why):
             self._backoff.reset()
         else:
-            rest_s = self._config.restart_least_s + self._backoff.next_s()
+            rest_s = self._config.restart_min_s + self._backoff.next_s()
             self._resting_until = asyncio.get_running_loop().time() + rest_s
 
 
-def reached(config: SupervisorConfig, child: ChildProcess) -> str:
+def reached(config: SupervisorConfig, child: WorkerProcess) -> str:
     """Return which limit a child has reached, in words; empty when none."""
     beat, share = child.beat, child.patience
     if beat is None or not beat.ready:

@@ -30,7 +30,7 @@ class Seen:
     ages_s: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-class Scaling:
+class ScalingPolicy:
     """Decides by Little's law how many processes a supervisor wants.
 
     The load that is there, arrival rate x run time, is the jobs that run: together with the CPU
@@ -56,8 +56,8 @@ class Scaling:
         shrink_after_s: float,
         look_s: float,
     ) -> None:
-        self._least = least
-        self._most = most
+        self._min = least
+        self._max = most
         self._target_wait_s = target_wait_s
         self._shrink_after_s = shrink_after_s
         self._window_s = _LOOKS * look_s
@@ -90,7 +90,7 @@ class Scaling:
         if not self._needs:
             self._needs.append((seen.at_s, self.wanted))
         need, why = self._need(seen, working, self._slow_queue(seen))
-        self._needs.append((seen.at_s, min(max(need, self._least), self._most)))
+        self._needs.append((seen.at_s, min(max(need, self._min), self._max)))
         while self._needs[0][0] < seen.at_s - self._shrink_after_s:
             self._needs.popleft()
         was, self.wanted = self.wanted, max(need for _, need in self._needs)

@@ -25,19 +25,19 @@ from qcore.model.fleet import Processes, SupervisorState, SupervisorView, Worker
 from qcore.runtime.host.machine import machine
 from qcore.runtime.ipc.orders import DRAIN, EXIT_CONFIG, QUIET, RESUME, STOP_NOW
 from qcore.runtime.services import kept
-from qcore.runtime.supervisor.autoscaler import Scaler
-from qcore.runtime.supervisor.crash_handler import Witness
-from qcore.runtime.supervisor.health_monitor import Guard
-from qcore.runtime.supervisor.heartbeat import Registration
-from qcore.runtime.supervisor.orphan_recovery import Orphans
+from qcore.runtime.supervisor.autoscaler import Autoscaler
+from qcore.runtime.supervisor.crash_handler import CrashHandler
+from qcore.runtime.supervisor.health_monitor import HealthMonitor
+from qcore.runtime.supervisor.heartbeat import Heartbeat
+from qcore.runtime.supervisor.orphan_recovery import OrphanRecovery
 from qcore.runtime.supervisor.preflight import admits, watch
-from qcore.runtime.supervisor.quarantine import Seclusion
-from qcore.runtime.supervisor.rolling_restart import Rolling
+from qcore.runtime.supervisor.quarantine import Quarantine
+from qcore.runtime.supervisor.rolling_restart import RollingRestart
 from qcore.runtime.supervisor.systemd import Notifier
 from qcore.runtime.supervisor.totals import Totals
-from qcore.runtime.supervisor.worker_process import ChildProcess
-from qcore.runtime.supervisor.worker_slot import Slot
-from qcore.runtime.supervisor.workers import Brood
+from qcore.runtime.supervisor.worker_process import WorkerProcess
+from qcore.runtime.supervisor.worker_slot import WorkerSlot
+from qcore.runtime.supervisor.workers import Workers
 from qcore.telemetry import log
 
 #: Exit code of a supervisor whose children never get ready.
@@ -45,7 +45,7 @@ EXIT_BOOT_LOOP = 70
 #: Children that were told to stop now have so long at most, to clean up and to tell Redis.
 _NOW_S = 6.0
 #: To take its record away a supervisor has so long at least and at most: Redis may have just gone.
-_LAST_ACT_LEAST_S, _LAST_ACT_MOST_S = 0.1, 1.0
+_LAST_ACT_MIN_S, _LAST_ACT_MAX_S = 0.1, 1.0
 #: Jobs that it names when it is told to stop.
 _NAMED = 3
 
@@ -99,16 +99,18 @@ class Supervisor:
         self._ordered: bytes | None = None
         self._is_quiet = False
         self._exit_code = 0
-        witness = Witness(broker, worker)
-        self._brood = Brood(
-            config, command=command, broker=broker, witness=witness, stopping=stopping
+        crash_handler = CrashHandler(broker, worker)
+        self._workers = Workers(
+            config, command=command, broker=broker, crash_handler=crash_handler, stopping=stopping
         )
-        self._seclusion = Seclusion(self._brood, config, self._worker, stopping=stopping)
+        self._quarantine = Quarantine(self._workers, config, self._worker, stopping=stopping)
         self._slots = [self._slot(place) for place in range(config.processes)]
         #: Where the slots are kept, those that are opened later as well.
         self._keepers: anyio.abc.TaskGroup | None = None
-        self._rolling = Rolling(config, self._slots, look_s=worker.heartbeat_s, stopping=stopping)
-        self._scaler = Scaler(
+        self._rolling = RollingRestart(
+            config, self._slots, look_s=worker.heartbeat_s, stopping=stopping
+        )
+        self._scaler = Autoscaler(
             config,
             self._worker,
             self._slots,
@@ -117,21 +119,21 @@ class Supervisor:
             is_quiet=lambda: self._is_quiet,
             stopping=stopping,
         )
-        self._registration = Registration(
+        self._registration = Heartbeat(
             broker, self._worker, view=self.view, obey=self._obey_restart
         )
         self._unregistered = asyncio.Event()
         self._notifier = Notifier(service_manager(), self.view)
         self._started_at = 0.0
 
-    def _slot(self, place: int) -> Slot:
-        return Slot(
+    def _slot(self, place: int) -> WorkerSlot:
+        return WorkerSlot(
             place,
-            self._brood,
+            self._workers,
             self._config,
             self._worker,
             stopping=self._stopping,
-            on_beat=self._seclusion.see,
+            on_beat=self._quarantine.see,
             judge=self._judge,
         )
 
@@ -142,7 +144,7 @@ class Supervisor:
         assert self._keepers is not None
         self._keepers.start_soon(self._keep_slot, slot)
 
-    async def _keep_slot(self, slot: Slot) -> None:
+    async def _keep_slot(self, slot: WorkerSlot) -> None:
         await kept(f"slot {slot.place}", slot.keep)
         if slot.is_leaving:
             self._slots.remove(slot)
@@ -157,22 +159,22 @@ class Supervisor:
             "supervisor.started",
             pid=os.getpid(),
             processes=self._config.processes,
-            most=self._config.most,
+            max_processes=self._config.process_limit,
             url=self._broker.shown_url,
         )
         self._started_at = anyio.current_time()
         async with anyio.create_task_group() as group:
-            guard = Guard(self._brood, self._config, leave_s=self._kill_after_s)
+            monitor = HealthMonitor(self._workers, self._config, leave_s=self._kill_after_s)
             group.start_soon(kept, "end", self._enforce_deadline)
             group.start_soon(kept, "introduction", self._introduce)
             group.start_soon(kept, "rolling", self._rolling.run)
-            group.start_soon(kept, "guard", guard.run)
+            group.start_soon(kept, "health", monitor.run)
             group.start_soon(kept, "notifier", self._notifier.run)
             await self._asked.wait()
             group.start_soon(kept, "registration", self._register)
             group.start_soon(kept, "eviction", partial(watch, self._broker))
-            group.start_soon(kept, "orphans", Orphans(self._broker, self._worker).run)
-            if self._config.most > self._config.processes:
+            group.start_soon(kept, "orphans", OrphanRecovery(self._broker, self._worker).run)
+            if self._config.process_limit > self._config.processes:
                 group.start_soon(kept, "scaler", self._scaler.run)
             async with anyio.create_task_group() as takers:
                 await self._keep(takers)
@@ -181,7 +183,7 @@ class Supervisor:
                 self._limit_taking()
             self._registration.end()
             left_s = self._leave_at - anyio.current_time()
-            with anyio.move_on_after(max(_LAST_ACT_LEAST_S, min(left_s, _LAST_ACT_MOST_S))):
+            with anyio.move_on_after(max(_LAST_ACT_MIN_S, min(left_s, _LAST_ACT_MAX_S))):
                 await self._unregistered.wait()
             group.cancel_scope.cancel()
         log.info("supervisor.stopped", exit_code=self._exit_code)
@@ -194,12 +196,12 @@ class Supervisor:
     async def _keep(self, takers: anyio.abc.TaskGroup) -> None:
         """Keep the children until stopped, and until the last one is gone."""
         async with anyio.create_task_group() as group:
-            self._brood.open(group, takers)
+            self._workers.open(group, takers)
             self._keepers = group
             for slot in self._slots:
                 group.start_soon(self._keep_slot, slot)
-            for place in range(self._config.most):
-                group.start_soon(kept, "seclusion", partial(self._seclusion.keep, place))
+            for place in range(self._config.process_limit):
+                group.start_soon(kept, "quarantine", partial(self._quarantine.keep, place))
 
     def drain(self) -> None:
         """Let every child finish what it runs, within the shutdown timeout."""
@@ -213,15 +215,15 @@ class Supervisor:
         """Let every child claim nothing until `resume`; what runs goes on."""
         if not self._stopping.is_set():
             self._is_quiet = True
-            self._brood.order(QUIET)
-            log.info("supervisor.quieted", workers=len(self._brood.living))
+            self._workers.order(QUIET)
+            log.info("supervisor.quieted", workers=len(self._workers.living))
 
     def resume(self) -> None:
         """Let the children claim again after `quiet`; without one it does nothing."""
         if self._is_quiet and not self._stopping.is_set():
             self._is_quiet = False
-            self._brood.order(RESUME)
-            log.info("supervisor.resumed", workers=len(self._brood.living))
+            self._workers.order(RESUME)
+            log.info("supervisor.resumed", workers=len(self._workers.living))
 
     def roll(self, why: str) -> None:
         """Replace every child, one at a time, each when its successor is ready."""
@@ -240,16 +242,16 @@ class Supervisor:
 
     def dump(self) -> None:
         """Let every child log the stacks of its jobs, tasks and threads."""
-        self._brood.dump()
+        self._workers.dump()
 
     def workers(self) -> list[WorkerView]:
         """Return the children as their last beats described them."""
-        return self._brood.views()
+        return self._workers.views()
 
     @property
     def totals(self) -> Totals:
         """What its children came to since it started."""
-        return self._brood.totals
+        return self._workers.totals
 
     def view(self) -> SupervisorView:
         """Return what to show of this supervisor."""
@@ -265,8 +267,8 @@ class Supervisor:
             roll=self._rolling.last,
             processes=Processes(
                 now=sum(not slot.is_leaving for slot in self._slots),
-                least=self._config.processes,
-                most=self._config.most,
+                min=self._config.processes,
+                max=self._config.process_limit,
             ),
             workers=tuple(self.workers()),
             boot_failures=0 if self._has_ready() else self._failures,
@@ -285,21 +287,21 @@ class Supervisor:
         self._ordered = order
         self._stopping.set()
         self._notifier.look()
-        self._seclusion.wake()
+        self._quarantine.wake()
         self._asked.set()
-        self._brood.order(order)
+        self._workers.order(order)
         self._limit_taking()
         if is_first:
             self._log_draining()
         if hurries:
-            log.info("supervisor.hurried", workers=len(self._brood.living))
+            log.info("supervisor.hurried", workers=len(self._workers.living))
 
     def _log_draining(self) -> None:
-        beats = [child.beat for child in self._brood.living if child.beat is not None]
+        beats = [child.beat for child in self._workers.living if child.beat is not None]
         oldest = sorted((job for beat in beats for job in beat.oldest), key=lambda job: -job.age_s)
         log.info(
             "supervisor.draining",
-            workers=len(self._brood.living),
+            workers=len(self._workers.living),
             running=sum(beat.running for beat in beats),
             oldest=[f"{job.task} {job.queue}/{job.id}" for job in oldest[:_NAMED]],
             timeout_s=self._jobs_s,
@@ -340,12 +342,12 @@ class Supervisor:
                 return
 
     def _reconnecting(self) -> Backoff:
-        return self._broker.backoff(self._worker.reconnect_least_s, self._worker.reconnect_most_s)
+        return self._broker.backoff(self._worker.reconnect_min_s, self._worker.reconnect_max_s)
 
     def _has_ready(self) -> bool:
-        return any(child.ready.is_set() for child in self._brood.living)
+        return any(child.ready.is_set() for child in self._workers.living)
 
-    def _judge(self, child: ChildProcess) -> None:
+    def _judge(self, child: WorkerProcess) -> None:
         """Decide whether the end of a child is the end of the supervisor."""
         if child.ready.is_set() or self._has_ready():
             self._failures, self._boot_error = 0, ""
@@ -365,9 +367,9 @@ class Supervisor:
         await self._stopping.wait()
         with anyio.move_on_after(self._kill_at - anyio.current_time()):
             await self._hurry.wait()
-            for child in list(self._brood.living):
+            for child in list(self._workers.living):
                 if not child.ready.is_set():
-                    self._brood.kill(child, "stopped before it was ready")
+                    self._workers.kill(child, "stopped before it was ready")
             await anyio.sleep(self._kill_at - anyio.current_time())
-        for child in list(self._brood.living):
-            self._brood.kill(child, "shutdown timeout")
+        for child in list(self._workers.living):
+            self._workers.kill(child, "shutdown timeout")

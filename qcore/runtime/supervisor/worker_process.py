@@ -37,7 +37,7 @@ _alarm = msgspec.json.Decoder(Alarm).decode
 _refusal = msgspec.json.Decoder(str).decode
 
 
-class ChildProcess:
+class WorkerProcess:
     """One worker process with its pipes, until it is gone.
 
     Args:
@@ -62,8 +62,8 @@ class ChildProcess:
         self.name = name
         self.place = place
         self.owner = new_owner()
-        #: It runs suspects; where it has one of these for itself, its end tells that this ended it.
-        self.is_for_suspects = worker.suspects
+        #: It runs quarantined jobs; where it has one for itself, its end tells that this ended it.
+        self.is_quarantine = worker.quarantined
         #: What its supervisor killed it for; empty: it did not.
         self.killed_for = ""
         #: That was a deed of its jobs: its end is theirs.
@@ -277,9 +277,9 @@ class ChildProcess:
 
     @property
     def is_free(self) -> bool:
-        """Whether it can take a suspect now, or as soon as it is ready."""
+        """Whether it can take a quarantined job now, or as soon as it is ready."""
         beat = self.beat
-        return self.is_for_suspects and (beat is None or not (beat.running or beat.draining))
+        return self.is_quarantine and (beat is None or not (beat.running or beat.draining))
 
     @property
     def age_s(self) -> float:

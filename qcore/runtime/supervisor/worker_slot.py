@@ -9,8 +9,8 @@ from qcore.broker.backoff import Backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import QUIET, RESUME
-from qcore.runtime.supervisor.worker_process import ChildProcess
-from qcore.runtime.supervisor.workers import Brood
+from qcore.runtime.supervisor.worker_process import WorkerProcess
+from qcore.runtime.supervisor.workers import Workers
 from qcore.telemetry import log
 
 #: A child that lived so long after it was ready resets the restart backoff.
@@ -19,12 +19,12 @@ _STABLE_S = 10.0
 _FIRST_CLAIM_S = 2.0
 
 
-class Slot:
+class WorkerSlot:
     """Keeps one child alive, and can put another one in its place without a gap.
 
     Args:
         place: Its number, from 0 on.
-        brood: Starts the children.
+        workers: Starts the children.
         config: How long to wait before a restart.
         worker: What the children do.
         stopping: Set when the supervisor is to end: nothing is started any more.
@@ -35,28 +35,28 @@ class Slot:
     def __init__(
         self,
         place: int,
-        brood: Brood,
+        workers: Workers,
         config: SupervisorConfig,
         worker: WorkerConfig,
         *,
         stopping: asyncio.Event,
         on_beat: Callable[[Beat], None],
-        judge: Callable[[ChildProcess], None],
+        judge: Callable[[WorkerProcess], None],
     ) -> None:
         self.place = place
-        self._brood = brood
+        self._workers = workers
         self._config = config
         self._worker = worker
         self._stopping = stopping
         self._on_beat = on_beat
         self._judge = judge
         #: The one that works here; None before the first, and while a restart waits.
-        self.current: ChildProcess | None = None
+        self.current: WorkerProcess | None = None
         #: The one that takes its place as soon as it is ready.
-        self._heir: ChildProcess | None = None
+        self._successor: WorkerProcess | None = None
         #: Why the last one that was to take its place did not get ready.
         self.error = ""
-        self._last: ChildProcess | None = None
+        self._last: WorkerProcess | None = None
         self._empty = asyncio.Event()
         #: Nobody comes after the one that works here.
         self.is_leaving = False
@@ -65,7 +65,7 @@ class Slot:
 
     async def keep(self) -> None:
         """Keep one child alive, restarting it with backoff, until stopped or left by the last."""
-        backoff = Backoff(self._config.restart_least_s, self._config.restart_most_s)
+        backoff = Backoff(self._config.restart_min_s, self._config.restart_max_s)
         while not self._is_over:
             self._empty.clear()
             self.current = self._start()
@@ -88,7 +88,7 @@ class Slot:
     @property
     def is_changing(self) -> bool:
         """Whether another child is on its way to take the place of the current one."""
-        return self._heir is not None
+        return self._successor is not None
 
     def leave(self) -> None:
         """Let the child claim nothing more; nobody comes after it. `recall` undoes it."""
@@ -141,43 +141,43 @@ class Slot:
             await self._retire(old)
             return True
         old.leaves_for = why
-        heir = self._heir = self._start()
-        if heir is not None:
-            await heir.booted.wait()
+        successor = self._successor = self._start()
+        if successor is not None:
+            await successor.booted.wait()
             with anyio.move_on_after(_FIRST_CLAIM_S):  # Redis may be away
-                await heir.claiming.wait()
+                await successor.claiming.wait()
             if self._stopping.is_set():
                 return True
-        if heir is None or heir.gone.is_set() or not heir.ready.is_set():
-            if heir is not None:
-                await heir.ended.wait()
-            self.error = "no process could be started" if heir is None else heir.end
+        if successor is None or successor.gone.is_set() or not successor.ready.is_set():
+            if successor is not None:
+                await successor.ended.wait()
+            self.error = "no process could be started" if successor is None else successor.end
             log.error("replacement.failed", worker=old.name, pid=old.process.pid, why=why)
             old.leaves_for = ""
             return False
-        pid, by = old.process.pid, heir.process.pid
+        pid, by = old.process.pid, successor.process.pid
         log.info("worker.replaced", worker=old.name, pid=pid, by=by, why=why)
         if self.current is old:
-            self.current, self._heir = heir, None
+            self.current, self._successor = successor, None
         await self._retire(old)
         return True
 
-    async def _retire(self, child: ChildProcess) -> None:
+    async def _retire(self, child: WorkerProcess) -> None:
         """Let a child finish what it runs, and see it gone; the guard kills one that is late."""
         child.dismiss()
         await child.ended.wait()
 
-    def _start(self) -> ChildProcess | None:
-        return self._brood.start(
+    def _start(self) -> WorkerProcess | None:
+        return self._workers.start(
             self.place, self._worker, on_beat=self._on_beat, on_end=self._note_end
         )
 
-    def _note_end(self, child: ChildProcess) -> None:
-        if child is self._heir:
-            self._heir = None
+    def _note_end(self, child: WorkerProcess) -> None:
+        if child is self._successor:
+            self._successor = None
         elif child is self.current:
             # one that is on its way takes the place at once, ready or not
-            self.current, self._heir = self._heir, None
+            self.current, self._successor = self._successor, None
             if self.current is None:
                 self._last = child
                 self._empty.set()

@@ -14,20 +14,20 @@ from qcore.runtime.host.signals import signal_name
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import RESUME
 from qcore.runtime.services import kept
-from qcore.runtime.supervisor.crash_handler import Witness
+from qcore.runtime.supervisor.crash_handler import CrashHandler
 from qcore.runtime.supervisor.totals import Totals
-from qcore.runtime.supervisor.worker_process import ChildProcess
+from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.telemetry import log
 
 
-class Brood:
+class Workers:
     """Every child that lives, whatever it is for.
 
     Args:
         config: Names, and when a child that does not get ready is given up.
         command: What starts a child; it finds its ChildConfig in the environment.
         broker: Where the children work.
-        witness: Takes back what a dead child held.
+        crash_handler: Takes back what a dead child held.
         stopping: Set when the supervisor is to end.
     """
 
@@ -37,19 +37,19 @@ class Brood:
         *,
         command: Sequence[str],
         broker: Broker,
-        witness: Witness,
+        crash_handler: CrashHandler,
         stopping: asyncio.Event,
     ) -> None:
         self._config = config
         self._command = command
         self._broker = broker
-        self._witness = witness
+        self._crash_handler = crash_handler
         self._stopping = stopping
         self._watchers: anyio.abc.TaskGroup | None = None
         self._takers: anyio.abc.TaskGroup | None = None
         self._standing: bytes | None = None
         #: In the order in which they were started.
-        self.living: list[ChildProcess] = []
+        self.living: list[WorkerProcess] = []
         self.totals = Totals()
 
     def open(self, watchers: anyio.abc.TaskGroup, takers: anyio.abc.TaskGroup) -> None:
@@ -58,7 +58,7 @@ class Brood:
 
     def views(self) -> list[WorkerView]:
         """Return the children as their last beats described them, by slot."""
-        order = sorted(self.living, key=lambda child: (child.is_for_suspects, child.place))
+        order = sorted(self.living, key=lambda child: (child.is_quarantine, child.place))
         return [child.view for child in order]
 
     def order(self, order: bytes) -> None:
@@ -79,11 +79,11 @@ class Brood:
         worker: WorkerConfig,
         *,
         on_beat: Callable[[Beat], None],
-        on_end: Callable[[ChildProcess], None],
-    ) -> ChildProcess | None:
+        on_end: Callable[[WorkerProcess], None],
+    ) -> WorkerProcess | None:
         """Start a child for a slot; None when it could not be started."""
         assert self._watchers is not None
-        kind = "suspects." if worker.suspects else ""
+        kind = "quarantine." if worker.quarantined else ""
         name = f"{self._config.name or 'worker'}.{kind}{place + 1}"
 
         def hear(beat: Beat) -> None:
@@ -92,7 +92,7 @@ class Brood:
             on_beat(beat)
 
         try:
-            child = ChildProcess(
+            child = WorkerProcess(
                 name, self._broker.config, worker, self._command, place=place, on_beat=hear
             )
         except OSError as e:  # no process, memory or descriptor to be had
@@ -108,7 +108,7 @@ class Brood:
 
     def kill(
         self,
-        child: ChildProcess,
+        child: WorkerProcess,
         why: str,
         *,
         blames_jobs: bool = False,
@@ -123,7 +123,7 @@ class Brood:
             child.kill(why, blames_jobs=blames_jobs, culprits=culprits)
             log.error("worker.killed", worker=child.name, pid=pid, why=why, jobs=jobs)
 
-    async def _see_out(self, child: ChildProcess, on_end: Callable[[ChildProcess], None]) -> None:
+    async def _see_out(self, child: WorkerProcess, on_end: Callable[[WorkerProcess], None]) -> None:
         """Watch a child to its end; then let its jobs be taken back."""
         code = await self._watch(child)
         self.living.remove(child)
@@ -132,13 +132,13 @@ class Brood:
         self.totals.ends[how] += 1
         excused = self._stopping.is_set() or child.is_dismissed
         assert self._takers is not None
-        take_back = partial(self._witness.take_back, child, code, excused=excused)
+        take_back = partial(self._crash_handler.take_back, child, code, excused=excused)
         self._takers.start_soon(kept, "take-back", take_back)
         child.ended.set()
         child.booted.set()
         on_end(child)
 
-    async def _watch(self, child: ChildProcess) -> int:
+    async def _watch(self, child: WorkerProcess) -> int:
         """Return the exit code of a child; kill it if it never gets ready."""
         expecting = asyncio.get_running_loop().create_task(self._expect_ready(child))
         try:
@@ -146,7 +146,7 @@ class Brood:
         finally:
             expecting.cancel()
 
-    async def _expect_ready(self, child: ChildProcess) -> None:
+    async def _expect_ready(self, child: WorkerProcess) -> None:
         limit_s = self._config.ready_timeout_s
         with anyio.move_on_after(limit_s):
             await child.ready.wait()
@@ -159,7 +159,7 @@ class Brood:
             self.kill(child, f"not ready after {limit_s:g} s")
 
 
-def _log_exit(child: ChildProcess, code: int) -> None:
+def _log_exit(child: WorkerProcess, code: int) -> None:
     beat = child.beat
     level = log.info if child.left_well else log.error
     level(

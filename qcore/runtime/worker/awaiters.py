@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, cast
 
 #: Who waits for a task is seldom further away.
-_MOST = 100
+_MAX = 100
 
 
 def awaiting(task: asyncio.Task[Any]) -> Iterator[asyncio.Task[Any]]:
@@ -17,7 +17,7 @@ def awaiting(task: asyncio.Task[Any]) -> Iterator[asyncio.Task[Any]]:
     """
     seen: set[asyncio.Future[Any]] = {task}
     left: list[asyncio.Future[Any]] = [task]
-    while left and len(seen) < _MOST:
+    while left and len(seen) < _MAX:
         # there is no public name for it before Python 3.14
         for callback, _ in getattr(left.pop(), "_callbacks", None) or ():
             for waiter in filter(None, map(_future_of, _bound_to(callback))):

@@ -11,7 +11,7 @@ from qcore.task import RunIn, Task
 
 
 @dataclass(slots=True, frozen=True)
-class Room:
+class ClaimBudget:
     """What a worker may claim."""
 
     #: The queues to claim from, in order, with the most jobs of each (1 and more).
@@ -22,7 +22,7 @@ class Room:
     is_idle: bool = True
 
 
-class Slots:
+class Capacity:
     """Counts running jobs against the worker's concurrency, its threads and its pool.
 
     A queue whose tasks all run in threads, or all in processes, is claimed only as far as these
@@ -36,8 +36,8 @@ class Slots:
 
     def __init__(self, config: WorkerConfig, tasks: Iterable[Task[Any, Any]]) -> None:
         self._concurrency = config.concurrency
-        self._suspects = config.suspects
-        #: A suspect that has to be alone runs.
+        self._quarantined = config.quarantined
+        #: A quarantined job that has to be alone runs.
         self._is_shut = False
         #: Nothing more may begin: a run has left something behind, a thread perhaps, and what that
         #: does must not be blamed on another job.
@@ -59,7 +59,7 @@ class Slots:
     def take(self, lease: Lease) -> None:
         """Note that a job has started."""
         self._running[lease.queue] += 1
-        self._is_shut = self._suspects and lease.crashes >= ALONE
+        self._is_shut = self._quarantined and lease.crashes >= ALONE
 
     def give(self, lease: Lease) -> None:
         """Note that a job has ended."""
@@ -67,11 +67,11 @@ class Slots:
         self._is_shut = False
 
     def admit(self, lease: Lease) -> bool:
-        """Say whether a claimed suspect may begin: another claim may have been found late."""
+        """Say whether a claimed, quarantined job may begin: another claim may have been late."""
         is_beside = lease.crashes >= ALONE and any(self._running.values())
         return not (self.closed or self._is_shut or is_beside)
 
-    def room(self, hanging_threads: int) -> Room | None:
+    def budget(self, hanging_threads: int) -> ClaimBudget | None:
         """Return what may be claimed now, with so many threads that have no job any more.
 
         None when nothing may.
@@ -90,4 +90,4 @@ class Slots:
                 queues[queue] = most
         if not queues:
             return None
-        return Room(queues, min(free, sum(queues.values())), not running)
+        return ClaimBudget(queues, min(free, sum(queues.values())), not running)

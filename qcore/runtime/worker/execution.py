@@ -38,7 +38,7 @@ from qcore.model.job import (
     Released,
     Retried,
 )
-from qcore.model.reasons import reason_of, wish_in
+from qcore.model.reasons import control_in, reason_of
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.ipc.pool import RemoteError, Request
 from qcore.runtime.ipc.results import NIL, encode_result, error_text
@@ -51,7 +51,7 @@ from qcore.telemetry import log
 #: A job that no worker can run yet (its task unknown, its arguments of another version) is tried
 #: again for a day, which is longer than a rolling deploy, 5 s to 5 min apart.
 PARK_MS = 24 * 3600 * 1000
-_PARK_FIRST_S, _PARK_MOST_S = 5.0, 300.0
+_PARK_FIRST_S, _PARK_MAX_S = 5.0, 300.0
 
 
 class _CalledOff(QcoreError):
@@ -105,7 +105,7 @@ class Executor:
             return self._stopped(running)
         envelope = self._read(lease)
         running.task_name = envelope.task
-        if lease.wished:
+        if lease.cancel_requested:
             raise _CalledOff("on request")
         if envelope.expires_ms >= 0:
             self._check_expiry(envelope, running)
@@ -259,14 +259,16 @@ class Executor:
             return Buried(encode(self._after(odd, running, charge=True)))
 
     def _classify(self, error: BaseException, running: Running) -> Outcome | None:
-        error = wish_in(error)
+        error = control_in(error)
         if isinstance(error, ResultError) and running.stop is not Stop.LEASE_LOST:
             return self._bury(error, running)  # the work is done, whatever was asked meanwhile
         # what a cleanup raises when the worker stops the job is no failure of the job
         is_over = running.stop not in (None, Stop.TIMEOUT)
         if is_over or (running.stop is not None and isinstance(error, asyncio.CancelledError)):
             return self._stopped(running)
-        if isinstance(error, _CalledOff) or running.lease.wished:  # whatever else is wrong with it
+        if (
+            isinstance(error, _CalledOff) or running.lease.cancel_requested
+        ):  # whatever else is wrong with it
             return self._cancelled(str(error), running)
         # a process without the code for it has not begun it
         if running.begun_once and not isinstance(error, Parked):
@@ -317,12 +319,12 @@ class Executor:
             return self._buried(error, running, state)
         return self._retried(error, running, state, delay_s)
 
-    def _retry_later(self, wish: RetryLater, running: Running) -> Outcome:
-        state = self._after(wish, running, charge=wish.charge)
+    def _retry_later(self, raised: RetryLater, running: Running) -> Outcome:
+        state = self._after(raised, running, charge=raised.charge)
         task = self._tasks[running.task_name]
-        if wish.charge and state.failures >= task.settings.retry.max_attempts:
-            return self._buried(wish, running, state)
-        return self._retried(wish, running, state, wish.delay_s)
+        if raised.charge and state.failures >= task.settings.retry.max_attempts:
+            return self._buried(raised, running, state)
+        return self._retried(raised, running, state, raised.delay_s)
 
     def _bury(self, error: BaseException, running: Running) -> Outcome:
         return self._buried(error, running, self._after(error, running, charge=True))
@@ -337,7 +339,7 @@ class Executor:
         if not state.parked_ms:
             state = self._after(error, running, charge=False)
         state = msgspec.structs.replace(state, parked_ms=since_ms, parks=state.parks + 1)
-        bound_s = min(_PARK_MOST_S, _PARK_FIRST_S * 2 ** min(state.parks - 1, 16))
+        bound_s = min(_PARK_MAX_S, _PARK_FIRST_S * 2 ** min(state.parks - 1, 16))
         delay_ms = round(bound_s * random.uniform(800, 1200))
         log.warning(
             "job.parked",

@@ -45,9 +45,9 @@ class LeaseKeeper:
         self._renewed = renewed
         self._lost = lost
         self._unwanted = unwanted
-        self._least_s = min(config.reconnect_least_s, config.extend_s / 10)
-        most_s = min(config.extend_s, config.reconnect_most_s)
-        self._backoff = broker.backoff(self._least_s, most_s)
+        self._min_s = min(config.reconnect_min_s, config.extend_s / 10)
+        max_s = min(config.extend_s, config.reconnect_max_s)
+        self._backoff = broker.backoff(self._min_s, max_s)
         self._busy = asyncio.Lock()
         #: There is reason to renew earlier than planned.
         self._hurry = asyncio.Event()
@@ -66,7 +66,7 @@ class LeaseKeeper:
         while True:
             wait_s = self._left_s(self._next_at)
             if self._failed:
-                await anyio.sleep(self._least_s)
+                await anyio.sleep(self._min_s)
                 left_s = self._left_s(self._safe_at + self._config.lease_s)
                 wait_s = min(self._backoff.next_s(), wait_s, left_s * _HASTE)
             with anyio.move_on_after(wait_s):
@@ -133,7 +133,7 @@ class LeaseKeeper:
                     self.heard(asked_at)
 
     async def _heed_part(self, leases: Sequence[Lease]) -> None:
-        for token in await self._broker.wishes(leases):
+        for token in await self._broker.cancel_requested(leases):
             self._unwanted(token)
 
     async def _for_each_part(

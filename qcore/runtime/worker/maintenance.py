@@ -11,7 +11,7 @@ from qcore.broker.redis.epoch import Epochs
 from qcore.broker.redis.script_codec import CHORE_LIMIT
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
-from qcore.runtime.worker.unserved_queues import Unserved
+from qcore.runtime.worker.unserved_queues import UnservedQueues
 from qcore.telemetry import log, log_reclaimed
 
 #: Sweeps between two prunings of kept outcomes.
@@ -24,8 +24,9 @@ class Maintenance:
     """Reclaims expired leases, promotes due jobs and prunes kept outcomes of a worker's queues.
 
     Every worker does this, without a leader: the scripts do each thing once. `claimable` tells
-    which queues the worker claims from now; `suspects` hears how many wait in the others. `renew`
-    renews the worker's own leases if that is due, and returns the queues where it could not.
+    which queues the worker claims from now; `quarantined` hears how many wait in the others.
+    `renew` renews the worker's own leases if that is due, and returns the queues where it could
+    not.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class Maintenance:
         broker: Broker,
         config: WorkerConfig,
         claimable: Callable[[], Collection[str]],
-        suspects: Callable[[int], None],
+        quarantined: Callable[[int], None],
         renew: Callable[[], Awaitable[Collection[str]]],
     ) -> None:
         self._broker = broker
         self._claimable = claimable
-        self._suspects = suspects
+        self._quarantined = quarantined
         self._renew = renew
         self._config = config
         self._cursors = dict.fromkeys(config.queues, 0)
@@ -53,7 +54,7 @@ class Maintenance:
         async with anyio.create_task_group() as group:
             group.start_soon(self._keep_sweeping)
             group.start_soon(self._keep_pruning)
-            group.start_soon(Unserved(self._broker, self._config).run)
+            group.start_soon(UnservedQueues(self._broker, self._config).run)
 
     # -- sweeps ---------------------------------------------------------------------------------
 
@@ -74,8 +75,8 @@ class Maintenance:
         while queues:
             queues = await self._reclaim(queues)
         if full:
-            _, suspects = await self._broker.promote(full)
-            self._suspects(suspects)
+            _, quarantined = await self._broker.promote(full)
+            self._quarantined(quarantined)
 
     async def _reclaim(self, queues: Sequence[str]) -> Sequence[str]:
         """Sweep once; return the queues of which there may be more."""

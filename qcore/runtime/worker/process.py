@@ -51,7 +51,7 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
                 await worker.run()
                 group.cancel_scope.cancel()
             _beat(worker, app, watchdog.take_lag_s(), config.beats_fd)
-    if worker.abandoned:
+    if worker.jobs.abandoned:
         # the loop would wait for them at its end
         os._exit(0)
 
@@ -121,11 +121,11 @@ def _beat(worker: Worker, app: App, lag_s: float, beats_fd: int) -> Beat:
     """
     beat = worker.beat(lag_s)
     while True:
-        runs = worker.run_counts.take(app.tasks)
+        runs = worker.jobs.counts.take(app.tasks)
         if not _send(beats_fd, msgspec.structs.replace(beat, runs=runs)):
-            worker.run_counts.add(runs)
+            worker.jobs.counts.add(runs)
             return beat
-        if not worker.run_counts:
+        if not worker.jobs.counts:
             return beat
 
 

@@ -102,7 +102,7 @@ class PoolProcess:
             reply = await self._read()
         except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):
             # the last is what a write to a closed socket raises on uvloop
-            raise ProcessDied(await self._epitaph()) from None
+            raise ProcessDied(await self._exit_report()) from None
         except BaseException:
             await self.kill()
             raise
@@ -121,7 +121,7 @@ class PoolProcess:
             async with asyncio.timeout(LOAD_S):
                 _unpack(await self._read())
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise Parked(f"{await self._epitaph()} while it loaded the app: {REMEDY}") from None
+            raise Parked(f"{await self._exit_report()} while it loaded the app: {REMEDY}") from None
         except TimeoutError:
             await self.kill()
             text = f"the process of the task did not load the app within {LOAD_S:g} s: {REMEDY}"
@@ -145,7 +145,7 @@ class PoolProcess:
             self.kill_for("by its worker")  # and is lost at once, also if this is cancelled
         await asyncio.shield(self.gone)
 
-    async def _epitaph(self) -> str:
+    async def _exit_report(self) -> str:
         code = await asyncio.shield(self.gone)
         how = ending(code)
         if self._killed_for or (code == -signal.SIGKILL and oom_kills() > self._oom_kills):

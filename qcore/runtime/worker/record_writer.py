@@ -26,7 +26,7 @@ class _Desk:
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Notes:
+class RecordWriter:
     """Writes the records of a worker's jobs, those of a moment together.
 
     One call per queue is in flight; who comes next takes along all that gathered meanwhile.
@@ -34,7 +34,7 @@ class Notes:
 
     def __init__(self, broker: Broker, config: WorkerConfig) -> None:
         self._broker = broker
-        self._backoff = broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        self._backoff = broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
         self._desks: defaultdict[str, _Desk] = defaultdict(_Desk)
 
     async def write(self, lease: Lease, record: bytes) -> bool:
@@ -58,10 +58,12 @@ class Notes:
         """Write what waits. A call that fails, or is cut off, is left to be made again."""
         batch = list(desk.waiting.values())[:CALL_JOBS]
         try:
-            desk.lost |= await self._broker.note(batch)
+            desk.lost |= await self._broker.update_records(batch)
         except BrokerError as e:
             if not isinstance(e, BrokerUnavailable):  # the turns log that Redis is away
-                log.warning("note.refused", jobs=len(batch), queue=batch[0][0].queue, error=str(e))
+                log.warning(
+                    "record.refused", jobs=len(batch), queue=batch[0][0].queue, error=str(e)
+                )
             await anyio.sleep(self._backoff.next_s())
             return
         self._backoff.reset()

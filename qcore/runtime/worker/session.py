@@ -12,7 +12,7 @@ from qcore.broker.redis.script_codec import ClaimRequest, Turn, leading
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released
-from qcore.runtime.worker.capacity import Room
+from qcore.runtime.worker.capacity import ClaimBudget
 from qcore.telemetry import log
 
 #: A claim whose reply was lost may still have been on its way when it was first looked for.
@@ -43,10 +43,10 @@ class _Away:
     until: float = 0.0
 
 
-class Exchange:
+class Session:
     """One settle-and-claim call at a time; what a failed call leaves open is cleared up next.
 
-    `wake` is called when a lost claim is to be looked for once more, or an absent queue to be
+    `wakeup` is called when a lost claim is to be looked for once more, or an absent queue to be
     tried again.
 
     A settle that was sent and not answered is sent again: its token makes it count once. A claim
@@ -105,7 +105,7 @@ class Exchange:
         """Return the leases that are held for no running job: their outcome is not confirmed."""
         return [*self._found, *(lease for lease, _ in (*self._sending, *self._ended))]
 
-    async def take(self, room: Room | None) -> Turn:
+    async def take(self, budget: ClaimBudget | None) -> Turn:
         """Settle what has ended and claim what there is room for; find what lost claims took.
 
         Raises:
@@ -121,14 +121,14 @@ class Exchange:
         resting = self._resting()
         sending = self._outgoing(resting)
         # what was found fills slots that nobody counted; the next turn can claim
-        postponed = bool(self._found) and room is not None
-        claim = None if self._found or room is None else self._claim(room, resting)
+        postponed = bool(self._found) and budget is not None
+        claim = None if self._found or budget is None else self._claim(budget, resting)
         if sending or claim is not None:
             turn = await self._send(sending, claim)
         turn.postponed = postponed
         # a turn brings what was found or what was claimed, never both
         turn.sent_at = self._found_at if self._found else sent_at
-        turn.leases += self._fitting(room)
+        turn.leases += self._fitting(budget)
         return turn
 
     def _outgoing(self, resting: Collection[str]) -> list[tuple[Lease, Outcome]]:
@@ -141,32 +141,32 @@ class Exchange:
         self._ended = later + ready[len(sending) :]
         return sending
 
-    def _fitting(self, room: Room | None) -> list[Lease]:
+    def _fitting(self, budget: ClaimBudget | None) -> list[Lease]:
         """Return what was found and has room; the rest goes back, nothing charged.
 
         While a lost claim could not be looked for, other queues may have filled its slots.
         """
         found, self._found = self._found, []
-        most = 0 if room is None else room.jobs
+        most = 0 if budget is None else budget.jobs
         for lease in found[most:]:
             self.add(lease, Released())
         return found[:most]
 
-    def _claim(self, room: Room, resting: Collection[str]) -> ClaimRequest | None:
-        queues = {queue: most for queue, most in room.queues.items() if queue not in resting}
+    def _claim(self, budget: ClaimBudget, resting: Collection[str]) -> ClaimRequest | None:
+        queues = {queue: most for queue, most in budget.queues.items() if queue not in resting}
         if not queues:
             return None
         self._claims += 1
         return ClaimRequest(
             tuple(queues),
-            min(room.jobs, CALL_JOBS),
+            min(budget.jobs, CALL_JOBS),
             round(self._config.lease_s * 1000),
             # so wide that a token has more than 64 bytes: Redis then looks it up by its hash, also
             # where less than 128 are in flight, instead of reading all of them
             f"{self._owner}:{self._claims:012}:",
             tuple(queues.values()),
-            self._config.suspects,
-            room.is_idle,
+            self._config.quarantined,
+            budget.is_idle,
             self._size.now,
         )
 
@@ -256,8 +256,8 @@ class Exchange:
         loop = asyncio.get_running_loop()
         if queue not in self._away:
             log.error("queue.lost", queue=queue, error=str(error))
-            least_s, most_s = self._config.reconnect_least_s, self._config.reconnect_most_s
-            self._away[queue] = _Away(loop.time(), self._broker.backoff(least_s, most_s))
+            min_s, max_s = self._config.reconnect_min_s, self._config.reconnect_max_s
+            self._away[queue] = _Away(loop.time(), self._broker.backoff(min_s, max_s))
         away = self._away[queue]
         wait_s = away.backoff.next_s()
         away.until = loop.time() + wait_s

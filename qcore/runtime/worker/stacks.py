@@ -13,9 +13,9 @@ from qcore.runtime.worker.running_job import Running
 from qcore.telemetry import log
 
 #: At most so many jobs, the oldest first, and as many other tasks.
-_MOST = 200
+_MAX = 200
 #: At most so many calls of a stack, the innermost ones.
-_MOST_CALLS = 25
+_MAX_CALLS = 25
 
 
 def dump(running: Sequence[Running], loop: asyncio.AbstractEventLoop) -> None:
@@ -24,7 +24,7 @@ def dump(running: Sequence[Running], loop: asyncio.AbstractEventLoop) -> None:
     log.warning(
         "worker.dumped", running=len(running), tasks=len(tasks), threads=threading.active_count()
     )
-    for job in islice(running, _MOST):
+    for job in islice(running, _MAX):
         # the clock of the loop, which stands still for itself while it is blocked
         age_s = round(time.monotonic() - job.claimed_at, 3)
         stack = _shown(_calls_of(job.task)) if job.task is not None else ""
@@ -37,7 +37,7 @@ def dump(running: Sequence[Running], loop: asyncio.AbstractEventLoop) -> None:
             stack=stack,
         )
     own = {job.task for job in running}
-    for task in islice((task for task in tasks if task not in own), _MOST):
+    for task in islice((task for task in tasks if task not in own), _MAX):
         log.warning("task.dumped", name=task.get_name(), stack=_shown(_calls_of(task)))
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in _frames().items():
@@ -77,4 +77,4 @@ def _below(frame: FrameType | None) -> list[tuple[CodeType, int]]:
 def _shown(calls: Iterable[tuple[CodeType, int]]) -> str:
     """Return a stack in one line, as logs carry it."""
     shown = [f"{code.co_qualname} ({code.co_filename}:{line})" for code, line in calls]
-    return " > ".join(shown[-_MOST_CALLS:])
+    return " > ".join(shown[-_MAX_CALLS:])

@@ -1,34 +1,28 @@
 """One timer for the task timeouts, the trust, and the odd ends of all running jobs."""
 
 import asyncio
-from collections.abc import Callable, Iterable
 
-from qcore.model.job import Outcome, Released
+from qcore.model.job import Released
 from qcore.runtime.worker.running_job import Running, Stop
+from qcore.runtime.worker.running_jobs import RunningJobs
 from qcore.telemetry import log, trace_of
 
 #: How late a timeout may be; a timer per job would cost 3 to 6 µs of every job.
 TICK_S = 0.1
 
 
-class Deadlines:
+class Timeouts:
     """Cancels jobs whose task timeout has passed, at most TICK_S late.
 
     And exclusive jobs whose lease can no longer be trusted.
 
     Args:
-        running: Returns the jobs that run.
-        end: Called with one whose asyncio task is over although it still counts as running, and
-            its outcome.
+        jobs: Those that run. One whose asyncio task is over although it still counts as running
+            is ended.
     """
 
-    def __init__(
-        self,
-        running: Callable[[], Iterable[Running]],
-        end: Callable[[Running, Outcome | None], None],
-    ) -> None:
-        self._running = running
-        self._end = end
+    def __init__(self, jobs: RunningJobs) -> None:
+        self._jobs = jobs
 
     async def run(self) -> None:
         """Look at every running job until cancelled."""
@@ -36,7 +30,7 @@ class Deadlines:
         while True:
             await asyncio.sleep(TICK_S)
             now = loop.time()
-            for running in self._running():
+            for running in self._jobs.all():
                 if running.task is not None and running.task.done():
                     self._free(running)
                     continue
@@ -61,4 +55,4 @@ class Deadlines:
             queue=lease.queue,
             exception=trace_of(error) if error else None,
         )
-        self._end(running, None if running.started_ms else Released())
+        self._jobs.end(running, None if running.started_ms else Released())

@@ -15,7 +15,7 @@ from qcore.model.reading import text_of
 _QUEUES, _CALLS = 10, 50
 
 
-class Unserved:
+class UnservedQueues:
     """Looks after a few queues of the namespace that this worker does not serve, now and then.
 
     Every worker does, without a leader; those served by others have little left to prune. With

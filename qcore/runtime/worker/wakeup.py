@@ -1,4 +1,4 @@
-"""Waits for the markers that say a queue may have jobs, while a worker has room for some."""
+"""Waits for the wakeups that say a queue may have jobs, while a worker has room for some."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.telemetry import log
 
-#: A queue whose marker was refused is listened to again after this.
+#: A queue whose wakeup was refused is listened to again after this.
 _REFUSED_S = 2.0
 
 
-class Listener:
-    """Blocks on the markers when told to; after each block the worker looks, woken or not.
+class WakeupListener:
+    """Blocks on the wakeups when told to; after each block the worker looks, woken or not.
 
     Args:
-        broker: Where the markers are.
+        broker: Where the wakeups are.
         config: Queues, block and reconnect times.
         claimable: The queues that the worker has room for now.
         look: Called when it is time to claim.
@@ -37,7 +37,7 @@ class Listener:
         self._claimable = claimable
         self._look = look
         self._asked = asyncio.Event()
-        #: Whether a marker came with the last look.
+        #: Whether a wakeup came with the last look.
         self.woken = False
 
     def listen(self) -> None:
@@ -53,9 +53,9 @@ class Listener:
 
     async def _listen(self) -> None:
         config = self._config
-        #: Queues whose marker came while there was no room for them: others may have it.
+        #: Queues whose wakeup came while there was no room for them: others may have it.
         refused: set[str] = set()
-        backoff = self._broker.backoff(config.reconnect_least_s, config.reconnect_most_s)
+        backoff = self._broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
         while True:
             await self._asked.wait()
             refused -= self._claimable()
@@ -72,7 +72,7 @@ class Listener:
                     backoff.reset()
                 except BrokerError as e:
                     # claims may go on all the same, on their own connection
-                    log.warning("marker.lost", error=str(e))
+                    log.warning("wakeup.lost", error=str(e))
                     await anyio.sleep(backoff.next_s())
             self._asked.clear()
             if queues:

@@ -143,7 +143,7 @@ class Watchdog:
         """Return the job whose task this is; else the only one that waits for it."""
         if task is None:
             return None
-        jobs = {running.task: running for running in self._worker.jobs()}
+        jobs = {running.task: running for running in self._worker.jobs.all()}
         if task in jobs:
             return jobs[task]
         found = [jobs[waiter] for waiter in awaiting(task) if waiter in jobs]
@@ -154,7 +154,7 @@ class Watchdog:
     def _look_at_jobs(self, passed_s: float) -> None:
         now, late_s = time.monotonic(), dict[bytes, float]()
         overdue: list[tuple[Running, float]] = []
-        for running in self._worker.jobs():
+        for running in self._worker.jobs.all():
             if running.deadline is None or running.deadline > now:
                 continue
             token = running.lease.token
@@ -173,7 +173,7 @@ class Watchdog:
         """Log what goes on, and who is to blame; the supervisor kills when it hears of it."""
         if not self._has_dumped:
             self._has_dumped = True
-            dump(self._worker.jobs(), self._loop)
+            dump(self._worker.jobs.all(), self._loop)
         for running, limit_s in overdue:
             lease = running.lease
             log.error(

@@ -1,4 +1,4 @@
--- acquit: none: suspects that have lost three leases, one of them to a known culprit, have lost two.
+-- acquit: none: quarantined jobs that lost three leases, one of them to a known culprit, lost two.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       crashes    hash  job id -> `count ms`
 -- ARGV  now_ms     ms    '' for the Redis clock
@@ -14,8 +14,8 @@ redis.call('ZREM', active, '')
 local acquitted = {}
 for i = ids, #ARGV do
   local text = redis.call('HGET', crashes, ARGV[i])
-  if count_of(text, now) == SUSPECT + 1 then
-    redis.call('HSET', crashes, ARGV[i], SUSPECT .. string.match(text, ' %d+$'))
+  if count_of(text, now) == QUARANTINED + 1 then
+    redis.call('HSET', crashes, ARGV[i], QUARANTINED .. string.match(text, ' %d+$'))
     acquitted[#acquitted + 1] = ARGV[i]
   end
 end

@@ -1,6 +1,6 @@
 -- audit: where each of some jobs lies, all at one moment. Reads only.
 -- KEYS  ready      list  job ids, oldest first
---       suspects   list  ids of ready jobs that lost two leases, oldest first
+--       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
@@ -10,8 +10,8 @@
 -- ARGV  items...   id, '1' if it was seen in a list, the tokens it was seen with (spaces between)
 -- reply per id { how often in ready, due time or false, time of death or false, has a payload (0, 1),
 --       has an outcome (0, 1), its token in running or false, those of the tokens that are leases,
---       how often in suspects }
-local ready, suspects, scheduled, active, running, jobs, dead, done = unpack(KEYS, 1, 8)
+--       how often in quarantined jobs }
+local ready, quarantine, scheduled, active, running, jobs, dead, done = unpack(KEYS, 1, 8)
 local items = 1
 
 local reply = {}
@@ -26,7 +26,7 @@ for i = items, #ARGV, 3 do
   -- A search through the whole list; most that looked odd have just ended.
   if payload == 1 or ARGV[i + 1] == '1' then
     times[1] = #redis.call('LPOS', ready, id, 'COUNT', 0)
-    times[2] = #redis.call('LPOS', suspects, id, 'COUNT', 0)
+    times[2] = #redis.call('LPOS', quarantine, id, 'COUNT', 0)
   end
   reply[#reply + 1] = {
     times[1], redis.call('ZSCORE', scheduled, id), redis.call('ZSCORE', dead, id), payload,

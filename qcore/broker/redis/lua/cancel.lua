@@ -1,4 +1,4 @@
--- cancel: scheduled -> cancelled at once; ready, active: a wish, which the next step obeys.
+-- cancel: scheduled -> cancelled at once; ready, active: a cancel request, which the next step obeys.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       scheduled  zset  job id -> due time, unix ms
 --       running    hash  job id -> token
@@ -6,7 +6,7 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       dead       zset  job id -> time of death, unix ms
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
@@ -22,7 +22,7 @@ k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
 local now_ms, keep_ms, outcome, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local now = clock(now_ms)
-local wish = whole(integer(keep_ms)) .. ' ' .. outcome
+local cancel_request = whole(integer(keep_ms)) .. ' ' .. outcome
 check('ZCARD', k.scheduled, k.dead, k.expiry)
 check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
 redis.call('ZREM', k.active, '')
@@ -33,10 +33,10 @@ local function cancel(id)
   end
   if redis.call('ZSCORE', k.dead, id) then return 'ended' end
   if redis.call('ZREM', k.scheduled, id) == 1 then
-    call_off(k, id, wish, now)
+    call_off(k, id, cancel_request, now)
     return 'scheduled'
   end
-  redis.call('HSET', k.cancels, id, wish)
+  redis.call('HSET', k.cancels, id, cancel_request)
   if redis.call('HEXISTS', k.running, id) == 1 then return 'active' end
   -- it will not run: who waits for it need not wait until it is popped
   announce(k.waiters, { id }, 'cancelled')

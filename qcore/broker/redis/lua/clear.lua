@@ -3,12 +3,12 @@
 -- others together when that was.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       ready      list  job ids, oldest first
---       suspects   list  ids of ready jobs that lost two leases, oldest first
+--       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
@@ -20,7 +20,7 @@
 -- reply how many were cleared; 0 when nothing is left
 -- @include clock kinds forget ending
 local k = {}
-k.active, k.ready, k.suspects, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
+k.active, k.ready, k.quarantine, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
 k.cancels, k.waiters, k.done, k.expiry, k.meta = unpack(KEYS, 8, 12)
 local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 
@@ -28,18 +28,18 @@ local now = clock(now_ms)
 local gone = whole(now + integer(keep_ms))
 local kept = whole(integer(keep_ms)) .. ' ' .. outcome
 limit = bounded(limit)
-check('LLEN', k.ready, k.suspects)
+check('LLEN', k.ready, k.quarantine)
 check('ZCARD', k.scheduled, k.expiry)
 check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done, k.meta)
 redis.call('ZREM', k.active, '')
-local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.suspects, limit) or {}
+local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.quarantine, limit) or {}
 if #ids == 0 then
   ids = redis.call('ZRANGE', k.scheduled, 0, limit - 1)
   if #ids > 0 then redis.call('ZREM', k.scheduled, unpack(ids)) end
 end
-local channels, wishes = awaited(k.waiters, ids), wishes_of(k.cancels, ids)
+local channels, cancel_requests = awaited(k.waiters, ids), cancel_requests_of(k.cancels, ids)
 for i, id in ipairs(ids) do
-  if channels[i] or wishes[i] then
+  if channels[i] or cancel_requests[i] then
     redis.call('HSET', k.done, id, kept)
     redis.call('ZADD', k.expiry, gone, id)
   end

@@ -3,7 +3,7 @@
 --       ready      list  job ids, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
---       wake       zset  the marker "come and claim"
+--       wakeup     zset  the wakeup "come and claim"
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       nonce      text  names the producing process
@@ -12,7 +12,7 @@
 -- reply the ids that were there already, { id } for one that names another job: it was not enqueued;
 --       the error QCLOSED when the queue is closed
 -- @include clock kinds
-local jobs, ready, scheduled, producers, wake, meta = unpack(KEYS, 1, 6)
+local jobs, ready, scheduled, producers, wakeup, meta = unpack(KEYS, 1, 6)
 local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
 
 -- due_of: when a job is due, as digits; false for now.
@@ -28,7 +28,7 @@ call = integer(call)
 if #ARGV % 3 ~= 0 or #ARGV > 6000 then error('not three words for each of 2,000 jobs') end
 for i = items, #ARGV, 3 do due[i] = due_of(ARGV[i + 1], now) or nil end
 check('LLEN', ready)
-check('ZCARD', wake)
+check('ZCARD', wakeup)
 if next(due) then check('ZCARD', scheduled) end
 local seen = string.match(redis.call('HGET', producers, nonce) or '', '^(%d+) ')
 if seen and (natural(seen) or 0) >= call then
@@ -62,5 +62,5 @@ if not natural(epoch) then
   redis.call('HSET', meta, 'epoch', natural(fence) and '0' or whole(now))
 end
 if #added > 0 then redis.call('RPUSH', ready, unpack(added)) end
-if #added > 0 or earliest then redis.call('ZADD', wake, 0, '1') end
+if #added > 0 or earliest then redis.call('ZADD', wakeup, 0, '1') end
 return known

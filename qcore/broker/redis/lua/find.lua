@@ -7,12 +7,12 @@
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
--- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or the wish holds,
+-- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or `cancels` holds,
 --       or payload (none with a channel), record, crashes, when (time of death, deadline or due time,
 --       unix ms; where there is no trace: { now_ms, cleared, purged, epoch, fence } of the queue),
 --       token }
@@ -43,10 +43,10 @@ if where == '' then
   at = { whole(clock('')), unpack(notes) }
 end
 
--- A ready job with a wish to cancel it will not run, though its id is still in line.
-local wish = where == 'ready' and redis.call('HGET', cancels, id)
-if wish then
-  return { 'done', wish, false, false, false, false }
+-- A ready job with a request to cancel it will not run, though its id is still in line.
+local cancel_request = where == 'ready' and redis.call('HGET', cancels, id)
+if cancel_request then
+  return { 'done', cancel_request, false, false, false, false }
 end
 if channel ~= '' and where ~= 'dead' and where ~= '' then
   local known = redis.call('HGET', waiters, id)

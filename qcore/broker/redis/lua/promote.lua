@@ -2,25 +2,25 @@
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       scheduled  zset  job id -> due time, unix ms
 --       ready      list  job ids, oldest first
---       suspects   list  ids of ready jobs that lost two leases, oldest first
+--       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       crashes    hash  job id -> `count ms`
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
---       wake       zset  the marker "come and claim"
+--       wakeup     zset  the wakeup "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
--- reply { how many were promoted, suspects that wait; none while the queue is paused }
--- @include clock kinds losses lines pausing
+-- reply { how many were promoted, quarantined jobs that wait; none while the queue is paused }
+-- @include clock kinds losses ready_lists pausing
 local k = {}
-k.active, k.scheduled, k.ready, k.suspects, k.crashes, k.meta, k.wake = unpack(KEYS, 1, 7)
+k.active, k.scheduled, k.ready, k.quarantine, k.crashes, k.meta, k.wakeup = unpack(KEYS, 1, 7)
 local now_ms, limit = ARGV[1], ARGV[2]
 
 local now = clock(now_ms)
 limit = bounded(limit)
-check('LLEN', k.ready, k.suspects)
-check('ZCARD', k.scheduled, k.wake)
+check('LLEN', k.ready, k.quarantine)
+check('ZCARD', k.scheduled, k.wakeup)
 check('HLEN', k.crashes, k.meta)
 redis.call('ZREM', k.active, '')
 local promoted = promote_due(k, now, limit)
-if promoted > 0 then redis.call('ZADD', k.wake, 0, '1') end
+if promoted > 0 then redis.call('ZADD', k.wakeup, 0, '1') end
 local paused = pause_end(redis.call('HGET', k.meta, 'paused'), now)
-return { promoted, paused and 0 or redis.call('LLEN', k.suspects) }
+return { promoted, paused and 0 or redis.call('LLEN', k.quarantine) }

@@ -4,7 +4,7 @@
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       age_ms     ms    purge what has been dead for so long; '' for the ids

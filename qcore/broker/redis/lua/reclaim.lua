@@ -2,18 +2,18 @@
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       ready      list  job ids, oldest first
---       suspects   list  ids of ready jobs that lost two leases, oldest first
+--       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
---       wake       zset  the marker "come and claim"
+--       wakeup     zset  the wakeup "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    the lease of this fleet
 --       stale_ms   ms    a last sweep older than this means that Redis or all sweepers were away
@@ -23,18 +23,18 @@
 --       heard_ms   ms    when this Redis last answered a sweep of the caller, whatever the queue; or 0
 -- reply { now_ms, token, where its job went ('ready', 'scheduled', 'dead', 'cancelled';
 --       'dropped': it was no lease of a job), token, ... }
--- @include clock kinds tokens losses lines forget ending give_back
+-- @include clock kinds tokens losses ready_lists forget ending give_back
 local k = {}
-k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
-k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wake = unpack(KEYS, 8, 15)
+k.active, k.running, k.ready, k.quarantine, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
+k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wakeup = unpack(KEYS, 8, 15)
 local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit, heard_ms = unpack(ARGV, 1, 7)
 local LONGEST_MS = 24 * 3600 * 1000
 
 local now = clock(now_ms)
 lease_ms, stale_ms, guard_ms = integer(lease_ms), integer(stale_ms), integer(guard_ms)
 crash_limit, limit, heard_ms = integer(crash_limit), bounded(limit), integer(heard_ms)
-check('LLEN', k.ready, k.suspects)
-check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
+check('LLEN', k.ready, k.quarantine)
+check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
 check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done, k.meta)
 redis.call('ZREM', k.active, '')
 local meta = redis.call('HMGET', k.meta, 'last_sweep', 'guard_until')

@@ -2,17 +2,17 @@
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       ready      list  job ids, oldest first
---       suspects   list  ids of ready jobs that lost two leases, oldest first
+--       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       wake       zset  the marker "come and claim"
+--       wakeup     zset  the wakeup "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       owner      text  the process that is gone
 --       charge     text  '1': the loss counts as a crash; '0': the process was ended for no fault of its jobs
@@ -20,18 +20,18 @@
 --       cursor     int   0 at first, then the cursor of the last reply
 --       tokens...  text  the culprits: with some, only these losses are charged
 -- reply { cursor ('0' at the end), token, where its job went, token, ... }
--- @include clock kinds tokens losses lines forget ending give_back
+-- @include clock kinds tokens losses ready_lists forget ending give_back
 local k = {}
-k.active, k.running, k.ready, k.suspects, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
-k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.wake = unpack(KEYS, 8, 14)
+k.active, k.running, k.ready, k.quarantine, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
+k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)
 local now_ms, owner, charge, crash_limit, cursor, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
   ARGV[5], 6
 
 local now, is_culprit = clock(now_ms), {}
 crash_limit = integer(crash_limit)
 for i = tokens, #ARGV do is_culprit[ARGV[i]] = true end
-check('LLEN', k.ready, k.suspects)
-check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
+check('LLEN', k.ready, k.quarantine)
+check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
 check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
 redis.call('ZREM', k.active, '')
 local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', owner .. ':*', 'COUNT', 1000)

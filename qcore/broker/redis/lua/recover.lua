@@ -4,14 +4,14 @@
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    from now
 --       prefix     text  `owner:seq:` of the lost claim, or `owner:`
 --       payloads   text  '1'; '0': without, for who will not run the jobs
 --       cursor     int   0 at first, then the cursor of the last reply
--- reply { cursor ('0' at the end), now_ms, fence, tokens, payloads, states, crashes, wishes }
+-- reply { cursor ('0' at the end), now_ms, fence, tokens, payloads, states, crashes, cancel requests }
 -- @include clock kinds tokens leased
 local k = {}
 k.active, k.jobs, k.state, k.crashes, k.cancels, k.meta = unpack(KEYS, 1, 6)

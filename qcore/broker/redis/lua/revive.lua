@@ -5,16 +5,16 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       ready      list  job ids, oldest first
---       wake       zset  the marker "come and claim"
+--       wakeup     zset  the wakeup "come and claim"
 -- ARGV  items...   id, its new record
 -- reply the ids that were revived: those dead, with a payload
 -- @include kinds
-local active, dead, jobs, state, crashes, ready, wake = unpack(KEYS, 1, 7)
+local active, dead, jobs, state, crashes, ready, wakeup = unpack(KEYS, 1, 7)
 local items = 1
 
 if #ARGV % 2 == 1 then error('an id without a record') end
 check('LLEN', ready)
-check('ZCARD', dead, wake)
+check('ZCARD', dead, wakeup)
 check('HLEN', jobs, state, crashes)
 redis.call('ZREM', active, '')
 local revived = {}
@@ -27,5 +27,5 @@ for i = items, #ARGV, 2 do
     revived[#revived + 1] = id
   end
 end
-if #revived > 0 then redis.call('ZADD', wake, 0, '1') end
+if #revived > 0 then redis.call('ZADD', wakeup, 0, '1') end
 return revived

@@ -1,19 +1,19 @@
 -- settle: active -> completed (ack), scheduled (retry), dead (bury) or head of ready (release).
--- A wish to cancel the job turns a retry and a release into its end.
+-- A request to cancel the job turns a retry and a release into its end.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       ready      list  job ids, oldest first
---       suspects   list  ids of ready jobs that lost two leases, oldest first
+--       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       dead       zset  job id -> time of death, unix ms
---       cancels    hash  job id -> `keep_ms outcome`, a wish to cancel it
+--       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       wake       zset  the marker "come and claim"
+--       wakeup     zset  the wakeup "come and claim"
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       acks       int   how many of the items are acks without an outcome
 --       keeps      int   acks with an outcome to keep
@@ -23,10 +23,10 @@
 --       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: record,
 --                  delay_ms; per bury: record
 -- reply the tokens that were lost: nothing was written for them
--- @include clock kinds tokens losses lines forget ending settling
+-- @include clock kinds tokens losses ready_lists forget ending settling
 local k = {}
-k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.suspects = unpack(KEYS, 1, 7)
-k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wake = unpack(KEYS, 8, 14)
+k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.quarantine = unpack(KEYS, 1, 7)
+k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)
 local now_ms, acks, keeps, retries, buries, releases, items = ARGV[1], ARGV[2], ARGV[3],
   ARGV[4], ARGV[5], ARGV[6], 7
 
@@ -38,8 +38,8 @@ check('HLEN', k.running, k.jobs)
 k.is_plain = redis.call('EXISTS', k.state, k.crashes, k.cancels, k.waiters) == 0
 if not k.is_plain then check('HLEN', k.state, k.crashes, k.cancels, k.waiters) end
 if #plan.keep + #plan.bury + #plan.back > 0 then
-  check('LLEN', k.ready, k.suspects)
-  check('ZCARD', k.scheduled, k.dead, k.expiry, k.wake)
+  check('LLEN', k.ready, k.quarantine)
+  check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
   check('HLEN', k.done)
 end
 redis.call('ZREM', k.active, '')

@@ -17,16 +17,16 @@ local function announce(waiters, ids, status)
   redis.call('HDEL', waiters, unpack(ids))
 end
 
--- wishes_of: what `cancels` holds for `ids`; {} when nobody wants any job cancelled.
-local function wishes_of(cancels, ids)
+-- cancel_requests_of: what `cancels` holds for `ids`; {} when nobody wants any job cancelled.
+local function cancel_requests_of(cancels, ids)
   if #ids == 0 or redis.call('EXISTS', cancels) == 0 then return {} end
   return redis.call('HMGET', cancels, unpack(ids))
 end
 
--- call_off: -> cancelled, with the outcome that came with the wish: `keep_ms outcome`.
-local function call_off(k, id, wish, now)
-  redis.call('HSET', k.done, id, wish)
-  local keep_ms = natural(string.match(wish, '^(%d+) ')) or 0
+-- call_off: -> cancelled, with the outcome that came with the cancel request: `keep_ms outcome`.
+local function call_off(k, id, cancel_request, now)
+  redis.call('HSET', k.done, id, cancel_request)
+  local keep_ms = natural(string.match(cancel_request, '^(%d+) ')) or 0
   redis.call('ZADD', k.expiry, whole(now + keep_ms), id)
   forget({ id }, k)
   announce(k.waiters, { id }, 'cancelled')

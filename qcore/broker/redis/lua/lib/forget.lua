@@ -1,5 +1,5 @@
 -- forget: removes all that is stored of `ids` but their outcomes. Most jobs have neither a record,
--- nor a crash count, nor a wish; `k.is_plain` when it is known that none has.
+-- nor a crash count, nor a cancel request; `k.is_plain` when it is known that none has.
 local function forget(ids, k)
   if #ids == 0 then return end
   redis.call('HDEL', k.jobs, unpack(ids))

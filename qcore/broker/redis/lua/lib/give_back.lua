@@ -9,9 +9,9 @@ local function give_back(k, token, charge, now, crash_limit)
     return 'dropped'
   end
   redis.call('HDEL', k.running, id)
-  local wish = wishes_of(k.cancels, { id })[1]
-  if wish then
-    call_off(k, id, wish, now)
+  local cancel_request = cancel_requests_of(k.cancels, { id })[1]
+  if cancel_request then
+    call_off(k, id, cancel_request, now)
     return 'cancelled'
   end
   local count = count_of(redis.call('HGET', k.crashes, id), now)
@@ -24,12 +24,12 @@ local function give_back(k, token, charge, now, crash_limit)
       return 'dead'
     end
   end
-  redis.call('ZADD', k.wake, 0, '1')
-  if charge and count >= SUSPECT then
-    local wait = math.min(60000, 1000 * 2 ^ math.min(count - SUSPECT, 16))
+  redis.call('ZADD', k.wakeup, 0, '1')
+  if charge and count >= QUARANTINED then
+    local wait = math.min(60000, 1000 * 2 ^ math.min(count - QUARANTINED, 16))
     redis.call('ZADD', k.scheduled, whole(now + wait), id)
     return 'scheduled'
   end
-  line_up(k, { id }, 'LPUSH', now)
+  push_ready(k, { id }, 'LPUSH', now)
   return 'ready'
 end

@@ -1,15 +1,15 @@
 -- look: says whether anything waits in a queue; then all its keys are checked, for a claim that fails
 -- after it took jobs would lose them for a lease. `k.is_plain`: of its jobs only payloads are stored.
 local function look(k, now)
-  if redis.call('EXISTS', k.ready, k.suspects, k.scheduled) == 0 then return false end
+  if redis.call('EXISTS', k.ready, k.quarantine, k.scheduled) == 0 then return false end
   local meta = redis.call('HMGET', k.meta, 'paused', 'fence')
   k.pause, k.fence = pause_end(meta[1], now), meta[2]
   check('LLEN', k.ready)
-  check('ZCARD', k.active, k.wake)
+  check('ZCARD', k.active, k.wakeup)
   check('HLEN', k.running, k.jobs)
-  k.is_plain = redis.call('EXISTS', k.suspects, k.scheduled, k.state, k.crashes, k.cancels) == 0
+  k.is_plain = redis.call('EXISTS', k.quarantine, k.scheduled, k.state, k.crashes, k.cancels) == 0
   if not k.is_plain then
-    check('LLEN', k.suspects)
+    check('LLEN', k.quarantine)
     check('ZCARD', k.scheduled)
     check('HLEN', k.state, k.crashes, k.cancels)
   end
@@ -19,14 +19,14 @@ end
 -- From so many lost leases on a job has a process for itself, so that its end is a proof.
 local ALONE = 3
 
--- company: how many of `most` suspects at the head of the line may begin in one process, and how many
--- jobs of all queues: several that have lost fewer, or one where nothing else runs. None passes one
--- that has to be alone, or that would wait for ever.
+-- company: how many of `most` quarantined jobs at the head of the list may begin in one process, and
+-- how many jobs of all queues: several that have lost fewer, or one where nothing else runs. None
+-- passes one that has to be alone, or that would wait for ever.
 local function company(k, most, left, is_idle, now)
   if most < 1 or k.pause then return most, left end
   local ids = {}
-  for i = 1, math.min(most, redis.call('LLEN', k.suspects)) do
-    ids[i] = redis.call('LINDEX', k.suspects, i - 1)
+  for i = 1, math.min(most, redis.call('LLEN', k.quarantine)) do
+    ids[i] = redis.call('LINDEX', k.quarantine, i - 1)
   end
   for i, count in ipairs(crashes_of(k.crashes, ids, now)) do
     if count >= ALONE then
@@ -39,8 +39,8 @@ end
 
 -- likely: how many jobs to look at when `room` bytes fit, if all are as large as the oldest one;
 -- payloads that do not fit would be read for nothing, and by each claim again.
-local function likely(line, jobs, most, room)
-  local oldest = redis.call('LINDEX', line, 0)
+local function likely(list, jobs, most, room)
+  local oldest = redis.call('LINDEX', list, 0)
   local size = oldest and redis.call('HSTRLEN', jobs, oldest) or 0
   return size == 0 and most or math.min(most, math.floor(room / size) + 1)
 end
@@ -51,7 +51,7 @@ local PART = 16
 
 -- fitting: reads the payloads that fit into `room` bytes, at least one; the other ids go back to the
 -- head. Returns the payloads, and the room that is left.
-local function fitting(line, jobs, ids, room)
+local function fitting(list, jobs, ids, room)
   local payloads, fit = {}, 0
   while fit < #ids and (room > 0 or fit == 0) do
     local part = redis.call('HMGET', jobs, unpack(ids, fit + 1, math.min(fit + PART, #ids)))
@@ -64,7 +64,7 @@ local function fitting(line, jobs, ids, room)
   end
   local rest = {}
   for i = #ids, fit + 1, -1 do rest[#rest + 1], ids[i] = ids[i], nil end
-  if #rest > 0 then redis.call('LPUSH', line, unpack(rest)) end
+  if #rest > 0 then redis.call('LPUSH', list, unpack(rest)) end
   return payloads, room
 end
 

@@ -6,7 +6,7 @@ local function rise(meta, last, now)
   return fence
 end
 
--- columns: what is stored of leased jobs: records, crash counts and wishes, each {} when no job of
+-- columns: what is stored of leased jobs: records, crash counts and cancels, each {} when no job of
 -- the queue has one, which is the rule; `k.is_plain` when that is known.
 local function columns(k, ids)
   if k.is_plain then return {}, {}, {} end

@@ -1,5 +1,5 @@
--- A job that has lost so many leases is a suspect; see lines.
-local SUSPECT = 2
+-- A job that has lost so many leases is quarantined; see ready_lists.
+local QUARANTINED = 2
 
 -- count_of: the lost leases in `count ms`; a count to which nothing was added for 72 h is forgotten.
 local function count_of(text, now)

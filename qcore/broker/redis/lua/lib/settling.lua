@@ -43,17 +43,17 @@ local function bury(k, items, is_held, now)
   announce(k.waiters, ids, 'dead')
 end
 
--- go_back: retries to scheduled, releases to the head of their lines. No marker for a retry: the
+-- go_back: retries to scheduled, releases to the head of their lists. No wakeup for a retry: the
 -- worker that settles it plans by its own claim, and an idle one looks once per block interval.
 local function go_back(k, items, is_held, now)
   local ids, released = {}, {}
   for i, item in ipairs(items) do ids[i] = item.id end
-  local wishes = wishes_of(k.cancels, ids)
+  local cancel_requests = cancel_requests_of(k.cancels, ids)
   for i, item in ipairs(items) do
     if not is_held[item.token] then
       -- lost: nothing is written for it
-    elseif wishes[i] then
-      call_off(k, item.id, wishes[i], now)
+    elseif cancel_requests[i] then
+      call_off(k, item.id, cancel_requests[i], now)
     elseif item.at then
       redis.call('HSET', k.state, item.id, item.record)
       redis.call('ZADD', k.scheduled, item.at, item.id)
@@ -61,6 +61,6 @@ local function go_back(k, items, is_held, now)
       released[#released + 1] = item.id
     end
   end
-  line_up(k, released, 'LPUSH', now)
-  if #released > 0 then redis.call('ZADD', k.wake, 0, '1') end
+  push_ready(k, released, 'LPUSH', now)
+  if #released > 0 then redis.call('ZADD', k.wakeup, 0, '1') end
 end

@@ -4,12 +4,14 @@ import asyncio
 
 from qcore.config import SupervisorConfig
 from qcore.model.fleet import RollState
-from qcore.runtime.supervisor.rolling_restart import Rolling
+from qcore.runtime.supervisor.rolling_restart import RollingRestart
 
 
 async def test_signal_after_an_order_carries_the_order_out_too():
     """`qcore restart --wait` waits for its generation, whoever makes the workers new."""
-    rolling = Rolling(SupervisorConfig(processes=1), [], look_s=1.0, stopping=asyncio.Event())
+    rolling = RollingRestart(
+        SupervisorConfig(processes=1), [], look_s=1.0, stopping=asyncio.Event()
+    )
     rolling.roll("restart", 5)
     rolling.roll("SIGHUP")
     last = rolling.last

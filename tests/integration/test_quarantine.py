@@ -1,4 +1,4 @@
-"""Jobs that have lost two leases run in processes for suspects, which tell who ended them."""
+"""Jobs that have lost two leases run in quarantine, where a process that ends tells who did it."""
 
 import os
 import signal
@@ -63,7 +63,7 @@ async def test_third_run_has_a_process_for_itself_and_that_leaves_when_none_wait
     await done(fleet, number, job)
     runs = fleet.runs()[number]
     workers = [worker_of(command, run.pid) for run in runs]
-    assert workers == ["worker.1", "worker.1", "worker.suspects.1"]
+    assert workers == ["worker.1", "worker.1", "worker.quarantine.1"]
     pid = runs[-1].pid
     (left,) = await eventually(
         lambda: [e for e in command.events("worker.exited") if e["pid"] == pid], 20
@@ -90,7 +90,7 @@ async def test_fifth_kill_buries_the_job_and_says_how(
     await killed_while_it_runs(fleet, number, 5)
     record = await dead(producer.app, job, LONG_S)
     death = record.deaths[-1]
-    assert (death.how, death.worker) == ("SIGKILL", "worker.suspects.1")
+    assert (death.how, death.worker) == ("SIGKILL", "worker.quarantine.1")
     assert death.pid == fleet.runs()[number][-1].pid
     assert death.peak_rss_bytes > 1_000_000
     assert record.attempts == 0
@@ -108,21 +108,21 @@ async def test_job_that_exits_with_three_is_dead_when_it_is_alone(fleet: Fleet, 
     assert death.how == "exit 3"
     assert record.crashes == 3
     assert len(fleet.runs()[number]) == 4
-    # whoever revives it gives it a new life: it is no suspect any more
+    # whoever revives it gives it a new life: it is no quarantined job any more
     assert await producer.app.inspector.revive("default", [job.id]) == [job.id]
     await eventually(lambda: len(fleet.runs()[number]) > 4, 20)
     last = fleet.runs()[number][4]
-    assert "suspects" not in worker_of(command, last.pid)
+    assert "quarantine" not in worker_of(command, last.pid)
 
 
-async def test_suspect_of_a_pool_runs_in_a_pool_of_its_own(
+async def test_quarantined_job_of_a_pool_runs_in_a_pool_of_its_own(
     fleet: Fleet, command: Command, producer: Producer
 ):
     number, job = await enqueued(fleet, producer, "work_in_process", 1.0)
     await killed_while_it_runs(fleet, number, 2)
     await done(fleet, number, job)
     last = fleet.runs()[number][-1]
-    assert worker_of(command, last.pid) == "worker.suspects.1"
+    assert worker_of(command, last.pid) == "worker.quarantine.1"
 
 
 SPAWNS = """
@@ -153,7 +153,7 @@ async def test_what_a_worker_started_does_not_outlive_it(fleet: Fleet, producer:
     await eventually(lambda: stat_of(started)[:1] in ([], [b"Z"]))
 
 
-async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(
+async def test_pool_process_that_a_quarantined_job_ends_is_an_error_of_its_run(
     fleet: Fleet, command: Command, producer: Producer
 ):
     """The pool saw it die: that is proof enough, its worker lives on."""
@@ -166,12 +166,12 @@ async def test_pool_process_that_a_suspect_ends_is_an_error_of_its_run(
     assert record.deaths == ()
     assert "exited with 3" in (record.reason or "")
     (run,) = fleet.runs()[number]
-    assert worker_of(command, run.pid) == "worker.suspects.1"
+    assert worker_of(command, run.pid) == "worker.quarantine.1"
     exits = command.events("worker.exited")
     assert not [e for e in exits if e["signal"] or e["exit_code"]]
 
 
-async def test_suspects_wait_for_nobody_when_the_supervisor_stops(
+async def test_quarantined_wait_for_nobody_when_the_supervisor_stops(
     fleet: Fleet, command: Command, producer: Producer
 ):
     number, job = await enqueued(fleet, producer, "work", 60.0)
@@ -183,7 +183,7 @@ async def test_suspects_wait_for_nobody_when_the_supervisor_stops(
     record = await record_of(producer.app, job)
     assert (record.status, record.crashes) == ("ready", 2)
     (waiting,) = await producer.app.broker.ask(
-        [(b"LRANGE", producer.app.broker.keys("default").names["suspects"], 0, -1)]
+        [(b"LRANGE", producer.app.broker.keys("default").names["quarantine"], 0, -1)]
     )
     assert waiting == [job.id.encode()]
 
@@ -205,7 +205,7 @@ async def charged(producer: Producer, jobs: list[JobHandle[Any]], count: int) ->
     await producer.app.broker.ask([(b"HSET", names["crashes"], *words)])
 
 
-async def test_suspects_of_a_host_that_was_killed_run_several_at_a_time(
+async def test_quarantined_of_a_host_that_was_killed_run_several_at_a_time(
     fleet: Fleet, producer: Producer
 ):
     numbers = [fleet.history.number() for _ in range(60)]
@@ -216,7 +216,7 @@ async def test_suspects_of_a_host_that_was_killed_run_several_at_a_time(
     await eventually(lambda: fleet.done() >= set(numbers), LONG_S)
     assert most_at_once(fleet, set(numbers)) > 5
     workers = {worker_of(command, run.pid) for runs in fleet.runs().values() for run in runs}
-    assert workers == {"worker.suspects.1"}
+    assert workers == {"worker.quarantine.1"}
 
 
 async def test_those_beside_a_culprit_run_together_again_when_it_is_condemned(

@@ -1,4 +1,4 @@
--- note: active -> active, with a new record.
+-- update_record: active -> active, with a new record.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       state      hash  job id -> mutable record
 -- ARGV  items...   token, record

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
-from qcore.runtime.supervisor.autoscaler import Scaler
+from qcore.runtime.supervisor.autoscaler import Autoscaler
 from qcore.runtime.supervisor.scaling_policy import Seen
 
 
@@ -23,8 +23,8 @@ async def test_order_to_be_quiet_that_comes_during_a_look_is_not_undone():
         return Seen(float(looks), 10, [])
 
     untyped: Any = (slots, broker)
-    scaler = Scaler(
-        SupervisorConfig(processes=1, most_processes=2),
+    scaler = Autoscaler(
+        SupervisorConfig(processes=1, max_processes=2),
         WorkerConfig(queues=("default",), heartbeat_s=0.05),
         untyped[0],
         broker=SimpleNamespace(config=BrokerConfig(url="redis://localhost")),  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from qcore import App, BrokerUnavailable, JobHandle
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import WorkerConfig
-from qcore.runtime.supervisor.crash_handler import Witness
-from qcore.runtime.supervisor.worker_process import ChildProcess
+from qcore.runtime.supervisor.crash_handler import CrashHandler
+from qcore.runtime.supervisor.worker_process import WorkerProcess
 from tests.support.workers import record_of
 
 LEASE_MS = 30_000
@@ -43,7 +43,7 @@ def failing(app: App, call: str, times: int, monkeypatch: pytest.MonkeyPatch) ->
     return lambda: left
 
 
-def gone(**how: Any) -> ChildProcess:
+def gone(**how: Any) -> WorkerProcess:
     """Return what a supervisor knows of a child that is gone."""
     known: dict[str, Any] = {
         "name": "worker.1",
@@ -51,17 +51,17 @@ def gone(**how: Any) -> ChildProcess:
         "process": SimpleNamespace(pid=4711),
         "beat": None,
         "left_well": False,
-        "is_for_suspects": False,
+        "is_quarantine": False,
         "killed_for": "",
         "blames_jobs": False,
         "lacked_memory": False,
         "culprits": frozenset(),
         "peak_rss_bytes": 30_000_000,
     }
-    return cast("ChildProcess", SimpleNamespace(**known | how))
+    return cast("WorkerProcess", SimpleNamespace(**known | how))
 
 
-async def claim(app: App, child: ChildProcess, call: int = 1) -> int:
+async def claim(app: App, child: WorkerProcess, call: int = 1) -> int:
     """Claim what is ready, as the child would have; return how many jobs it got."""
     request = ClaimRequest(["default"], 500, LEASE_MS, f"{child.owner}:{call}:")
     return len((await app.broker.turn([], request)).leases)
@@ -77,17 +77,17 @@ async def enqueued_many(app: App, count: int) -> list[JobHandle[Any]]:
     return [await task.enqueue() for _ in range(count)]
 
 
-async def taken_back(app: App, child: ChildProcess, code: int) -> None:
-    witness = Witness(app.broker, WorkerConfig(queues=("default",)))
-    await witness.take_back(child, code, excused=False)
+async def taken_back(app: App, child: WorkerProcess, code: int) -> None:
+    crash_handler = CrashHandler(app.broker, WorkerConfig(queues=("default",)))
+    await crash_handler.take_back(child, code, excused=False)
 
 
-@pytest.mark.parametrize("is_for_suspects", [False, True])
+@pytest.mark.parametrize("is_quarantine", [False, True])
 async def test_what_a_call_claims_for_a_process_that_is_gone_is_not_charged(
-    app: App, is_for_suspects: bool, monkeypatch: pytest.MonkeyPatch
+    app: App, is_quarantine: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    """It never ran, and a process for suspects that ends by itself condemns only what did."""
-    child = gone(is_for_suspects=is_for_suspects)
+    """It never ran, and a quarantine process that ends by itself condemns only what did."""
+    child = gone(is_quarantine=is_quarantine)
     has_looked, real = asyncio.Event(), app.broker.reclaim_owner
 
     async def look(*args: Any, **named: Any) -> Any:

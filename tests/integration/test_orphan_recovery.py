@@ -20,7 +20,7 @@ from qcore.errors import BrokerUnavailable
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.model.job import Reclaimed
 from qcore.runtime.host.machine import machine, stat_of
-from qcore.runtime.supervisor.orphan_recovery import Orphans
+from qcore.runtime.supervisor.orphan_recovery import OrphanRecovery
 from tests.support.moves import OWNER, QUEUE, claim, content, leased
 from tests.support.waiting import eventually
 
@@ -80,7 +80,7 @@ async def test_jobs_of_others_are_left_to_them(broker: Broker, dead: int, other:
     worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING, owner=OWNER)
     await Fleet(broker).beat("it", msgspec.structs.replace(supervisor(dead, worker), **other))
     await leased(broker, "a")
-    await asyncio.wait_for(Orphans(broker, WORKER).run(), 10)
+    await asyncio.wait_for(OrphanRecovery(broker, WORKER).run(), 10)
     assert await is_held(broker)
     assert [member.id for member in await Fleet(broker).members()] == ["it"]
 
@@ -90,7 +90,7 @@ async def test_record_of_an_older_version_is_forgotten_and_its_leases_end_by_the
 ):
     worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING)
     await Fleet(broker).beat("it", supervisor(dead, worker))
-    await asyncio.wait_for(Orphans(broker, WORKER).run(), 10)
+    await asyncio.wait_for(OrphanRecovery(broker, WORKER).run(), 10)
     assert await Fleet(broker).members() == []
 
 
@@ -99,7 +99,7 @@ async def test_worker_that_is_dead_and_whose_parent_does_not_look_is_gone(broker
         worker = WorkerView(name="worker.1", pid=pid, state=WorkerState.RUNNING, owner=OWNER)
         await Fleet(broker).beat("it", supervisor(pid, worker))
         await leased(broker, "a")
-        await asyncio.wait_for(Orphans(broker, WORKER).run(), 10)
+        await asyncio.wait_for(OrphanRecovery(broker, WORKER).run(), 10)
     assert not await is_held(broker)
 
 
@@ -108,7 +108,7 @@ async def test_worker_whose_pool_still_runs_keeps_its_jobs(broker: Broker, paren
     worker = WorkerView(name="worker.1", pid=parent, state=WorkerState.RUNNING, owner=OWNER)
     await Fleet(broker).beat("it", supervisor(parent, worker))
     await leased(broker, "a")
-    orphans = asyncio.create_task(Orphans(broker, WORKER).run())
+    orphans = asyncio.create_task(OrphanRecovery(broker, WORKER).run())
     try:
         await asyncio.sleep(1.5)  # it looks at once, and again after a second
         assert await is_held(broker)
@@ -138,7 +138,7 @@ async def test_queue_that_cannot_be_reached_does_not_hold_up_the_others(
         return await reclaim_owner(queues, *args, **options)
 
     monkeypatch.setattr(broker, "reclaim_owner", reclaim)
-    orphans = asyncio.create_task(Orphans(broker, WORKER).run())
+    orphans = asyncio.create_task(OrphanRecovery(broker, WORKER).run())
 
     async def is_back() -> bool:
         return not await is_held(broker)
@@ -155,7 +155,7 @@ async def test_claim_that_outlived_its_worker_is_not_charged(broker: Broker, dea
     worker = WorkerView(name="worker.1", pid=dead, state=WorkerState.RUNNING, owner=OWNER)
     await Fleet(broker).beat("it", supervisor(dead, worker))
     await leased(broker, "a")
-    orphans = asyncio.create_task(Orphans(broker, WORKER).run())
+    orphans = asyncio.create_task(OrphanRecovery(broker, WORKER).run())
 
     async def is_back() -> bool:
         return not await is_held(broker)

@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import CHILD_CONFIG, DRAIN
-from qcore.runtime.supervisor.health_monitor import Guard
-from qcore.runtime.supervisor.worker_process import ChildProcess
-from qcore.runtime.supervisor.workers import Brood
+from qcore.runtime.supervisor.health_monitor import HealthMonitor
+from qcore.runtime.supervisor.worker_process import WorkerProcess
+from qcore.runtime.supervisor.workers import Workers
 
 SLEEP = "import time; time.sleep(60)"
 #: It is ready, and once more a while later.
@@ -37,18 +37,20 @@ os.write(fd, b'[17]\\n{{"pid": "many"}}\\n\\xff\\n')
 """
 
 
-def start(code: str = SLEEP) -> ChildProcess:
+def start(code: str = SLEEP) -> WorkerProcess:
     broker, worker = BrokerConfig(url="redis://127.0.0.1:1"), WorkerConfig(queues=("any",))
     command = (sys.executable, "-c", code)
-    return ChildProcess("worker.1", broker, worker, command, place=0, on_beat=lambda beat: None)
+    return WorkerProcess("worker.1", broker, worker, command, place=0, on_beat=lambda beat: None)
 
 
-def brood_of(child: ChildProcess) -> Brood:
+def workers_of(child: WorkerProcess) -> Workers:
     nothing: Any = None
     config = SupervisorConfig(processes=1)
-    brood = Brood(config, command=(), broker=nothing, witness=nothing, stopping=asyncio.Event())
-    brood.living.append(child)
-    return brood
+    workers = Workers(
+        config, command=(), broker=nothing, crash_handler=nothing, stopping=asyncio.Event()
+    )
+    workers.living.append(child)
+    return workers
 
 
 def let_die(pid: int) -> None:
@@ -120,10 +122,10 @@ async def test_dump_of_a_child_that_has_just_died_leaves_its_end_to_be_seen():
 async def test_child_that_is_killed_twice_was_killed_for_the_first_reason():
     """The first one is still on its way out when a deadline comes; who did it stays charged."""
     child = start()
-    brood = brood_of(child)
-    brood.kill(child, "kill timeout of 1 s", blames_jobs=True, culprits=["token"])
+    workers = workers_of(child)
+    workers.kill(child, "kill timeout of 1 s", blames_jobs=True, culprits=["token"])
     child.catch_up = lambda: None  # type: ignore[method-assign]
-    brood.kill(child, "shutdown timeout")
+    workers.kill(child, "shutdown timeout")
     assert (child.killed_for, child.culprits) == ("kill timeout of 1 s", {b"token"})
     assert await child.wait() == -signal.SIGKILL
 
@@ -131,7 +133,7 @@ async def test_child_that_is_killed_twice_was_killed_for_the_first_reason():
 async def test_child_that_has_spoken_is_not_deaf_although_its_supervisor_has_not_listened():
     child = start(BEATS)
     config = SupervisorConfig(processes=1)
-    guard = Guard(brood_of(child), config, leave_s=30.0)
+    guard = HealthMonitor(workers_of(child), config, leave_s=30.0)
     await asyncio.wait_for(child.ready.wait(), 20)
     looking = asyncio.create_task(guard.run())
     await asyncio.sleep(0)
@@ -158,7 +160,7 @@ async def test_beats_that_nobody_can_use_are_said_once_and_end_nobody():
     code = f"import json, os; {GARBAGE.strip()}\n{BEATS}"
     with capture_logs() as lines:
         command = (sys.executable, "-c", code)
-        child = ChildProcess("worker.1", broker, worker, command, place=0, on_beat=refuse)
+        child = WorkerProcess("worker.1", broker, worker, command, place=0, on_beat=refuse)
         await asyncio.wait_for(child.ready.wait(), 10)
         child.catch_up()
         child.kill("the test is over")

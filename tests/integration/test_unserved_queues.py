@@ -3,7 +3,7 @@
 from qcore.broker.redis.broker import PRODUCER_SILENT_MS
 from qcore.config import WorkerConfig
 from qcore.model.job import Acked
-from qcore.runtime.worker.unserved_queues import Unserved
+from qcore.runtime.worker.unserved_queues import UnservedQueues
 from tests.support.content import keys_of
 from tests.support.moves import OTHER_OWNER, QUEUE, ask, leased, settle
 
@@ -23,7 +23,7 @@ async def test_worker_prunes_what_a_queue_that_nobody_serves_has_left(broker):
         expiry = broker.keys(queue).names["expiry"]
         ids = await ask(broker, b"ZRANGE", expiry, 0, -1)
         await ask(broker, b"ZADD", expiry, *(word for id in ids for word in (1, id)))
-    unserved = Unserved(broker, WorkerConfig(queues=("served",)))
+    unserved = UnservedQueues(broker, WorkerConfig(queues=("served",)))
     await unserved.prune_some()
     await unserved.prune_some()
     found = await keys_of(broker, QUEUE)

@@ -6,16 +6,16 @@ from typing import Any
 
 from qcore.config import SupervisorConfig
 from qcore.runtime.ipc.orders import QUIET, RESUME
-from qcore.runtime.supervisor.workers import Brood
+from qcore.runtime.supervisor.workers import Workers
 
 
 def test_worker_that_is_to_leave_stays_quiet_when_the_others_go_on():
     nothing: Any = None
-    brood = Brood(
+    workers = Workers(
         SupervisorConfig(processes=2),
         command=(),
         broker=nothing,
-        witness=nothing,
+        crash_handler=nothing,
         stopping=asyncio.Event(),
     )
     heard: dict[str, list[bytes]] = {"stays": [], "leaves": []}
@@ -23,7 +23,7 @@ def test_worker_that_is_to_leave_stays_quiet_when_the_others_go_on():
         SimpleNamespace(is_spare=name == "leaves", order=orders.append)
         for name, orders in heard.items()
     ]
-    brood.living.extend(children)
-    brood.order(QUIET)
-    brood.order(RESUME)
+    workers.living.extend(children)
+    workers.order(QUIET)
+    workers.order(RESUME)
     assert heard == {"stays": [QUIET, RESUME], "leaves": [QUIET]}

@@ -206,8 +206,8 @@ LATE, SOON = NOW - 36_000, NOW - 34_000
         {"lease_ends_ms": LATE, "guard_until_ms": NOW + 20_000},
         {"dead": 7},
         # they run one after the other, and wait for up to a minute after a crash
-        {"ready": 9, "suspects": 9, "enqueued_ms": NOW - 3_600_000},
-        {"ready": 9, "suspects": 9, "suspects_ms": NOW - 94_000},
+        {"ready": 9, "quarantined": 9, "enqueued_ms": NOW - 3_600_000},
+        {"ready": 9, "quarantined": 9, "quarantined_ms": NOW - 94_000},
     ],
 )
 def test_queue_that_is_served_or_empty_is_well(readings):
@@ -219,7 +219,11 @@ def test_queue_that_is_served_or_empty_is_well(readings):
     [
         ({"ready": 3, "enqueued_ms": LATE, "last_sweep_ms": None}, "3 ready", "Start a worker"),
         ({"ready": 3, "enqueued_ms": LATE, "last_sweep_ms": LATE}, "swept 36.0 s ago", "Start a"),
-        ({"ready": 9, "suspects": 2, "suspects_ms": NOW - 96_000}, "2 ready that", "Only qcore"),
+        (
+            {"ready": 9, "quarantined": 2, "quarantined_ms": NOW - 96_000},
+            "2 ready that",
+            "Only qcore",
+        ),
         ({"due_ms": LATE, "last_sweep_ms": LATE}, "has been due for 36.0 s", "Start a worker"),
         ({"due_ms": LATE}, "has been due for 36.0 s", "logs of its workers"),
         ({"lease_ends_ms": LATE, "last_sweep_ms": LATE}, "a lease ended 36.0 s ago", "--queues or"),
@@ -240,7 +244,10 @@ def test_queue_that_nobody_serves_or_whose_clock_went_back_is_a_fault(readings, 
     ("readings", "said"),
     [
         ({"paused": True, "ready": 3, "enqueued_ms": LATE, "last_sweep_ms": None}, "paused; 3"),
-        ({"paused": True, "ready": 9, "suspects": 2, "suspects_ms": NOW - 96_000}, "paused; 9"),
+        (
+            {"paused": True, "ready": 9, "quarantined": 2, "quarantined_ms": NOW - 96_000},
+            "paused; 9",
+        ),
         ({"closed": True}, "closed; 0"),
         ({"closed": True, "paused": True}, "paused and closed; 0"),
     ],
@@ -258,5 +265,5 @@ def test_paused_queue_with_a_lease_that_nobody_takes_back_is_at_fault():
 
 
 def test_script_looks_into_every_structure_that_may_hold_a_job():
-    structures = {"ready", "suspects", "scheduled", "active", "dead", "done"} & QUEUE_KEYS.keys()
+    structures = {"ready", "quarantine", "scheduled", "active", "dead", "done"} & QUEUE_KEYS.keys()
     assert structures <= set(AUDIT.keys)

@@ -1,4 +1,4 @@
-"""How many processes for suspects are started, and when no more."""
+"""How many quarantine processes are started, and when no more."""
 
 import asyncio
 from types import SimpleNamespace
@@ -8,14 +8,14 @@ import pytest
 
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
-from qcore.runtime.supervisor.quarantine import Seclusion
+from qcore.runtime.supervisor.quarantine import Quarantine
 
 
-def beat(suspects: int) -> Beat:
-    return Beat(1, True, False, False, 0, 0, 0, 0.0, suspects=suspects)
+def beat(quarantined: int) -> Beat:
+    return Beat(1, True, False, False, 0, 0, 0, 0.0, quarantined=quarantined)
 
 
-class Brood:
+class Workers:
     """Its children are free until the test ends them."""
 
     def __init__(self) -> None:
@@ -48,29 +48,31 @@ async def turns() -> None:
 
 
 @pytest.mark.parametrize("places", [1, 2])
-async def test_each_suspect_gets_one_process_and_none_is_started_when_all_are_gone(places: int):
-    brood: Any = Brood()
+async def test_each_quarantined_job_gets_one_process_and_none_is_started_when_all_are_gone(
+    places: int,
+):
+    workers: Any = Workers()
     stopping = asyncio.Event()
-    seclusion = Seclusion(
-        brood,
-        SupervisorConfig(processes=places, restart_least_s=0.01, restart_most_s=0.01),
+    quarantine = Quarantine(
+        workers,
+        SupervisorConfig(processes=places, restart_min_s=0.01, restart_max_s=0.01),
         WorkerConfig(queues=("default",), concurrency=100, threads=5, pool_size=2),
         stopping=stopping,
     )
     async with asyncio.TaskGroup() as group:
         for place in range(places):
-            group.create_task(seclusion.keep(place))
-        seclusion.see(beat(1))
+            group.create_task(quarantine.keep(place))
+        quarantine.see(beat(1))
         await turns()
-        assert len(brood.started) == 1, "one for one"
-        brood.end()  # it has run it, and leaves none
+        assert len(workers.started) == 1, "one for one"
+        workers.end()  # it has run it, and leaves none
         await asyncio.sleep(0.05)  # longer than it rests before the next
-        assert len(brood.started) == 1
-        seclusion.see(beat(2))
+        assert len(workers.started) == 1
+        quarantine.see(beat(2))
         await turns()
-        assert len(brood.started) == 1 + places
+        assert len(workers.started) == 1 + places
         stopping.set()
-        brood.end()
-        seclusion.wake()
+        workers.end()
+        quarantine.wake()
     # never more than an ordinary one takes at a time
-    assert {(w.concurrency, w.threads, w.pool_size) for w in brood.started} == {(10, 5, 2)}
+    assert {(w.concurrency, w.threads, w.pool_size) for w in workers.started} == {(10, 5, 2)}

@@ -11,7 +11,7 @@ from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet, Order
 from qcore.broker.redis.keys import namespace_keys
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
-from qcore.runtime.supervisor.heartbeat import Registration
+from qcore.runtime.supervisor.heartbeat import Heartbeat
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -35,7 +35,7 @@ async def test_order_that_comes_while_the_first_heartbeat_is_on_its_way_is_obeye
                 host="web1", name="worker", pid=1, state=state, queues=("any",), age_s=age_s
             )
 
-        registration = Registration(
+        registration = Heartbeat(
             broker, WorkerConfig(queues=("any",)), view=view, obey=orders.append
         )
         proxy.asks.clear()
@@ -61,7 +61,7 @@ async def test_newest_of_two_orders_is_obeyed(broker: Broker):
     view = SupervisorView(
         host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=60
     )
-    registration = Registration(
+    registration = Heartbeat(
         broker, WorkerConfig(queues=("any",)), view=lambda: view, obey=orders.append
     )
     async with asyncio.TaskGroup() as group:
@@ -78,7 +78,7 @@ async def test_supervisors_that_hear_of_an_order_at_once_obey_one_after_the_othe
         host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=9.0
     )
     registrations = [
-        Registration(
+        Heartbeat(
             broker,
             WorkerConfig(queues=("any",), heartbeat_s=0.1),
             view=lambda: view,
@@ -112,7 +112,7 @@ async def test_order_of_the_future_is_not_for_those_who_find_it_at_their_start(b
     view = SupervisorView(
         host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=60
     )
-    registration = Registration(
+    registration = Heartbeat(
         broker,
         WorkerConfig(queues=("any",), heartbeat_s=0.05),
         view=lambda: view,
@@ -182,12 +182,12 @@ async def test_supervisor_that_saw_an_order_before_the_clock_went_far_back_obeys
 
 
 @contextlib.asynccontextmanager
-async def registered(broker: Broker, orders: list[Order]) -> AsyncIterator[Registration]:
+async def registered(broker: Broker, orders: list[Order]) -> AsyncIterator[Heartbeat]:
     view = SupervisorView(
         host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=0
     )
     worker = WorkerConfig(queues=("any",), heartbeat_s=0.05)
-    registration = Registration(broker, worker, view=lambda: view, obey=orders.append)
+    registration = Heartbeat(broker, worker, view=lambda: view, obey=orders.append)
     async with asyncio.TaskGroup() as group:
         group.create_task(registration.run())
         yield registration

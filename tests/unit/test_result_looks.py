@@ -10,7 +10,7 @@ import pytest
 
 from qcore.broker.redis import results as waiting
 from qcore.broker.redis.keys import queue_keys
-from qcore.broker.redis.results import Ending, Waiting
+from qcore.broker.redis.results import Ending, ResultWaiter
 from qcore.broker.redis.scripts import Call
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable
@@ -95,7 +95,7 @@ def ears(monkeypatch: pytest.MonkeyPatch) -> Ears:
 async def waiters(line: SlowLine) -> AsyncIterator[Wait]:
     """Yield what begins to wait for a job."""
     endpoint: Any = SimpleNamespace(shown="redis://nowhere")
-    here = Waiting(endpoint, line, BrokerConfig(url="redis://nowhere"))  # type: ignore[arg-type]
+    here = ResultWaiter(endpoint, line, BrokerConfig(url="redis://nowhere"))  # type: ignore[arg-type]
     yield lambda id: asyncio.create_task(here.ended(KEYS, id))
     await here.close()
 

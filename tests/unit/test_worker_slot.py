@@ -10,7 +10,7 @@ import pytest
 from qcore.broker import backoff
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.supervisor import worker_slot as module
-from qcore.runtime.supervisor.worker_slot import Slot
+from qcore.runtime.supervisor.worker_slot import WorkerSlot
 
 
 class Backoff(backoff.Backoff):
@@ -24,7 +24,7 @@ class Backoff(backoff.Backoff):
         return 0.0
 
 
-class Brood:
+class Workers:
     """Its children end at once."""
 
     def __init__(self, age_s: float, stopping: asyncio.Event) -> None:
@@ -52,10 +52,10 @@ async def test_worker_that_lived_for_long_is_started_again_as_soon_as_the_first_
     monkeypatch.setattr(Backoff, "bounds", [], raising=False)
     monkeypatch.setattr(module, "Backoff", Backoff)
     stopping = asyncio.Event()
-    brood: Any = Brood(age_s, stopping)
-    slot = Slot(
+    workers: Any = Workers(age_s, stopping)
+    slot = WorkerSlot(
         0,
-        brood,
+        workers,
         SupervisorConfig(processes=1),
         WorkerConfig(queues=("default",)),
         stopping=stopping,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import QUIET, RESUME
-from qcore.runtime.supervisor.autoscaler import Scaler
-from qcore.runtime.supervisor.worker_slot import Slot
+from qcore.runtime.supervisor.autoscaler import Autoscaler
+from qcore.runtime.supervisor.worker_slot import WorkerSlot
 
-MOST = 3
+MAX = 3
 WORKER = WorkerConfig(queues=("default",), heartbeat_s=1.0)
 
 
@@ -63,7 +63,7 @@ class Child:
         self.beat_at = now
 
 
-class Brood:
+class Workers:
     """Starts children."""
 
     def __init__(self) -> None:
@@ -82,11 +82,11 @@ class Site:
     """Slots and their scaler, with `wanted` set from outside."""
 
     def __init__(self) -> None:
-        self.brood: Any = Brood()
-        self.slots: list[Slot] = []
+        self.workers: Any = Workers()
+        self.slots: list[WorkerSlot] = []
         broker: Any = SimpleNamespace(config=BrokerConfig(url="redis://localhost"))
-        self.scaler = Scaler(
-            SupervisorConfig(processes=1, most_processes=MOST),
+        self.scaler = Autoscaler(
+            SupervisorConfig(processes=1, max_processes=MAX),
             WORKER,
             self.slots,
             broker=broker,
@@ -97,9 +97,9 @@ class Site:
 
     def open_slot(self) -> None:
         nothing: Any = None
-        slot = Slot(
+        slot = WorkerSlot(
             len(self.slots),
-            self.brood,
+            self.workers,
             SupervisorConfig(processes=1),
             WORKER,
             stopping=asyncio.Event(),
@@ -127,15 +127,15 @@ async def two_workers() -> Site:
     site = Site()
     await site.look(1)
     await site.look(2)
-    for child in site.brood.living:
+    for child in site.workers.living:
         child.tell()
     return site
 
 
 async def test_worker_with_the_fewest_jobs_goes():
     site = await two_workers()
-    site.brood.living[1].jobs = 3
-    site.brood.living[1].tell()
+    site.workers.living[1].jobs = 3
+    site.workers.living[1].tell()
     await site.look(1)
     assert [slot.is_leaving for slot in site.slots] == [True, False]
 
@@ -160,14 +160,14 @@ async def test_worker_that_was_let_go_is_not_called_back():
     assert slot.is_leaving
 
 
-JOBS = st.lists(st.tuples(st.booleans(), st.integers(0, MOST)), max_size=4)
+JOBS = st.lists(st.tuples(st.booleans(), st.integers(0, MAX)), max_size=4)
 #: Who has read its orders, who tells; jobs that are claimed and end; the time, and what is wanted.
 TURNS = st.tuples(
-    st.sets(st.integers(0, MOST)),
-    st.sets(st.integers(0, MOST)),
+    st.sets(st.integers(0, MAX)),
+    st.sets(st.integers(0, MAX)),
     JOBS,
     st.floats(0.1, 2.0),
-    st.integers(1, MOST),
+    st.integers(1, MAX),
 )
 
 
@@ -181,12 +181,12 @@ def test_no_worker_goes_while_it_has_a_job(turns):
         await site.look(1)
         for obeying, telling, jobs, passed_s, wanted in turns:
             now += passed_s
-            living = list(enumerate(site.brood.living))
+            living = list(enumerate(site.workers.living))
             for i, child in living:
                 if i in obeying:
                     child.obey()
             for claims, i in jobs:
-                child = site.brood.living[i % len(living)]
+                child = site.workers.living[i % len(living)]
                 if not claims:
                     child.jobs = 0
                 elif not child.is_quiet:

@@ -10,8 +10,8 @@ from qcore.broker.identity import new_owner
 from qcore.broker.redis import scripts
 from qcore.config import WorkerConfig
 from qcore.model.job import Acked
-from qcore.runtime.worker.capacity import Room
-from qcore.runtime.worker.session import Exchange
+from qcore.runtime.worker.capacity import ClaimBudget
+from qcore.runtime.worker.session import Session
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 
@@ -22,9 +22,9 @@ async def app(proxy: Proxy) -> AsyncIterator[App]:
         yield app
 
 
-def exchange_of(app: App) -> Exchange:
+def session_of(app: App) -> Session:
     config = WorkerConfig(queues=app.queues)
-    return Exchange(app.broker, config, new_owner(), wake=lambda: None)
+    return Session(app.broker, config, new_owner(), wake=lambda: None)
 
 
 async def put(app: App, count: int, size: int = 10) -> None:
@@ -35,8 +35,8 @@ async def put(app: App, count: int, size: int = 10) -> None:
         await work.enqueue("x" * size)
 
 
-def room(jobs: int) -> Room:
-    return Room({"default": jobs}, jobs)
+def room(jobs: int) -> ClaimBudget:
+    return ClaimBudget({"default": jobs}, jobs)
 
 
 async def test_found_lease_counts_from_when_it_was_asked_for(own_server: Server):
@@ -48,34 +48,34 @@ async def test_found_lease_counts_from_when_it_was_asked_for(own_server: Server)
         async def work() -> None: ...
 
         config = WorkerConfig(queues=app.queues)
-        exchange = Exchange(app.broker, config, new_owner(), wake=lambda: None)
+        exchange = Session(app.broker, config, new_owner(), wake=lambda: None)
         for _ in range(2):
             await work.enqueue()
-        turn = await exchange.take(Room({"default": 1}, 1))
+        turn = await exchange.take(ClaimBudget({"default": 1}, 1))
         exchange.add(turn.leases[0], Acked())
         proxy.lose_reply(scripts.CLAIM.sha)
         with pytest.raises(BrokerUnavailable):
-            await exchange.take(Room({"default": 1}, 1))
+            await exchange.take(ClaimBudget({"default": 1}, 1))
 
         before = loop.time()
         proxy.lose_reply(scripts.SETTLE.sha)
         with pytest.raises(BrokerUnavailable):
-            await exchange.take(Room({"default": 1}, 1))
+            await exchange.take(ClaimBudget({"default": 1}, 1))
         found = exchange.leases()
         assert len(found) == 2  # that of the outcome is one of them
         after = loop.time()
-        turn = await exchange.take(Room({"default": 1}, 1))
+        turn = await exchange.take(ClaimBudget({"default": 1}, 1))
         assert len(turn.leases) == 1
         assert before <= turn.sent_at < after
 
         (job,) = turn.leases
         exchange.add(job, Acked())
         later = loop.time()
-        assert (await exchange.take(Room({"default": 1}, 1))).sent_at >= later
+        assert (await exchange.take(ClaimBudget({"default": 1}, 1))).sent_at >= later
 
 
 async def test_what_a_lost_claim_took_and_cannot_be_fetched_goes_back(app: App, proxy: Proxy):
-    exchange = exchange_of(app)
+    exchange = session_of(app)
     await put(app, 1)
     for script in (scripts.CLAIM, scripts.RECOVER):
         proxy.lose_reply(script.sha)
@@ -87,7 +87,7 @@ async def test_what_a_lost_claim_took_and_cannot_be_fetched_goes_back(app: App, 
 
 
 async def test_calls_begin_small_and_grow_while_they_are_fast(app: App):
-    exchange = exchange_of(app)
+    exchange = session_of(app)
     await put(app, 40, 10_000)
     first = len((await exchange.take(room(40))).leases)
     second = len((await exchange.take(room(40))).leases)
@@ -95,7 +95,7 @@ async def test_calls_begin_small_and_grow_while_they_are_fast(app: App):
 
 
 async def test_claim_after_one_that_was_lost_is_half_as_large(app: App, proxy: Proxy):
-    exchange = exchange_of(app)
+    exchange = session_of(app)
     await put(app, 40, 10_000)
     proxy.lose_reply(scripts.CLAIM.sha)
     with pytest.raises(BrokerUnavailable):
@@ -105,7 +105,7 @@ async def test_claim_after_one_that_was_lost_is_half_as_large(app: App, proxy: P
 
 
 async def test_large_outcomes_are_told_in_several_calls(app: App):
-    exchange, other = exchange_of(app), exchange_of(app)
+    exchange, other = session_of(app), session_of(app)
     await put(app, 20)
     for lease in (await other.take(room(20))).leases:
         exchange.add(lease, Acked(b"x" * 10_000, 1000))

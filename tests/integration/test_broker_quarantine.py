@@ -1,4 +1,4 @@
-"""Suspects: jobs that have lost two leases wait in a line of their own."""
+"""Quarantined jobs: jobs that have lost two leases wait in a line of their own."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from qcore.broker.redis.queue_checks import read_queues
 from qcore.model.job import Released
 from tests.support.moves import (
     LEASE_MS,
-    MARKER,
     NOW,
     OWNER,
     QUEUE,
     SECOND,
+    WAKEUP,
     ask,
     claim,
     content,
@@ -19,7 +19,7 @@ from tests.support.moves import (
     put,
     settle,
     stored,
-    take_marker,
+    take_wakeup,
 )
 from tests.support.reclaiming import reclaim, reclaim_owner, swept
 from tests.support.servers import on_standalone_and_cluster
@@ -33,30 +33,30 @@ async def crashed(broker, queue: str = QUEUE, **counts: int) -> None:
     await ask(broker, b"HSET", broker.keys(queue).names["crashes"], *words)
 
 
-async def suspects(broker, *ids: str, queue: str = QUEUE) -> None:
-    """Let these jobs wait as suspects."""
+async def quarantined(broker, *ids: str, queue: str = QUEUE) -> None:
+    """Let these jobs wait as quarantined jobs."""
     await put(broker, *ids, queue=queue, when="+1")
     await crashed(broker, queue, **dict.fromkeys(ids, 2))
     await broker.promote([queue], now_ms=NOW + 1)
-    await take_marker(broker, queue)
+    await take_wakeup(broker, queue)
 
 
 @both
-async def test_second_loss_makes_a_job_a_suspect_after_its_wait(broker):
+async def test_second_loss_makes_a_job_a_quarantined_job_after_its_wait(broker):
     await leased(broker, "a")
     await crashed(broker, a=1)
     end = NOW + LEASE_MS
     await swept(broker, end - 1)
     await reclaim(broker, end)
     assert (await content(broker))["scheduled"] == {"a": end + SECOND}
-    await take_marker(broker)
+    await take_wakeup(broker)
     assert await broker.promote([QUEUE], now_ms=end + SECOND) == (1, 1)
     assert await content(broker) == {
-        "suspects": ["a"],
+        "quarantine": ["a"],
         "jobs": {"a": stored("a")},
         "crashes": {"a": f"2 {end}"},
         "meta": {"last_sweep": f"{end}"},
-        "wake": MARKER,
+        "wakeup": WAKEUP,
     }
 
 
@@ -67,93 +67,93 @@ async def test_promote_puts_each_job_into_its_line(broker):
     await crashed(broker, a=1, b=2, d=9)
     assert await broker.promote([QUEUE], now_ms=NOW + 9) == (5, 2)
     found = await content(broker)
-    assert (found["ready"], found["suspects"]) == (["a", "c", "e"], ["b", "d"])
+    assert (found["ready"], found["quarantine"]) == (["a", "c", "e"], ["b", "d"])
 
 
 @both
-async def test_release_of_a_suspect_goes_to_the_head_of_the_suspects(broker):
+async def test_release_of_a_quarantined_job_goes_to_the_head_of_the_quarantined(broker):
     a, b, c, d = await leased(broker, *"abcd")
     await put(broker, "x")
-    await suspects(broker, "y")
+    await quarantined(broker, "y")
     await crashed(broker, b=2, d=3)
     assert await settle(broker, *((lease, Released()) for lease in (a, b, c, d))) == set()
     found = await content(broker)
-    assert (found["ready"], found["suspects"]) == (["a", "c", "x"], ["b", "d", "y"])
+    assert (found["ready"], found["quarantine"]) == (["a", "c", "x"], ["b", "d", "y"])
 
 
 @both
-async def test_reclaim_owner_uncharged_returns_a_suspect_to_the_suspects(broker):
+async def test_reclaim_owner_uncharged_returns_a_quarantined_job_to_the_quarantined(broker):
     await leased(broker, "a", "b", "c")
-    await suspects(broker, "y")
+    await quarantined(broker, "y")
     await crashed(broker, a=2, c=5)
     assert {to for _, to in await reclaim_owner(broker, NOW, charge=False)} == {"ready"}
     found = await content(broker)
-    assert (found["ready"], found["suspects"]) == (["b"], ["a", "c", "y"])
+    assert (found["ready"], found["quarantine"]) == (["b"], ["a", "c", "y"])
 
 
 @both
-async def test_claim_takes_no_suspects_and_tells_how_many_wait(broker):
+async def test_claim_takes_no_quarantined_and_tells_how_many_wait(broker):
     await put(broker, "a", "b")
-    await suspects(broker, "x", "y")
+    await quarantined(broker, "x", "y")
     turn = await claim(broker, 1)
     assert [lease.id for lease in turn.leases] == ["a"]
-    assert turn.suspects == 2
+    assert turn.quarantined == 2
     turn = await claim(broker)
     assert [lease.id for lease in turn.leases] == ["b"]
-    assert (turn.suspects, turn.again_ms) == (2, None)
+    assert (turn.quarantined, turn.again_ms) == (2, None)
 
 
 @both
-async def test_claim_of_suspects_takes_nothing_else(broker):
+async def test_claim_of_quarantined_takes_nothing_else(broker):
     await put(broker, "a")
-    await suspects(broker, "x", "y")
-    await take_marker(broker)
-    turn = await claim(broker, 1, suspects=True)
+    await quarantined(broker, "x", "y")
+    await take_wakeup(broker)
+    turn = await claim(broker, 1, quarantined=True)
     (x,) = turn.leases
     assert (x.id, x.crashes) == ("x", 2)
-    assert (turn.suspects, turn.again_ms) == (1, 0)
-    turn = await claim(broker, suspects=True, prefix=f"{OWNER}:2:")
+    assert (turn.quarantined, turn.again_ms) == (1, 0)
+    turn = await claim(broker, quarantined=True, prefix=f"{OWNER}:2:")
     assert [lease.id for lease in turn.leases] == ["y"]
-    assert (turn.suspects, turn.again_ms) == (0, None)
+    assert (turn.quarantined, turn.again_ms) == (0, None)
     assert (await content(broker))["ready"] == ["a"]
 
 
 @both
-async def test_claim_of_suspects_promotes_and_tells_when_the_next_is_due(broker):
+async def test_claim_of_quarantined_promotes_and_tells_when_the_next_is_due(broker):
     await put(broker, "x", when="+10")
     await put(broker, "y", when="+30")
     await crashed(broker, x=2, y=2)
-    turn = await claim(broker, suspects=True, now_ms=NOW + 10)
+    turn = await claim(broker, quarantined=True, now_ms=NOW + 10)
     assert [lease.id for lease in turn.leases] == ["x"]
     assert turn.again_ms == 20
 
 
 @both
-async def test_claim_that_finds_suspects_alone_sets_no_marker(broker):
+async def test_claim_that_finds_quarantined_alone_sets_no_wakeup(broker):
     """Else idle workers would wake each other as long as one waits."""
-    await suspects(broker, "x")
+    await quarantined(broker, "x")
     turn = await claim(broker)
-    assert (turn.leases, turn.suspects, turn.again_ms) == ([], 1, None)
-    assert not await take_marker(broker)
+    assert (turn.leases, turn.quarantined, turn.again_ms) == ([], 1, None)
+    assert not await take_wakeup(broker)
 
 
 @both
-async def test_suspects_that_do_not_fit_go_back_to_their_own_head(broker):
+async def test_quarantined_that_do_not_fit_go_back_to_their_own_head(broker):
     await put(broker, "a")
     body = bytes(700_000)
     await put(broker, "x", "y", body=body, when="+1")
     await crashed(broker, x=2, y=2)
-    turn = await claim(broker, suspects=True, now_ms=NOW + 1)
+    turn = await claim(broker, quarantined=True, now_ms=NOW + 1)
     assert [lease.id for lease in turn.leases] == ["x"]
     found = await content(broker)
-    assert (found["ready"], found["suspects"]) == (["a"], ["y"])
+    assert (found["ready"], found["quarantine"]) == (["a"], ["y"])
 
 
 @both
-async def test_suspects_count_as_ready(broker, inspector):
-    await suspects(broker, "x", "y")
+async def test_quarantined_count_as_ready(broker, inspector):
+    await quarantined(broker, "x", "y")
     (stats,) = await inspector.queues([QUEUE])
-    assert (stats.ready, stats.suspects) == (2, 2)
+    assert (stats.ready, stats.quarantined) == (2, 2)
     assert stats.oldest_ready_s is not None
     assert (await inspector.job(QUEUE, "x")).status == "ready"
     assert await inspector.clear(QUEUE) == 2
@@ -161,52 +161,52 @@ async def test_suspects_count_as_ready(broker, inspector):
 
 
 @both
-async def test_suspects_that_wait_are_seen_behind_younger_ready_jobs(broker, inspector):
+async def test_quarantined_that_wait_are_seen_behind_younger_ready_jobs(broker, inspector):
     now = int((await ask(broker, b"TIME"))[0]) * 1000
     await put(broker, "x", when="+1", now_ms=now - 600_000)
     await crashed(broker, x=2)
     await broker.promote([QUEUE], now_ms=now)
     await put(broker, "a", now_ms=now)
     (stats,) = await inspector.queues([QUEUE])
-    assert (stats.ready, stats.suspects) == (2, 1)
+    assert (stats.ready, stats.quarantined) == (2, 1)
     assert stats.oldest_ready_s >= 600
 
 
 @both
-async def test_doctor_reads_since_when_no_suspect_has_run(broker):
-    await suspects(broker, "x", "y", "z")
+async def test_doctor_reads_since_when_no_quarantined_job_has_run(broker):
+    await quarantined(broker, "x", "y", "z")
     await crashed(broker, before=1)
     await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "y", f"3 {NOW + SECOND}")
     (reading,) = await read_queues(broker, [QUEUE])
-    assert (reading.ready, reading.suspects, reading.suspects_ms) == (3, 3, NOW + SECOND)
-    await claim(broker, 1, suspects=True)
+    assert (reading.ready, reading.quarantined, reading.quarantined_ms) == (3, 3, NOW + SECOND)
+    await claim(broker, 1, quarantined=True)
     (reading,) = await read_queues(broker, [QUEUE])
-    assert (reading.ready, reading.suspects, reading.suspects_ms) == (2, 2, None)
+    assert (reading.ready, reading.quarantined, reading.quarantined_ms) == (2, 2, None)
 
 
 @both
 @pytest.mark.parametrize("count", [0, 1])
-async def test_job_that_lost_fewer_leases_is_no_suspect(broker, count):
+async def test_job_that_lost_fewer_leases_is_no_quarantined_job(broker, count):
     (a,) = await leased(broker, "a")
     await crashed(broker, a=count)
     await settle(broker, (a, Released()))
     assert [lease.id for lease in (await claim(broker, prefix=f"{OWNER}:2:")).leases] == ["a"]
 
 
-async def test_claim_counts_the_suspects_of_all_its_queues(broker):
-    await suspects(broker, "x", queue="high")
-    await suspects(broker, "y", "z", queue="low")
+async def test_claim_counts_the_quarantined_of_all_its_queues(broker):
+    await quarantined(broker, "x", queue="high")
+    await quarantined(broker, "y", "z", queue="low")
     await put(broker, "a", queue="high")
     turn = await claim(broker, 1, queues=["high", "low"])
     assert [lease.id for lease in turn.leases] == ["a"]
-    assert turn.suspects == 3
+    assert turn.quarantined == 3
 
 
 async def begun(broker, line: dict[str, int], *, idle: bool = True) -> str:
-    """Return what a process for suspects gets of a line with these counts."""
+    """Return what a quarantine process gets of a line with these counts."""
     await put(broker, *line, when="+1")
     await crashed(broker, QUEUE, **line)
-    turn = await claim(broker, suspects=True, idle=idle, now_ms=NOW + 1)
+    turn = await claim(broker, quarantined=True, idle=idle, now_ms=NOW + 1)
     return "".join(lease.id for lease in turn.leases)
 
 
@@ -222,18 +222,20 @@ async def begun(broker, line: dict[str, int], *, idle: bool = True) -> str:
         ({"a": 2, "b": 2, "c": 9, "d": 2}, False, "ab"),
     ],
 )
-async def test_suspects_of_two_losses_begin_together_and_of_more_alone(broker, line, idle, gets):
+async def test_quarantined_of_two_losses_begin_together_and_of_more_alone(broker, line, idle, gets):
     assert await begun(broker, line, idle=idle) == gets
-    left = (await content(broker)).get("suspects", [])
+    left = (await content(broker)).get("quarantine", [])
     assert "".join(left) == "".join(line)[len(gets) :]
 
 
-async def test_suspect_that_has_to_be_alone_is_so_among_all_queues(broker):
-    await suspects(broker, "x", queue="low")
+async def test_quarantined_job_that_has_to_be_alone_is_so_among_all_queues(broker):
+    await quarantined(broker, "x", queue="low")
     await put(broker, "a", queue="high", when="+1")
     await crashed(broker, queue="high", a=3)
     for idle, gets in ((False, []), (True, ["a"])):
-        turn = await claim(broker, queues=["high", "low"], suspects=True, idle=idle, now_ms=NOW + 1)
+        turn = await claim(
+            broker, queues=["high", "low"], quarantined=True, idle=idle, now_ms=NOW + 1
+        )
         assert [lease.id for lease in turn.leases] == gets
 
 

@@ -14,7 +14,7 @@ import pytest
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.endpoint import Endpoint
-from qcore.broker.redis.pipeline import Line
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
@@ -28,12 +28,12 @@ TIMEOUT_S = 0.3
 
 
 @pytest.fixture
-async def new_line() -> AsyncIterator[Callable[..., Line]]:
-    lines: list[Line] = []
+async def new_line() -> AsyncIterator[Callable[..., Pipeline]]:
+    lines: list[Pipeline] = []
 
-    def make(url: str, timeout_s: float = 5.0) -> Line:
-        line = Endpoint(BrokerConfig(url=url, call_timeout_s=timeout_s)).line()
-        assert isinstance(line, Line)
+    def make(url: str, timeout_s: float = 5.0) -> Pipeline:
+        line = Endpoint(BrokerConfig(url=url, call_timeout_s=timeout_s)).pipeline()
+        assert isinstance(line, Pipeline)
         lines.append(line)
         return lines[-1]
 
@@ -56,7 +56,7 @@ def silent_url() -> Iterator[str]:
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
 
 
-async def run(line: Line, command: tuple[object, ...]) -> Any:
+async def run(line: Pipeline, command: tuple[object, ...]) -> Any:
     """Send one command and return its reply; an error reply raises."""
     (reply,) = await line.send([command])
     if isinstance(reply, BrokerError):
@@ -221,18 +221,18 @@ async def test_wait_for_jobs_may_block_longer_than_a_call(own_server):
     await broker.close()
 
 
-# -- the marker ------------------------------------------------------------------------------------
+# -- the wakeup ------------------------------------------------------------------------------------
 
 
-async def test_wait_for_jobs_returns_the_queue_of_the_marker_and_takes_it(broker):
+async def test_wait_for_jobs_returns_the_queue_of_the_wakeup_and_takes_it(broker):
     waiting = asyncio.ensure_future(broker.wait_for_jobs(["empty", QUEUE], 5))
     await put(broker, "a")
     assert await waiting == QUEUE
-    assert "wake" not in await content(broker)
+    assert "wakeup" not in await content(broker)
     assert (await content(broker))["ready"] == ["a"]
 
 
-async def test_marker_wakes_one_of_many(broker_config):
+async def test_wakeup_wakes_one_of_many(broker_config):
     brokers = [Broker(broker_config) for _ in range(3)]
     waiting = [asyncio.ensure_future(b.wait_for_jobs([QUEUE], 0.5)) for b in brokers]
     await put(brokers[0], "a", "b", "c")
@@ -241,7 +241,7 @@ async def test_marker_wakes_one_of_many(broker_config):
         await broker.close()
 
 
-async def test_wait_for_jobs_cancelled_loses_no_job_and_not_the_next_marker(broker):
+async def test_wait_for_jobs_cancelled_loses_no_job_and_not_the_next_wakeup(broker):
     for n in range(20):
         waiting = asyncio.ensure_future(broker.wait_for_jobs([QUEUE], 5))
         await put(broker, f"{n:02}")
