@@ -9,7 +9,7 @@ import msgspec
 
 from qcore import blocking
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.inspector import Inspector, JobRecord, last_reason
+from qcore.broker.redis.inspector import Inspector, last_reason
 from qcore.broker.redis.wait_diagnosis import standing
 from qcore.config import Seconds, seconds
 from qcore.errors import (
@@ -21,6 +21,7 @@ from qcore.errors import (
     ResultExpired,
 )
 from qcore.model.job import JobStatus
+from qcore.model.views import JobRecord
 
 R = TypeVar("R")
 

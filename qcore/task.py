@@ -10,9 +10,9 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 import msgspec
 
 from qcore import blocking
+from qcore.broker.contract import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_id
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.config import KEEP_S, Seconds, check_type, seconds
 from qcore.context import Context, detached
 from qcore.errors import ArgumentError, QcoreError, UnknownQueue

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import uvloop
 
 from qcore import App
+from qcore.broker.contract import ClaimRequest
 from qcore.broker.identity import new_id, new_owner
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.context import Lifecycle
 from qcore.model.codec import decode_envelope, encode
@@ -88,7 +88,7 @@ async def scripts_us(broker: Broker, act: Callable[[], Awaitable[None]]) -> floa
     """Return how long Redis says the scripts took that `act` ran, in µs."""
 
     async def spent() -> int:
-        (stats,) = await broker.ask([(b"INFO", b"commandstats")])
+        (stats,) = await broker._ask([(b"INFO", b"commandstats")])
         lines = dict(line.split(":", 1) for line in stats.decode().splitlines() if ":" in line)
         rows = [
             lines[f"cmdstat_{name}"] for name in ("eval", "evalsha") if f"cmdstat_{name}" in lines

@@ -7,7 +7,7 @@ import typer
 
 from qcore.config import broker_config
 from qcore_cli.bench_report import Settings
-from qcore_cli.bench_run import Order, run
+from qcore_cli.bench_run import Plan, run
 from qcore_cli.bench_tasks import MAX_QUEUES, app
 from qcore_cli.bench_view import Screen, Silent
 from qcore_cli.options import AsJson, Url
@@ -44,7 +44,7 @@ def bench(
 
     Takes some 20 seconds, puts at most 64 MiB into Redis, and removes it at the end.
     """
-    order = Order(
+    plan = Plan(
         broker=broker_config(url, namespace or f"bench-{secrets.token_hex(4)}"),
         worker=worker_config(
             app.queues[:queues], concurrency=concurrency, lease=30.0, shutdown_timeout=30.0
@@ -59,4 +59,4 @@ def bench(
             cores=count_processes("auto"),
         ),
     )
-    raise typer.Exit(run(order, Silent() if as_json else Screen()))
+    raise typer.Exit(run(plan, Silent() if as_json else Screen()))

@@ -17,13 +17,15 @@ from statistics import fmean
 from qcore import QcoreError
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
+from qcore.broker.redis.namespace import drop_ready
 from qcore.broker.redis.server_checks import check_version
+from qcore.broker.redis.server_usage import cpu_s, ping
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerState
 from qcore.runtime.supervisor.supervisor import Supervisor
 from qcore_cli.bench_producer import TASKS, Producer
 from qcore_cli.bench_report import Drain, Enqueue, Millis, Report, Settings
-from qcore_cli.bench_server import admit, check_unused, clean, cpu_s, drop_ready, max_jobs
+from qcore_cli.bench_server import admit, check_unused, clean, max_jobs
 from qcore_cli.bench_tasks import app, begun
 from qcore_cli.bench_usage import Usage
 from qcore_cli.bench_verdict import Load, judge
@@ -43,7 +45,7 @@ _PICKUP_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Plan:
     """What the command was asked for."""
 
     broker: BrokerConfig
@@ -69,7 +71,7 @@ class _Look:
     server_cpu_s: dict[str, float]
 
 
-def run(order: Order, view: Screen) -> int:
+def run(plan: Plan, view: Screen) -> int:
     """Measure and show; return the exit code.
 
     Raises:
@@ -79,7 +81,7 @@ def run(order: Order, view: Screen) -> int:
         log = Path(file.name)
         try:
             with logs_to(log):
-                report = run_loop(_measure(order, view, log))
+                report = run_loop(_measure(plan, view, log))
         except asyncio.CancelledError:
             echo("qcore: interrupted; nothing is left in Redis", err=True)
             return INTERRUPTED
@@ -87,7 +89,7 @@ def run(order: Order, view: Screen) -> int:
     return 0
 
 
-async def _measure(order: Order, view: Screen, log: Path) -> Report:
+async def _measure(plan: Plan, view: Screen, log: Path) -> Report:
     """Measure, and leave nothing behind."""
     task = asyncio.current_task()
     assert task is not None
@@ -97,17 +99,17 @@ async def _measure(order: Order, view: Screen, log: Path) -> Report:
         task.cancel()
 
     _on_signals(interrupt)
-    broker, queues = Broker(order.broker), order.worker.queues
+    broker, queues = Broker(plan.broker), plan.worker.queues
     try:
         await broker.open()
         info = await admit(broker)
-        most = max_jobs(order.settings.payload_bytes, info)
+        most = max_jobs(plan.settings.payload_bytes, info)
         await check_unused(broker, queues)
         server = check_version(info).said if info else "unknown server"
-        view.begin(broker.shown_url, server, order.broker.namespace, order.settings)
+        view.begin(broker.shown_url, server, plan.broker.namespace, plan.settings)
         try:
-            producer = Producer(broker, queues, order.settings, most=most)
-            return await _Bench(order, view, broker, producer, log).run(server)
+            producer = Producer(broker, queues, plan.settings, most=most)
+            return await _Bench(plan, view, broker, producer, log).run(server)
         finally:
             _on_signals(_ignore)
             await clean(broker, queues)
@@ -127,20 +129,20 @@ class _Bench:
     """One call of the command, on a namespace that holds nothing."""
 
     def __init__(
-        self, order: Order, view: Screen, broker: Broker, producer: Producer, log: Path
+        self, plan: Plan, view: Screen, broker: Broker, producer: Producer, log: Path
     ) -> None:
-        self._order = order
+        self._plan = plan
         self._view = view
         self._broker = broker
         self._producer = producer
         self._log = log
-        self._queues = order.worker.queues
+        self._queues = plan.worker.queues
         self._supervising: asyncio.Task[int] | None = None
 
     async def run(self, server: str) -> Report:
         """Take one measurement after the other."""
-        order, view, producer = self._order, self._view, self._producer
-        app.configure(url=order.broker.url, namespace=order.broker.namespace)
+        plan, view, producer = self._plan, self._view, self._producer
+        app.configure(url=plan.broker.url, namespace=plan.broker.namespace)
         async with app:
             round_trip_ms = await view.step("round trip to Redis", self._round_trips())
             enqueue = Enqueue(
@@ -158,8 +160,8 @@ class _Bench:
         return Report(
             url=self._broker.shown_url,
             server=server,
-            namespace=order.broker.namespace,
-            settings=order.settings,
+            namespace=plan.broker.namespace,
+            settings=plan.settings,
             round_trip_ms=round_trip_ms,
             enqueue=enqueue,
             drain=Drain.of(load),
@@ -170,14 +172,14 @@ class _Bench:
         )
 
     async def _round_trips(self) -> Millis:
-        return Millis.of(await self._producer.spans(0, lambda _: self._broker.ask([(b"PING",)])))
+        return Millis.of(await self._producer.spans(0, lambda _: ping(self._broker)))
 
     @asynccontextmanager
     async def _workers(self) -> AsyncGenerator[Supervisor]:
         """Run worker processes as `qcore worker` does."""
         supervisor = Supervisor(
-            SupervisorConfig(processes=self._order.settings.processes, name="bench"),
-            self._order.worker,
+            SupervisorConfig(processes=self._plan.settings.processes, name="bench"),
+            self._plan.worker,
             command=worker_command("qcore_cli.bench_tasks:app", LogStyle()),
             broker=self._broker,
         )
@@ -192,7 +194,7 @@ class _Bench:
 
     async def _drain(self, supervisor: Supervisor, ping_ms: float, write_ms: float) -> Load:
         """Let the workers drain, and keep jobs ready for them."""
-        settings = self._order.settings
+        settings = self._plan.settings
         while not self._are_running(supervisor):
             await self._tend()
         # with jobs that wait, until the ends of the first ones have drifted apart
@@ -228,7 +230,7 @@ class _Bench:
     def _are_running(self, supervisor: Supervisor) -> bool:
         workers = supervisor.workers()
         running = sum(worker.state is WorkerState.RUNNING for worker in workers)
-        return running == self._order.settings.processes
+        return running == self._plan.settings.processes
 
     async def _keep_fed(self, seconds: float) -> float:
         """Keep jobs ready for so long; return the share of the time with none."""
@@ -274,7 +276,7 @@ class _Bench:
             self._check_supervisor()
             await asyncio.sleep(_LOOK_EVERY_S)
         spans: list[float] = []
-        end = time.monotonic() + self._order.settings.seconds
+        end = time.monotonic() + self._plan.settings.seconds
         for queue in itertools.cycle(self._queues):
             self._check_supervisor()
             asked_at = time.monotonic()

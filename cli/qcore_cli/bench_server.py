@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from qcore import ConfigError, QcoreError
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.inspector import Inspector
-from qcore.broker.redis.keys import QueueKeys, namespace_keys, queues_key
-from qcore.broker.redis.server_checks import Level, check_eviction, info_fields, read_info
+from qcore.broker.redis.namespace import in_use, remove
+from qcore.broker.redis.server_checks import check_eviction, read_info
 from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.model.findings import Level
 
 #: What the bench may put into Redis at a time, and what a job takes beside its payload, which
 #: Redis rounds up by as much as a quarter.
@@ -59,16 +59,13 @@ async def check_unused(broker: Broker, queues: Sequence[str]) -> None:
         ConfigError: it was used before.
         BrokerError: no answer, or a right is missing.
     """
-    namespace, used = broker.config.namespace, set(await Inspector(broker).names())
-    for keys in _keys(broker, queues):
-        (count,) = await broker.ask([(b"EXISTS", *keys.names.values())])
-        used |= {keys.queue or "its supervisors"} if count else set()
+    used = await in_use(broker, queues)
     if used:
         raise ConfigError(
-            f"namespace {namespace!r} is in use ({', '.join(sorted(used))}), and qcore bench works "
-            "only in one that was never used: leave out --namespace for a new one"
+            f"namespace {broker.config.namespace!r} is in use ({', '.join(sorted(used))}), and "
+            "qcore bench works only in one that was never used: leave out --namespace for a new one"
         )
-    await _remove(broker, queues)
+    await remove(broker, queues)
 
 
 async def clean(broker: Broker, queues: Sequence[str]) -> None:
@@ -78,7 +75,7 @@ async def clean(broker: Broker, queues: Sequence[str]) -> None:
         QcoreError: that failed; says how to do it by hand.
     """
     try:
-        await _remove(broker, queues)
+        await remove(broker, queues)
     except BrokerError as e:
         namespace = broker.config.namespace
         raise QcoreError(
@@ -86,46 +83,3 @@ async def clean(broker: Broker, queues: Sequence[str]) -> None:
             f"redis-cli --scan --pattern '{{{namespace}[:}}]*' | xargs redis-cli UNLINK "
             f"{namespace}:queues"
         ) from e
-
-
-async def _remove(broker: Broker, queues: Sequence[str]) -> None:
-    unlinks = [(b"UNLINK", *keys.names.values()) for keys in _keys(broker, queues)]
-    await broker.ask([*unlinks, (b"SREM", queues_key(broker.config.namespace), *queues)])
-
-
-def _keys(broker: Broker, queues: Sequence[str]) -> list[QueueKeys]:
-    """Return the keys of the queues, and those of the namespace."""
-    return [*map(broker.keys, queues), namespace_keys(broker.config.namespace)]
-
-
-async def drop_ready(broker: Broker, queues: Sequence[str]) -> None:
-    """Forget all ready jobs while workers run: none can be claimed any more."""
-    await broker.ask([(b"UNLINK", broker.keys(queue).names["ready"]) for queue in queues])
-
-
-async def cpu_s(broker: Broker, queues: Sequence[str]) -> dict[str, float]:
-    """Return the CPU seconds so far of the servers that have these queues, by their run id.
-
-    Those of the main thread, which executes the commands, where the server tells them apart.
-    Nothing where this user may not ask, or the server does not say.
-
-    Raises:
-        BrokerUnavailable: no answer.
-    """
-    found: dict[str, float] = {}
-    for group in broker.groups(queues):
-        key = broker.keys(group[0]).names["ready"]
-        try:
-            # behind a command with a key, INFO goes to the node that has it
-            _, text = await broker.ask([(b"EXISTS", key), (b"INFO",)])
-        except BrokerUnavailable:
-            raise
-        except BrokerError:
-            continue
-        info = info_fields(text)
-        for suffix in ("_main_thread", ""):
-            spent = [info.get(f"used_cpu_{kind}{suffix}", "") for kind in ("user", "sys")]
-            if all(spent):
-                found[info.get("run_id", "")] = sum(map(float, spent))
-                break
-    return found

@@ -60,7 +60,7 @@ def demo(
     _find_example()
     from qcore_cli import demo_run
 
-    order = demo_run.Order(
+    plan = demo_run.Plan(
         students=students,
         seed=seed,
         csv=None if students_csv is None or ledger_csv is None else (students_csv, ledger_csv),
@@ -71,7 +71,7 @@ def demo(
         fresh=fresh,
         as_json=as_json,
     )
-    raise typer.Exit(demo_run.run(order))
+    raise typer.Exit(demo_run.run(plan))
 
 
 def _find_example() -> None:

@@ -20,8 +20,8 @@ from typing import cast
 import anyio
 
 from qcore import BrokerUnavailable, ConfigError, QcoreError
-from qcore.broker.redis.inspector import QueueStats
 from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.model.views import QueueStats
 from qcore.runtime.supervisor.supervisor import Supervisor
 from qcore_cli.child import worker_command
 from qcore_cli.demo_view import (
@@ -48,7 +48,7 @@ _WARM_JOBS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Plan:
     """What the command was asked for."""
 
     students: int | None
@@ -79,37 +79,37 @@ class Course:
     dead: list[tuple[int | None, str]] = field(default_factory=list[tuple[int | None, str]])
 
 
-def run(order: Order) -> int:
+def run(plan: Plan) -> int:
     """Run the demo; return the exit code: 0 when every document is there or its job says why not.
 
     Raises:
         QcoreError: the demo cannot be run as asked.
     """
     try:
-        order.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(order.folder), logs_to(order.folder / "demo.log"):
-            facts = _prepare(order)
-            with results.opened(order.folder, create=True) as ledger:
-                return asyncio.run(_Demo(order, facts, ledger).run())
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(plan.folder), logs_to(plan.folder / "demo.log"):
+            facts = _prepare(plan)
+            with results.opened(plan.folder, create=True) as ledger:
+                return asyncio.run(_Demo(plan, facts, ledger).run())
     except books.BooksError as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
-        raise ConfigError(f"cannot work in {order.folder}: {error}") from error
+        raise ConfigError(f"cannot work in {plan.folder}: {error}") from error
 
 
 class _Demo:
     """One call of the command."""
 
-    def __init__(self, order: Order, facts: books.Facts, ledger: results.Results) -> None:
-        self._order = order
+    def __init__(self, plan: Plan, facts: books.Facts, ledger: results.Results) -> None:
+        self._plan = plan
         self._facts = facts
         self._ledger = ledger
-        app.configure(url=order.url or f"embedded://{order.folder / 'queue'}")
+        app.configure(url=plan.url or f"embedded://{plan.folder / 'queue'}")
         self._shown_url = ""
 
     async def run(self) -> int:
         """Run from the first look to the last; return the exit code."""
-        if self._order.verify:
+        if self._plan.verify:
             self._name_faults()
         course = Course(
             total=sum(1 for _ in self._ledger.unmade()), since_batch=self._ledger.batch() + 1
@@ -144,7 +144,7 @@ class _Demo:
         self._shown_url = app.broker.shown_url
         say(f"{course.total:,} audits of {self._facts.month} to make; log in {self._log_path}")
         supervisor = Supervisor(
-            SupervisorConfig(processes=self._order.processes, name="demo"),
+            SupervisorConfig(processes=self._plan.processes, name="demo"),
             # one job more than it runs: the next one is there when a document is done
             WorkerConfig(queues=(QUEUE,), concurrency=2),
             command=worker_command(APP_PATH, LogStyle()),
@@ -171,7 +171,7 @@ class _Demo:
         Each try is a new batch, which supersedes the jobs of the last one: whatever a failed call
         left behind in the queue does nothing when it runs.
         """
-        inspector, where = app.inspector, self._order.folder
+        inspector, where = app.inspector, self._plan.folder
         while not course.interrupted:
             # its own connection: reading on holds a snapshot, which the progress must not see
             with results.opened(where) as ledger:
@@ -262,16 +262,16 @@ class _Demo:
             rss_max_mb=round(course.rss_max / 2**20, 1),
         )
         self._tell(report, course, totals)
-        if self._order.as_json:
+        if self._plan.as_json:
             say(json.dumps(asdict(report)))
         if course.interrupted:
             return INTERRUPTED
-        wrong = report.missing or report.corrupt or (self._order.verify and report.dead)
+        wrong = report.missing or report.corrupt or (self._plan.verify and report.dead)
         return 1 if wrong else 0
 
     def _tell(self, report: Report, course: Course, totals: results.Totals) -> None:
         if course.total:
-            print_report(report, self._order.processes)
+            print_report(report, self._plan.processes)
         print_sum(report)
         for pid, early in course.rss_early.items():
             if late := course.rss_last.get(pid):
@@ -281,7 +281,7 @@ class _Demo:
                 )
         if totals.unbalanced:
             say(f"{totals.unbalanced:,} documents say that the double entry does not balance")
-        where = shlex.quote(str(self._order.folder))
+        where = shlex.quote(str(self._plan.folder))
         if course.interrupted:
             say(f"interrupted; to go on where it stopped: qcore demo --folder {where}")
         elif report.missing or report.corrupt:
@@ -294,7 +294,7 @@ class _Demo:
 
     @property
     def _log_path(self) -> Path:
-        return self._order.folder / "demo.log"
+        return self._plan.folder / "demo.log"
 
 
 class _Ended:
@@ -350,15 +350,15 @@ def _stopping_on_signals(supervisor: Supervisor, course: Course) -> Generator[No
 # -- the folder ---------------------------------------------------------------------------------
 
 
-def _prepare(order: Order) -> books.Facts:
+def _prepare(plan: Plan) -> books.Facts:
     """Return the books of the folder, made or imported if they are not there."""
-    if order.fresh:
-        folder.clean(order.folder)
-    if order.verify and not (order.folder / results.BOOKS).exists():
-        raise ConfigError(f"{order.folder} holds no demo to verify: run qcore demo first")
-    wanted = folder.Wanted(csv=order.csv, students=order.students, seed=order.seed)
-    found = folder.open_books(order.folder, wanted)
-    results.sweep(order.folder)
+    if plan.fresh:
+        folder.clean(plan.folder)
+    if plan.verify and not (plan.folder / results.BOOKS).exists():
+        raise ConfigError(f"{plan.folder} holds no demo to verify: run qcore demo first")
+    wanted = folder.Wanted(csv=plan.csv, students=plan.students, seed=plan.seed)
+    found = folder.open_books(plan.folder, wanted)
+    results.sweep(plan.folder)
     say(f"{found.students:,} students, {found.lines:,} ledger lines; {found.source}")
     return found
 

@@ -18,19 +18,11 @@ from qcore.broker.redis.fleet import Fleet
 from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.job_audit import Horizon, audit, repair
 from qcore.broker.redis.queue_checks import QueueReading, check_queue, check_served, read_queues
-from qcore.broker.redis.server_checks import (
-    Finding,
-    Level,
-    check_clocks,
-    check_server,
-    fault,
-    ok,
-    read_info,
-    read_server,
-)
+from qcore.broker.redis.server_checks import check_clocks, check_server, read_info, read_server
 from qcore.broker.redis.unknown_tasks import check_declared, check_tasks
 from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from qcore.model.findings import Finding, Level, fault, ok
 from qcore_cli.child import Description
 from qcore_cli.describing import describe
 from qcore_cli.options import AsJson, Namespace, Url, Yes, confirm, print_json, with_broker

@@ -7,10 +7,11 @@ import typer
 
 from qcore import BrokerError, ConfigError
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.fleet import Fleet, Member, namespaces_near
-from qcore.broker.redis.inspector import Inspector, QueueStats
+from qcore.broker.redis.fleet import Fleet, namespaces_near
+from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.urls import where_is
 from qcore.config import broker_config
+from qcore.model.views import Member, QueueStats
 from qcore_cli.fleet_view import FleetState, Neighbour, state_of_fleet, status_lines
 from qcore_cli.options import (
     AsJson,

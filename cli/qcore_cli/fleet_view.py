@@ -6,9 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
-from qcore.broker.redis.fleet import SILENT_S, Member
-from qcore.broker.redis.inspector import QueueStats
 from qcore.model.fleet import RollState, SupervisorState, SupervisorView, WorkerState, WorkerView
+from qcore.model.views import SILENT_S, Member, QueueStats
 from qcore_cli.options import counted, short_age, state_of
 
 

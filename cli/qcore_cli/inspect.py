@@ -8,10 +8,11 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.fleet import Fleet, RunsOn
-from qcore.broker.redis.inspector import Inspector, JobRecord, QueueStats
+from qcore.broker.redis.fleet import Fleet
+from qcore.broker.redis.inspector import Inspector
 from qcore.config import broker_config
 from qcore.model.job import Death
+from qcore.model.views import JobRecord, QueueStats, RunsOn
 from qcore_cli.options import (
     AsJson,
     Commands,

@@ -14,9 +14,10 @@ from typer.core import TyperGroup
 
 from qcore import ConfigError
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.inspector import Inspector, Pause, QueueStats
+from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.urls import where_is
 from qcore.config import BrokerConfig, broker_config, seconds
+from qcore.model.views import Pause, QueueStats
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.terminal import echo, printable
 

@@ -12,7 +12,8 @@ import msgspec
 import typer
 
 from qcore import BrokerError, BrokerUnavailable, ConfigError
-from qcore.broker.redis.inspector import Inspector, Pause, QueueStats
+from qcore.broker.redis.inspector import Inspector
+from qcore.model.views import Pause, QueueStats
 from qcore_cli.options import (
     AsJson,
     Namespace,

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from qcore import BrokerUnavailable
-from qcore.broker.redis.fleet import Fleet, Member
+from qcore.broker.redis.fleet import Fleet
 from qcore.model.fleet import RollState, WorkerState
+from qcore.model.views import Member
 from qcore_cli.options import short_age
 from qcore_cli.terminal import printable
 

@@ -9,9 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qcore.broker.redis.fleet import Member
-from qcore.broker.redis.inspector import QueueStats
 from qcore.model.fleet import RollState, RunningJob, WorkerView
+from qcore.model.views import Member, QueueStats
 from qcore_cli.options import by_depth, counted, short_age
 from qcore_cli.terminal import printable
 

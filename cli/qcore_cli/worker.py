@@ -14,7 +14,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.server_checks import Level, check_clocks
+from qcore.broker.redis.server_checks import check_clocks
 from qcore.broker.redis.unknown_tasks import check_declared
 from qcore.config import (
     TARGET_WAIT_S,
@@ -22,6 +22,7 @@ from qcore.config import (
     SupervisorConfig,
     WorkerConfig,
 )
+from qcore.model.findings import Level
 from qcore.runtime.supervisor.endpoints import open_front
 from qcore.runtime.supervisor.probes import patience_s
 from qcore.runtime.supervisor.supervisor import Supervisor

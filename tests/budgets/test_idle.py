@@ -73,9 +73,9 @@ async def watched(meter: Meter, *, looks: bool = False) -> int:
 
 async def has_swept(broker: Broker) -> None:
     """Wait until connections are made and scripts known."""
-    swept = (b"HEXISTS", broker.keys("default").names["meta"], b"last_sweep")
+    swept = (b"HEXISTS", broker._keys_of("default").names["meta"], b"last_sweep")
 
     async def look() -> bool:
-        return (await broker.ask([swept])) == [1]
+        return (await broker._ask([swept])) == [1]
 
     await eventually(look, 20)

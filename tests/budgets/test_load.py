@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qcore import App
-from qcore.broker.redis.script_codec import ClaimRequest
+from qcore.broker.contract import ClaimRequest
 from qcore.task import Task
 from tests.support.fleet import BENCHMARK, Fleet
 from tests.support.meter import Meter
@@ -113,7 +113,7 @@ async def test_claim_gives_back_few_of_the_jobs_that_do_not_fit(own_server: Serv
         await carry.enqueue_many(("x" * 100_000,) for _ in range(100))
         request = ClaimRequest(["default"], 100, 30_000, "00000000000000aa:1:")
         assert len((await app.broker.turn([], request)).leases) == 10
-        (stats,) = await app.broker.ask([(b"INFO", b"commandstats")])
+        (stats,) = await app.broker._ask([(b"INFO", b"commandstats")])
     given_back = re.search(rb"cmdstat_lpush:calls=(\d+)", stats)
     assert given_back is not None
     assert int(given_back[1]) <= 1

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from qcore.broker.contract import CHORE_LIMIT
 from qcore.broker.identity import new_id
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.script_codec import CHORE_LIMIT
 from qcore.model.job import Acked, Buried, Job, Outcome
 from tests.support.moves import QUEUE, SECOND, ask, claim, failed_state, settle
 
@@ -71,7 +71,7 @@ async def test_job_takes_little_memory(
     await state(broker)
     sizes = {
         name: await ask(broker, b"MEMORY", b"USAGE", key, b"SAMPLES", 0)
-        for name, key in broker.keys(QUEUE).names.items()
+        for name, key in broker._keys_of(QUEUE).names.items()
     }
     held = {name: size / JOBS for name, size in sizes.items() if size}
     assert sum(held.values()) <= budget, held

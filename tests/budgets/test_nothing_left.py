@@ -77,7 +77,7 @@ async def test_every_kind_of_end_leaves_nothing_in_the_end(app: App, namespace: 
     left = await keys_of(app.broker, "default")
     assert set(left) <= LEFT, left
     assert set(left["meta"]) <= NUMBERS
-    names = {app.broker.keys("default").names[name].decode() for name in LEFT}
+    names = {app.broker._keys_of("default").names[name].decode() for name in LEFT}
     assert await names_in(app.broker, namespace) <= {*names, f"{namespace}:queues"}
 
 
@@ -90,6 +90,6 @@ async def lose_leases(app: App, count: int) -> None:
 
 async def let_pass(app: App) -> None:
     """Prune when what was kept is over, when its traces are, and when producers are forgotten."""
-    ((seconds, _),) = await app.broker.ask([(b"TIME",)])
+    ((seconds, _),) = await app.broker._ask([(b"TIME",)])
     for later_ms in (TRACE_MS, 2 * TRACE_MS, 2 * TRACE_MS + PRODUCER_SILENT_MS):
         await app.broker.prune("default", now_ms=(int(seconds) + 60) * SECOND + later_ms)

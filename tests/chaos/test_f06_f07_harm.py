@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from qcore.broker.redis.inspector import JobRecord
+from qcore.model.views import JobRecord
 from tests.support.checker import assert_sound
 from tests.support.fleet import Command, Fleet, Producer
 from tests.support.waiting import eventually

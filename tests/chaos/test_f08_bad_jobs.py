@@ -6,8 +6,8 @@ import pytest
 
 from qcore import JobHandle
 from qcore.broker.identity import new_id
-from qcore.broker.redis.inspector import JobRecord
 from qcore.model.job import ERROR_TEXT_LIMIT, Job, JobStatus
+from qcore.model.views import JobRecord
 from tests.support.checker import assert_sound
 from tests.support.fleet import Fleet, Producer
 from tests.support.waiting import eventually

@@ -33,7 +33,7 @@ async def assert_released(producer: Producer, count: int) -> None:
     (stats,) = await producer.app.inspector.queues(["default"])
     assert (stats.ready, stats.scheduled, stats.active, stats.dead) == (count, 0, 0, 0)
     broker = producer.app.broker
-    (ids,) = await broker.ask([(b"LRANGE", broker.keys("default").names["ready"], 0, -1)])
+    (ids,) = await broker._ask([(b"LRANGE", broker._keys_of("default").names["ready"], 0, -1)])
     for id in ids:
         record = await producer.app.inspector.job("default", id.decode())
         assert record is not None

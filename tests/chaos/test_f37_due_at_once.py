@@ -64,7 +64,7 @@ async def test_jobs_due_in_one_millisecond_start_once_and_not_early(
         in_an_hour = producer.task("work").options(eta=datetime.now(UTC) + timedelta(hours=1))
         assert await in_an_hour.enqueue_many((n,) for n in numbers) == JOBS
         fleet.history.outcomes.update(dict.fromkeys(numbers, "ok"))
-        names = producer.app.broker.keys("default").names
+        names = producer.app.broker._keys_of("default").names
     command = fleet.start(processes=2)
     await command.ready(2)
     due_ms = round((time.time() + LEAD_S) * 1000)

@@ -44,24 +44,24 @@ def test_call_with_any_arguments_does_all_or_nothing(redis_url, namespace, scrip
 @pytest.mark.parametrize("limit", [1000, 8000, 10**12])
 async def test_limit_larger_than_what_one_command_takes_loses_nothing(broker, limit):
     """Lua hands some thousand words to a command; what was popped for more would be gone."""
-    names, ids = broker.keys(QUEUE).names, [f"{n:05}" for n in range(9000)]
+    names, ids = broker._keys_of(QUEUE).names, [f"{n:05}" for n in range(9000)]
     for i in range(0, 9000, 500):
         await put(broker, *ids[i : i + 500], when="+1")
-    keys = broker.keys(QUEUE)
-    while (await broker.ask([scripts.PROMOTE.call(keys, NOW + 1, limit)]))[0][0]:
+    keys = broker._keys_of(QUEUE)
+    while (await broker._ask([scripts.PROMOTE.call(keys, NOW + 1, limit)]))[0][0]:
         pass
     words = (NOW, limit, LEASE_MS, f"{OWNER}:1:", 10**9, limit, 0, limit)
-    await broker.ask([scripts.CLAIM.call(keys, *words)])
-    found = shown(await broker.ask(reads(broker, QUEUE)))
+    await broker._ask([scripts.CLAIM.call(keys, *words)])
+    found = shown(await broker._ask(reads(broker, QUEUE)))
     keep_together(found)
     assert len(found["active"]) == 1000
-    await broker.ask([(b"DEL", names["active"], names["running"])])
-    while (await broker.ask([scripts.CLEAR.call(keys, NOW, limit, "gone", 1)]))[0]:
+    await broker._ask([(b"DEL", names["active"], names["running"])])
+    while (await broker._ask([scripts.CLEAR.call(keys, NOW, limit, "gone", 1)]))[0]:
         pass
-    found = shown(await broker.ask(reads(broker, QUEUE)))
+    found = shown(await broker._ask(reads(broker, QUEUE)))
     assert not {"ready", "scheduled", "done"} & set(found)
     assert len(found["jobs"]) == 1000
     dead = [word for id in found["jobs"] for word in (NOW, id)]
-    await broker.ask([(b"ZADD", names["dead"], *dead)])
-    assert (await broker.ask([scripts.PURGE.call(keys, NOW, 0, limit)]))[0] == 1000
-    assert "jobs" not in shown(await broker.ask(reads(broker, QUEUE)))
+    await broker._ask([(b"ZADD", names["dead"], *dead)])
+    assert (await broker._ask([scripts.PURGE.call(keys, NOW, 0, limit)]))[0] == 1000
+    assert "jobs" not in shown(await broker._ask(reads(broker, QUEUE)))

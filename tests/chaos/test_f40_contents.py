@@ -55,12 +55,12 @@ class OddHouse(House):
 
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
-        self.names = broker.keys(QUEUE).names | self.shared.names
+        self.names = broker._keys_of(QUEUE).names | self.shared.names
         self.inspector, self.fleet = Inspector(broker), Fleet(broker)
         self.dumps: list[bytes | None] = []
 
     async def dump(self) -> list[bytes | None]:
-        return await self.broker.ask([(b"DUMP", name) for name in self.names.values()])
+        return await self.broker._ask([(b"DUMP", name) for name in self.names.values()])
 
     async def rebuild(self) -> None:
         """Let everything be as `fill` left it the first time."""
@@ -68,16 +68,16 @@ class OddHouse(House):
             await self.fill()
             self.dumps = await self.dump()
         pairs = [*zip(self.names.values(), self.dumps, strict=True)]
-        await self.broker.ask([(b"DEL", *self.names.values())])
-        await self.broker.ask([(b"RESTORE", n, 0, dump) for n, dump in pairs if dump])
+        await self.broker._ask([(b"DEL", *self.names.values())])
+        await self.broker._ask([(b"RESTORE", n, 0, dump) for n, dump in pairs if dump])
 
     async def try_call(self, script: Script, words: list[Any]) -> None:
         """A call that fails changes nothing."""
-        keys = self.broker.keys(QUEUE) if set(script.keys) <= set(QUEUE_KEYS) else self.shared
+        keys = self.broker._keys_of(QUEUE) if set(script.keys) <= set(QUEUE_KEYS) else self.shared
         before = await self.dump()
         error = None
         try:
-            await self.broker.ask([script.call(keys, *words)])
+            await self.broker._ask([script.call(keys, *words)])
         except BrokerError as e:
             error = e
         if error is not None:
@@ -102,7 +102,7 @@ class OddHouse(House):
     async def go_on_with(self, scribble: tuple[object, ...]) -> None:
         """What is no job is passed over or buried, and what upkeep does is done."""
         await self.rebuild()
-        await self.broker.ask([scribble])
+        await self.broker._ask([scribble])
         await self.read_all()
         await self.go_on()
         await self.read_all()
@@ -134,9 +134,9 @@ def test_call_on_rubbish_does_all_or_nothing(odd, script):
 
     async def run(scribbled: list[tuple[object, ...]], words: list[Any]) -> None:
         await house.rebuild()
-        await house.broker.ask(scribbled)
+        await house.broker._ask(scribbled)
         # the first write of most scripts, which removes nothing but what another hand has put there
-        await house.broker.ask([(b"ZREM", house.names["active"], b"")])
+        await house.broker._ask([(b"ZREM", house.names["active"], b"")])
         await house.try_call(script, words)
 
     @fuzz(60)
@@ -199,7 +199,7 @@ def test_key_of_another_type_stops_a_script_before_its_first_write(odd, script):
             for words in BUSY[script.name]:
                 await house.rebuild()
                 key = house.names[name]
-                await house.broker.ask([(b"DEL", key), (b"SET", key, b"of somebody else")])
+                await house.broker._ask([(b"DEL", key), (b"SET", key, b"of somebody else")])
                 await house.try_call(script, words)
 
     loop.run(go())
@@ -208,9 +208,9 @@ def test_key_of_another_type_stops_a_script_before_its_first_write(odd, script):
 async def test_queue_with_a_key_of_another_type_does_not_stop_the_claims_of_others(broker):
     house = OddHouse(broker)
     await house.rebuild()
-    await broker.ask([(b"DEL", house.names["jobs"]), (b"SET", house.names["jobs"], b"x")])
-    keys = broker.keys("other")
-    await broker.ask([scripts.ENQUEUE.call(keys, NOW, "nonce", 1, "a", "", "payload")])
+    await broker._ask([(b"DEL", house.names["jobs"]), (b"SET", house.names["jobs"], b"x")])
+    keys = broker._keys_of("other")
+    await broker._ask([scripts.ENQUEUE.call(keys, NOW, "nonce", 1, "a", "", "payload")])
     turn = await claim(broker, queues=(QUEUE, "other"), prefix=f"{OWNER}:9:")
     assert [lease.id for lease in turn.leases] == ["a"]
     assert list(turn.unreadable) == [QUEUE]

@@ -11,11 +11,10 @@ import typer.main
 from prometheus_client.parser import text_string_to_metric_families
 
 from qcore import App, ConfigError, Exponential, QcoreError, Retry, Task, errors
-from qcore.broker.redis.inspector import JobRecord, Pause, QueueStats
 from qcore.broker.redis.keys import NAMESPACE_KEYS, QUEUE_KEYS
 from qcore.broker.redis.scripts import SCRIPTS
-from qcore.broker.redis.server_checks import Finding
 from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
+from qcore.model.findings import Finding
 from qcore.model.fleet import (
     Processes,
     Roll,
@@ -25,6 +24,7 @@ from qcore.model.fleet import (
     WorkerView,
 )
 from qcore.model.job import AttemptError, Death
+from qcore.model.views import JobRecord, Pause, QueueStats
 from qcore.runtime.ipc.messages import Cell
 from qcore.runtime.supervisor.metrics import exposition
 from qcore.runtime.supervisor.totals import Totals

@@ -12,9 +12,9 @@ from qcore import (
     Retry,
     RetryLater,
 )
+from qcore.broker.contract import ClaimRequest
 from qcore.broker.identity import new_owner
 from qcore.broker.redis import scripts
-from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.errors import NewerVersion
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually

@@ -55,15 +55,15 @@ def cancelled(*ids: str, at_ms: int = NOW) -> dict[str, dict[str, object]]:
 
 
 async def cancel(broker: Broker, *ids: str, now_ms: int = NOW) -> list[str]:
-    call = scripts.CANCEL.call(broker.keys(QUEUE), now_ms, KEEP_MS, OUTCOME, *ids)
-    (reply,) = await broker.ask([call])
+    call = scripts.CANCEL.call(broker._keys_of(QUEUE), now_ms, KEEP_MS, OUTCOME, *ids)
+    (reply,) = await broker._ask([call])
     return [place.decode() for place in reply]
 
 
 async def test_cancel_of_a_scheduled_job_ends_it_at_once(broker):
     await put(broker, "a", "b", when="+1000")
     await take_wakeup(broker)
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     await ask(broker, b"HSET", names["state"], "a", STATE)
     await ask(broker, b"HSET", names["crashes"], "a", f"1 {NOW}")
     assert await cancel(broker, "a") == ["scheduled"]
@@ -231,6 +231,6 @@ async def test_purge_forgets_a_cancel_request(broker, inspector):
     """None is left by the scripts; an older release may have left one."""
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Buried(STATE)))
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["cancels"], "a", CANCEL_REQUEST)
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["cancels"], "a", CANCEL_REQUEST)
     assert await inspector.purge(QUEUE, ids=["a"]) == 1
     assert set(await content(broker)) == {"meta"}

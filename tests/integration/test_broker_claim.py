@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from qcore.broker.contract import CALL_BYTES, ClaimRequest
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.coalescer import CALL_BYTES
-from qcore.broker.redis.script_codec import CLAIM_QUEUES, ClaimRequest
+from qcore.broker.redis.script_codec import CLAIM_QUEUES
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Acked, Released
@@ -206,7 +206,7 @@ async def test_claim_of_an_empty_queue_creates_no_key(broker):
 async def test_claim_of_an_id_without_payload_still_leases_it(broker):
     """The worker buries it; left in ready it would stop the queue, dropped it would be lost."""
     await put(broker, "a", "b")
-    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    await ask(broker, b"HDEL", broker._keys_of(QUEUE).names["jobs"], "a")
     first, second = (await claim(broker)).leases
     assert (first.id, first.envelope, first.enqueued_ms) == ("a", None, NOW)
     assert (second.id, second.envelope) == ("b", b"b")
@@ -216,7 +216,7 @@ async def test_claim_of_an_id_without_payload_still_leases_it(broker):
 async def test_claim_brings_record_and_crashes_of_each_job(broker):
     leases = await leased(broker, "a", "b", "c")
     await settle(broker, *((lease, Released()) for lease in leases))
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     await ask(broker, b"HSET", names["state"], "b", failed_state("no"))
     await ask(broker, b"HSET", names["crashes"], "c", f"3 {NOW}")
     a, b, c = (await claim(broker)).leases

@@ -39,7 +39,7 @@ async def test_clear_keeps_word_for_a_day_for_those_who_wait_or_have_cancelled(b
     await put(broker, "a", "b", "x")
     await put(broker, "c", "y", when="+1000")
     for id in "ac":
-        await ask(broker, b"HSET", broker.keys(QUEUE).names["waiters"], id, "channel")
+        await ask(broker, b"HSET", broker._keys_of(QUEUE).names["waiters"], id, "channel")
     await inspector.cancel(QUEUE, ["b"])
     ms = int((await ask(broker, b"TIME"))[0]) * 1000
     assert await inspector.clear(QUEUE) == 5
@@ -61,14 +61,14 @@ async def test_job_without_a_trace_may_have_been_cleared_if_it_is_older_than_tha
         await inspector.job(QUEUE, before)
     made = made_ms(before)
     assert made is not None
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], b"cleared", made - 1)
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["meta"], b"cleared", made - 1)
     assert await inspector.job(QUEUE, before) is None
 
 
 async def test_clear_forgets_records_of_what_it_cancels(broker, inspector):
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Retried(1000, failed_state("no"))))
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "a", f"1 {NOW}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["crashes"], "a", f"1 {NOW}")
     assert await inspector.clear(QUEUE) == 1
     assert not {"jobs", "state", "crashes"} & set(await content(broker))
 

@@ -27,7 +27,7 @@ from tests.support.waiting import eventually
 async def own_broker(own_server: Server) -> AsyncIterator[Broker]:
     broker = Broker(BrokerConfig(url=own_server.url))
     await broker.enqueue([Job("first", QUEUE, b"")])  # connected, the script is known
-    await ask(broker, b"DEL", *broker.keys(QUEUE).names.values())
+    await ask(broker, b"DEL", *broker._keys_of(QUEUE).names.values())
     yield broker
     await broker.close()
 
@@ -37,7 +37,7 @@ async def proxied(proxy: Proxy) -> AsyncIterator[Broker]:
     """A broker whose way leads over the proxy, with a short deadline."""
     broker = Broker(BrokerConfig(url=proxy.url, call_timeout_s=2, enqueue_timeout_s=2))
     await broker.enqueue([Job("first", QUEUE, b"")])
-    await ask(broker, b"DEL", *broker.keys(QUEUE).names.values())
+    await ask(broker, b"DEL", *broker._keys_of(QUEUE).names.values())
     yield broker
     await broker.close()
 
@@ -107,7 +107,7 @@ async def test_enqueue_that_is_too_large_does_not_fail_its_neighbours(own_broker
 
 
 async def test_enqueue_that_a_queue_refuses_does_not_fail_other_queues(own_broker):
-    await ask(own_broker, b"SET", own_broker.keys("broken").names["jobs"], b"no hash")
+    await ask(own_broker, b"SET", own_broker._keys_of("broken").names["jobs"], b"no hash")
     good, bad = await asyncio.gather(
         enqueue_each(own_broker, "a", "b"), enqueue_each(own_broker, "c", "d", queue="broken")
     )

@@ -162,6 +162,6 @@ async def test_every_id_is_in_exactly_one_place_and_in_the_end_nowhere(broker, n
     assert numbers <= set(left.pop("meta")) <= numbers | {"purged"}
     assert left == {}
     assert await names_in(broker, namespace) <= {
-        f"{{{namespace}:{QUEUE}}}:wake",
+        f"{{{namespace}:{QUEUE}}}:wakeup",
         f"{{{namespace}:{QUEUE}}}:meta",
     }

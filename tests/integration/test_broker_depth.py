@@ -26,8 +26,8 @@ async def test_depth_counts_jobs_by_where_they_are(broker, inspector):
 async def test_depth_tells_how_long_the_next_job_waits(broker):
     await put(broker, "first", now_ms=NOW - 2500)
     await put(broker, "second", now_ms=NOW - 10)
-    call = scripts.DEPTH.call(broker.keys(QUEUE), NOW)
-    (reply,) = await broker.ask([call])
+    call = scripts.DEPTH.call(broker._keys_of(QUEUE), NOW)
+    (reply,) = await broker._ask([call])
     assert int(reply[0]) == NOW
     assert int.from_bytes(reply[6]) == NOW - 2500
     assert reply[7] is None
@@ -48,7 +48,7 @@ async def test_depth_age_is_never_negative(broker, inspector):
 
 async def test_depth_of_a_ready_job_without_payload_has_no_age(broker, inspector):
     await put(broker, "a")
-    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    await ask(broker, b"HDEL", broker._keys_of(QUEUE).names["jobs"], "a")
     (stats,) = await inspector.queues([QUEUE])
     assert (stats.ready, stats.oldest_ready_s) == (1, None)
 

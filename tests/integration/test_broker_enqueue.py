@@ -33,8 +33,8 @@ pytestmark = on_standalone_and_cluster
 
 async def call(broker: Broker, nonce: str, number: int, *items: object, now_ms: int = NOW) -> list:
     """Send one enqueue call as a producer does; return the ids that were known."""
-    script = scripts.ENQUEUE.call(broker.keys(QUEUE), now_ms, nonce, number, *items)
-    return (await broker.ask([script]))[0]
+    script = scripts.ENQUEUE.call(broker._keys_of(QUEUE), now_ms, nonce, number, *items)
+    return (await broker._ask([script]))[0]
 
 
 async def test_enqueue_writes_exactly_these_keys(broker):
@@ -52,7 +52,7 @@ async def test_enqueue_writes_exactly_these_keys(broker):
 async def test_enqueue_to_a_queue_that_an_older_version_filled_has_an_epoch_of_since_ever(
     broker, fence, epoch
 ):
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], "fence", fence)
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["meta"], "fence", fence)
     await put(broker, "a")
     assert (await keys_of(broker, QUEUE))["meta"] == {"fence": fence, "epoch": epoch}
     await put(broker, "b", now_ms=NOW + 5)

@@ -50,7 +50,7 @@ async def test_fence_grows_though_a_failover_took_the_stored_one_back(broker):
     await put(broker, *"abc")
     (a,) = (await claim(broker, 1)).leases
     for word in (b"DEL", b"HDEL"):
-        key = broker.keys(QUEUE).names["meta"]
+        key = broker._keys_of(QUEUE).names["meta"]
         await ask(broker, word, key, *([b"fence"] if word == b"HDEL" else []))
         (b,) = (await claim(broker, 1, now_ms=NOW + 1)).leases
         assert b.fence > a.fence

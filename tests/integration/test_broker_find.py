@@ -138,7 +138,7 @@ async def test_find_of_an_undecodable_payload_shows_all_its_bytes(broker, inspec
 async def test_find_of_a_dead_job_without_payload_still_finds_it(broker, inspector):
     (a,) = await leased(broker, "a")
     await settle(broker, (a, Buried(failed_state("payload missing"))))
-    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    await ask(broker, b"HDEL", broker._keys_of(QUEUE).names["jobs"], "a")
     record = await inspector.job(QUEUE, "a")
     assert (record.status, record.payload, record.enqueued_ms) == (JobStatus.DEAD, None, None)
 

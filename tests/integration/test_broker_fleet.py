@@ -5,9 +5,10 @@ import math
 import msgspec
 import pytest
 
+from qcore.broker.contract import Order
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.fleet import FORGET_MS, OLD_ORDER_MS, Fleet, Order
+from qcore.broker.redis.fleet import FORGET_MS, OLD_ORDER_MS, Fleet
 from qcore.broker.redis.keys import namespace_keys
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from tests.support.servers import on_standalone_and_cluster
@@ -32,7 +33,7 @@ def fleet(broker: Broker) -> Fleet:
 
 async def fields(broker: Broker, key: str) -> dict[bytes, bytes]:
     name = namespace_keys(broker.config.namespace).names[key]
-    (flat,) = await broker.ask([(b"HGETALL", name)])
+    (flat,) = await broker._ask([(b"HGETALL", name)])
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
@@ -41,20 +42,20 @@ async def beat_at(broker: Broker, id: str, now_ms: int, cursor: int = 0) -> int:
     keys = namespace_keys(broker.config.namespace)
     # as long as one is: Redis gives a hash of short values in one piece, whatever it is asked
     call = scripts.HEARTBEAT.call(keys, now_ms, id, b"record" * 20, FORGET_MS, cursor)
-    ((_, cursor, _),) = await broker.ask([call])
+    ((_, cursor, _),) = await broker._ask([call])
     return int(cursor)
 
 
 async def heard(broker: Broker, id: str, at_ms: int) -> None:
     """Write a record of another time, which drops none."""
     key = namespace_keys(broker.config.namespace).names["fleet"]
-    await broker.ask([(b"HSET", key, id, at_ms.to_bytes(8) + b"record" * 20)])
+    await broker._ask([(b"HSET", key, id, at_ms.to_bytes(8) + b"record" * 20)])
 
 
 async def restart_at(broker: Broker, field: str, now_ms: int) -> int:
     keys = namespace_keys(broker.config.namespace)
     call = scripts.RESTART.call(keys, now_ms, field, 0, OLD_ORDER_MS)
-    return int((await broker.ask([call]))[0])
+    return int((await broker._ask([call]))[0])
 
 
 async def test_supervisor_that_beats_is_a_member_with_all_that_it_said(fleet: Fleet):
@@ -78,7 +79,9 @@ async def test_members_come_by_host_and_name_and_one_that_left_is_gone(fleet: Fl
 async def test_record_that_cannot_be_read_is_left_out(fleet: Fleet, broker: Broker):
     await fleet.beat("a", VIEW)
     await heard(broker, "b", 5)
-    await broker.ask([(b"HSET", namespace_keys(broker.config.namespace).names["fleet"], b"c", b"")])
+    await broker._ask(
+        [(b"HSET", namespace_keys(broker.config.namespace).names["fleet"], b"c", b"")]
+    )
     assert [member.id for member in await fleet.members()] == ["a"]
     for _ in range(10):  # each looks at two or so, and has to get past them
         await fleet.beat("a", VIEW)
@@ -89,7 +92,7 @@ async def test_record_of_a_newer_version_is_read(fleet: Fleet, broker: Broker):
     known = msgspec.to_builtins(VIEW)
     keys = namespace_keys(broker.config.namespace)
     record = msgspec.msgpack.encode(known | {"color": "blue"})
-    await broker.ask([scripts.HEARTBEAT.call(keys, b"", "a", record, FORGET_MS, 0)])
+    await broker._ask([scripts.HEARTBEAT.call(keys, b"", "a", record, FORGET_MS, 0)])
     assert [member.view for member in await fleet.members()] == [VIEW]
 
 
@@ -145,7 +148,7 @@ async def test_orders_that_cannot_be_read_are_passed_over(fleet: Fleet, broker: 
     key = namespace_keys(broker.config.namespace).names["control"]
     odd = [(b"\xff\xfe", b"1 0"), (b"restart:\xff:", b"x 0"), (b"restart::", b"9" * 400 + b" 1")]
     odd += [(b"restart:a:b:c", b"5 0"), (b"restart:a:", b"5"), (b"restart:b:", b"inf 1")]
-    await broker.ask([(b"HSET", key, *(word for pair in odd for word in pair))])
+    await broker._ask([(b"HSET", key, *(word for pair in odd for word in pair))])
     assert (await fleet.beat("a", VIEW)).orders == ()
     generation = await fleet.restart(host="web1")
     (order,) = (await fleet.beat("a", VIEW)).orders
@@ -195,7 +198,7 @@ async def test_order_that_lies_far_ahead_is_dropped_and_does_not_count(broker: B
     """Above 2**53 Lua does not count on: every later order would have the same generation."""
     now = 1_700_000_000_000
     key = namespace_keys(broker.config.namespace).names["control"]
-    await broker.ask([(b"HSET", key, b"restart:nowhere:", b"%d 0" % (now + ahead_ms))])
+    await broker._ask([(b"HSET", key, b"restart:nowhere:", b"%d 0" % (now + ahead_ms))])
     given = [await restart_at(broker, "restart::", now) for _ in range(2)]
     assert given == [now, now + 1]
     assert await fields(broker, "control") == {b"restart::": b"%d 0" % (now + 1)}
@@ -210,5 +213,5 @@ async def test_generations_grow_also_when_the_clock_went_back_by_days(broker: Br
 
 async def test_control_of_another_version_is_passed_over(fleet: Fleet, broker: Broker):
     name = namespace_keys(broker.config.namespace).names["control"]
-    await broker.ask([(b"HSET", name, b"paused", b"default", b"restart:a:b:c", b"1 0 0")])
+    await broker._ask([(b"HSET", name, b"paused", b"default", b"restart:a:b:c", b"1 0 0")])
     assert (await fleet.beat("a", VIEW)).orders == ()

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from qcore.broker.redis import scripts
-from qcore.broker.redis.inspector import Inspector, Pause
+from qcore.broker.redis.inspector import Inspector
 from qcore.errors import ArgumentError, QueueClosed
 from qcore.model.job import Buried, Job, Released, Retried
+from qcore.model.views import Pause
 from tests.support.content import keys_of
 from tests.support.moves import (
     LEASE_MS,
@@ -44,7 +45,7 @@ async def close(broker, *, now_ms: int = NOW) -> int:
 
 
 async def run(broker, script, *args: object, queue: str = QUEUE):
-    (reply,) = await broker.ask([script.call(broker.keys(queue), *args)])
+    (reply,) = await broker._ask([script.call(broker._keys_of(queue), *args)])
     return reply
 
 
@@ -52,7 +53,7 @@ async def quarantined(broker, *ids: str) -> None:
     """Let these jobs wait for a process of their own."""
     await put(broker, *ids, when="+1")
     lost = [word for id in ids for word in (id, f"2 {NOW}")]
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], *lost)
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["crashes"], *lost)
     await broker.promote([QUEUE], now_ms=NOW + 1)
     await take_wakeup(broker)
 
@@ -215,15 +216,15 @@ async def test_closed_queue_refuses_jobs_with_nothing_written(broker):
 
 @both
 async def test_repeat_of_a_call_that_was_accepted_is_answered_as_accepted(broker):
-    call = scripts.ENQUEUE.call(broker.keys(QUEUE), NOW, "nonce", 7, "a", "", b"body")
-    late = scripts.ENQUEUE.call(broker.keys(QUEUE), NOW, "nonce", 8, "b", "", b"body")
-    assert await broker.ask([call]) == [[]]
+    call = scripts.ENQUEUE.call(broker._keys_of(QUEUE), NOW, "nonce", 7, "a", "", b"body")
+    late = scripts.ENQUEUE.call(broker._keys_of(QUEUE), NOW, "nonce", 8, "b", "", b"body")
+    assert await broker._ask([call]) == [[]]
     await close(broker)
-    assert await broker.ask([call]) == [[]]
+    assert await broker._ask([call]) == [[]]
     with pytest.raises(QueueClosed):
-        await broker.ask([late])
+        await broker._ask([late])
     await resume(broker)
-    assert await broker.ask([late]) == [[]]
+    assert await broker._ask([late]) == [[]]
     assert (await content(broker))["ready"] == ["a", "b"]
 
 
@@ -276,7 +277,7 @@ async def test_inspector_pauses_shows_and_resumes(broker, inspector):
 async def test_depth_shows_a_pause_for_as_long_as_it_lasts(broker):
     await pause(broker, 1000)
     for now, shown in ((NOW + 999, f"{NOW + 1000} {NOW} a deploy".encode()), (NOW + 1000, None)):
-        (reply,) = await broker.ask([scripts.DEPTH.call(broker.keys(QUEUE), now)])
+        (reply,) = await broker._ask([scripts.DEPTH.call(broker._keys_of(QUEUE), now)])
         assert reply[8:] == [shown, None]
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from qcore.broker.contract import ClaimRequest
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.pipeline import Pipeline
-from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.job import Acked, Job
@@ -91,8 +91,8 @@ async def test_script_unknown_among_others_keeps_every_reply_in_its_place(own_se
     await put(own_broker, "a", "b")
     own_server.ask("SCRIPT", "FLUSH")
     await own_broker.promote([QUEUE], now_ms=NOW)  # this one the server knows again
-    keys = own_broker.keys(QUEUE)
-    replies = await own_broker.ask(
+    keys = own_broker._keys_of(QUEUE)
+    replies = await own_broker._ask(
         [
             (b"ECHO", b"first"),
             scripts.DEPTH.call(keys, NOW),

@@ -2,8 +2,8 @@
 
 import pytest
 
+from qcore.broker.contract import CALL_BYTES
 from qcore.broker.redis.broker import PRODUCER_SILENT_MS, TRACE_MS
-from qcore.broker.redis.coalescer import CALL_BYTES
 from qcore.model.job import Acked
 from tests.support.content import keys_of
 from tests.support.moves import NOW, QUEUE, WAKEUP, ask, content, leased, settle
@@ -14,7 +14,7 @@ pytestmark = on_standalone_and_cluster
 
 async def produced(broker, **last: int) -> None:
     """Let these producers have made their last calls then."""
-    key = broker.keys(QUEUE).names["producers"]
+    key = broker._keys_of(QUEUE).names["producers"]
     await ask(broker, b"DEL", key)
     pairs = (word for nonce, at_ms in last.items() for word in (nonce, f"17 {at_ms}"))
     await ask(broker, b"HSET", key, *pairs)
@@ -45,7 +45,7 @@ async def test_prune_forgets_the_trace_after_as_long_again_but_a_day(broker, kee
 
 
 async def test_prune_of_an_expiry_whose_outcome_is_missing_forgets_it(broker):
-    await ask(broker, b"ZADD", broker.keys(QUEUE).names["expiry"], NOW, "a")
+    await ask(broker, b"ZADD", broker._keys_of(QUEUE).names["expiry"], NOW, "a")
     assert await broker.prune(QUEUE, now_ms=NOW) == (1, 0, False)
     assert await content(broker) == {}
 
@@ -69,7 +69,7 @@ async def test_prune_reads_no_more_than_a_megabyte_and_says_that_there_is_more(b
 async def test_prune_goes_on_while_many_producers_are_silent(broker):
     """Where each request of a server is a process, they come faster than rounds of upkeep."""
     await produced(broker, **{f"{n:05}": NOW - PRODUCER_SILENT_MS - 1 for n in range(5000)})
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["producers"], "heard", f"17 {NOW}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["producers"], "heard", f"17 {NOW}")
     more, cursor = True, 0
     while more:
         _, cursor, more = await broker.prune(QUEUE, cursor=cursor, now_ms=NOW)
@@ -93,7 +93,7 @@ async def test_prune_keeps_producers_of_a_future_that_was_left(broker):
 
 
 async def test_prune_comes_past_every_producer_by_its_cursor(broker):
-    key = broker.keys(QUEUE).names["producers"]
+    key = broker._keys_of(QUEUE).names["producers"]
     words = [word for n in range(2000) for word in (f"{n:016x}", f"1 {NOW - 10**9}")]
     await ask(broker, b"HSET", key, *words)
     cursor, turns = 0, 0

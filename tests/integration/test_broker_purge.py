@@ -29,13 +29,13 @@ async def bury(broker, *ids: str, at_ms: int = NOW) -> None:
 
 
 async def purge_older(broker, age_ms: int, now_ms: int, limit: int = 500) -> int:
-    call = scripts.PURGE.call(broker.keys(QUEUE), now_ms, age_ms, limit)
-    return (await broker.ask([call]))[0]
+    call = scripts.PURGE.call(broker._keys_of(QUEUE), now_ms, age_ms, limit)
+    return (await broker._ask([call]))[0]
 
 
 async def test_purge_by_id_leaves_nothing_of_the_job(broker, inspector):
     await bury(broker, "a")
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "a", f"1 {NOW}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["crashes"], "a", f"1 {NOW}")
     ms = int((await ask(broker, b"TIME"))[0]) * 1000
     assert await inspector.purge(QUEUE, ids=["a"]) == 1
     found = await content(broker)
@@ -82,7 +82,7 @@ async def test_purge_of_more_than_one_call_purges_all(broker, inspector, by_age)
     await ask(
         broker,
         b"ZADD",
-        broker.keys(QUEUE).names["dead"],
+        broker._keys_of(QUEUE).names["dead"],
         *(word for id in ids for word in (1, id)),
     )
     purged = await inspector.purge(QUEUE, **({"older_than_s": 5.0} if by_age else {"ids": ids}))
@@ -105,5 +105,5 @@ async def test_job_without_a_trace_may_have_been_purged_if_it_is_older_than_that
         await inspector.job(QUEUE, before)
     made = made_ms(before)
     assert made is not None
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], b"purged", made - 1)
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["meta"], b"purged", made - 1)
     assert await inspector.job(QUEUE, before) is None

@@ -30,7 +30,7 @@ both = on_standalone_and_cluster
 async def crashed(broker, queue: str = QUEUE, **counts: int) -> None:
     """Let these jobs have lost so many leases."""
     words = [word for id, count in counts.items() for word in (id, f"{count} {NOW}")]
-    await ask(broker, b"HSET", broker.keys(queue).names["crashes"], *words)
+    await ask(broker, b"HSET", broker._keys_of(queue).names["crashes"], *words)
 
 
 async def quarantined(broker, *ids: str, queue: str = QUEUE) -> None:
@@ -176,7 +176,7 @@ async def test_quarantined_that_wait_are_seen_behind_younger_ready_jobs(broker, 
 async def test_doctor_reads_since_when_no_quarantined_job_has_run(broker):
     await quarantined(broker, "x", "y", "z")
     await crashed(broker, before=1)
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "y", f"3 {NOW + SECOND}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["crashes"], "y", f"3 {NOW + SECOND}")
     (reading,) = await read_queues(broker, [QUEUE])
     assert (reading.ready, reading.quarantined, reading.quarantined_ms) == (3, 3, NOW + SECOND)
     await claim(broker, 1, quarantined=True)
@@ -246,6 +246,6 @@ async def test_acquittal_takes_back_the_third_loss_and_no_other(broker):
         await crashed(broker, QUEUE, **{id: count})
     before = (await content(broker))["crashes"]
     for acquitted in ([b"c"], []):
-        call = scripts.ACQUIT.call(broker.keys(QUEUE), NOW, *"abcdx")
-        assert await broker.ask([call]) == [acquitted]
+        call = scripts.ACQUIT.call(broker._keys_of(QUEUE), NOW, *"abcdx")
+        assert await broker._ask([call]) == [acquitted]
         assert (await content(broker))["crashes"] == before | {"c": f"2 {NOW}"}

@@ -33,7 +33,7 @@ HOURS = 3600 * SECOND
 
 
 async def crashed(broker, count: int, at_ms: int, id: str = "a") -> None:
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], id, f"{count} {at_ms}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["crashes"], id, f"{count} {at_ms}")
 
 
 async def test_reclaim_writes_exactly_these_keys(broker):
@@ -262,7 +262,7 @@ async def test_reclaim_never_takes_a_lease_twice(broker):
 
 async def test_reclaim_of_an_id_without_payload_keeps_it_visible(broker):
     await leased(broker, "a")
-    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    await ask(broker, b"HDEL", broker._keys_of(QUEUE).names["jobs"], "a")
     await swept(broker, END - 1)
     assert await reclaim(broker, END) == [(token("a"), "ready")]
     (again,) = (await claim(broker, now_ms=END, prefix=f"{OWNER}:2:")).leases
@@ -274,7 +274,7 @@ async def test_reclaim_ends_a_lease_that_no_fleet_can_have(broker):
     """Forged, with a deadline that nobody lives to see; the longest lease there is has a day."""
     await leased(broker, "a", "b")
     day = 24 * HOURS
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     await ask(broker, b"ZADD", names["active"], NOW + 2 * day + 1, token("a"), "inf", token("b"))
     await swept(broker, NOW)
     assert await reclaim(broker, NOW) == []
@@ -288,7 +288,7 @@ async def test_reclaim_drops_what_is_no_lease_of_a_job(broker):
     """What another hand wrote stops no sweep, and gives nobody a job that somebody runs."""
     await leased(broker, "a")
     forged = [b"rubbish", b"no:token", b"x:1:a", b"\xff"]
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     await ask(broker, b"ZADD", names["active"], *(word for f in forged for word in (1, f)))
     await swept(broker, NOW)
     call = await broker.reclaim(

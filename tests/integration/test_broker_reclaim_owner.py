@@ -39,7 +39,7 @@ async def test_reclaim_owner_charged_writes_exactly_these_keys(broker):
 async def test_reclaim_owner_uncharged_counts_no_crash(broker):
     """The process was ended for nothing that its jobs did."""
     await leased(broker, "a")
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "a", f"1 {NOW}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["crashes"], "a", f"1 {NOW}")
     assert await reclaim_owner(broker, NOW, charge=False) == [(token("a"), "ready")]
     assert await content(broker) == {
         "ready": ["a"],
@@ -51,7 +51,7 @@ async def test_reclaim_owner_uncharged_counts_no_crash(broker):
 
 async def test_reclaim_owner_charged_backs_off_and_ends_dead(broker):
     await leased(broker, "a", "b")
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     await ask(broker, b"HSET", names["crashes"], "a", f"2 {NOW - 1}", "b", f"4 {NOW - 1}")
     assert sorted(await reclaim_owner(broker, NOW, crash_limit=5)) == [
         (token("a"), "scheduled"),
@@ -64,7 +64,7 @@ async def test_reclaim_owner_charged_backs_off_and_ends_dead(broker):
 
 async def test_reclaim_owner_charges_the_culprits_and_nobody_else(broker):
     await leased(broker, "a", "b", "c")
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     await ask(broker, b"HSET", names["crashes"], "b", f"2 {NOW - 1}", "c", f"1 {NOW - 1}")
     taken = await reclaim_owner(broker, NOW, culprits=[token("b").encode()])
     assert sorted(taken) == [

@@ -32,7 +32,7 @@ def plain(lease: Lease) -> Lease:
 @both
 async def test_recover_returns_what_the_claim_would_have(broker):
     await put(broker, "a", "b", now_ms=NOW - 7)
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     await ask(broker, b"HSET", names["state"], "a", failed_state("no"))
     await ask(broker, b"HSET", names["crashes"], "b", f"1 {NOW}")
     lost = (await claim(broker)).leases
@@ -81,7 +81,7 @@ async def test_recover_finds_all_among_thousands_of_leases(broker):
 @both
 async def test_recover_returns_a_lease_without_payload(broker):
     await put(broker, "a")
-    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    await ask(broker, b"HDEL", broker._keys_of(QUEUE).names["jobs"], "a")
     await claim(broker)
     (found,) = await broker.recover([QUEUE], PREFIX, LEASE_MS, now_ms=NOW)
     assert (found.id, found.envelope) == ("a", None)

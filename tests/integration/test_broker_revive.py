@@ -73,7 +73,7 @@ async def test_revive_twice_is_one_job(broker, inspector):
 
 async def test_revive_leaves_a_job_without_payload_dead(broker, inspector):
     await bury(broker, "a", "b")
-    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], "a")
+    await ask(broker, b"HDEL", broker._keys_of(QUEUE).names["jobs"], "a")
     assert await inspector.revive(QUEUE, ["a", "b"]) == ["b"]
     assert (await content(broker))["dead"] == {"a": NOW}
 
@@ -83,15 +83,15 @@ async def test_revive_all_reads_no_more_than_it_revives_in_one_call(broker, insp
     for part in (ids[:500], ids[500:]):
         leases = await leased(broker, *part)
         await settle(broker, *((lease, Buried(b"")) for lease in leases))
-    await ask(broker, b"HDEL", broker.keys(QUEUE).names["jobs"], ids[0], ids[300])
-    sizes, send = list[int](), broker.ask
+    await ask(broker, b"HDEL", broker._keys_of(QUEUE).names["jobs"], ids[0], ids[300])
+    sizes, send = list[int](), broker._ask
 
     async def measure(commands):
         replies = await send(commands)
         sizes.extend(len(reply) for reply in replies if isinstance(reply, list))
         return replies
 
-    monkeypatch.setattr(broker, "ask", measure)
+    monkeypatch.setattr(broker, "_ask", measure)
     whole = [id for id in ids if id not in (ids[0], ids[300])]
     assert sorted(await inspector.revive_all(QUEUE)) == whole
     assert max(sizes) <= 200

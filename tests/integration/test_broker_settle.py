@@ -2,7 +2,7 @@
 
 import random
 
-from qcore.broker.redis.coalescer import CALL_BYTES
+from qcore.broker.contract import CALL_BYTES
 from qcore.model.job import Acked, Buried, Released, Retried
 from tests.support.moves import (
     LEASE_MS,
@@ -49,7 +49,7 @@ async def test_ack_with_outcome_keeps_it_for_its_time(broker):
 
 async def test_ack_forgets_record_and_crashes(broker):
     await put(broker, "a", "b")
-    names = broker.keys(QUEUE).names
+    names = broker._keys_of(QUEUE).names
     for id in "ab":
         await ask(broker, b"HSET", names["state"], id, STATE)
         await ask(broker, b"HSET", names["crashes"], id, f"1 {NOW}")
@@ -151,7 +151,7 @@ async def test_settle_of_500_mixed_items_loses_none_and_mixes_none_up(broker):
             lost.add(lease.token)
         else:
             expected[lease.id] = (kind, n, mark.decode())
-    await ask(broker, b"ZREM", broker.keys(QUEUE).names["active"], *lost)
+    await ask(broker, b"ZREM", broker._keys_of(QUEUE).names["active"], *lost)
     assert await settle(broker, *ended) == lost
 
     found = await content(broker)

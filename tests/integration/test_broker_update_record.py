@@ -70,8 +70,8 @@ async def test_note_of_several_tells_the_lost_ones(broker):
     a, b, c = await leased(broker, *"abc")
     await ack(broker, b)
     call = scripts.UPDATE_RECORD.call(
-        broker.keys(QUEUE), *(w for x in (a, b, c) for w in (x.token, x.id))
+        broker._keys_of(QUEUE), *(w for x in (a, b, c) for w in (x.token, x.id))
     )
-    assert await broker.ask([call]) == [[token("b").encode()]]
+    assert await broker._ask([call]) == [[token("b").encode()]]
     assert (await content(broker))["state"] == {"a": "a", "c": "c"}
-    assert (await ask(broker, b"HLEN", broker.keys(QUEUE).names["state"])) == 2
+    assert (await ask(broker, b"HLEN", broker._keys_of(QUEUE).names["state"])) == 2

@@ -60,7 +60,7 @@ async def hear(own_server: Server) -> AsyncIterator[Hear]:
 
 
 async def wait(broker: Broker, id: str, channel: str = "c1") -> str:
-    (reply,) = await broker.ask([scripts.FIND.call(broker.keys(QUEUE), id, channel)])
+    (reply,) = await broker._ask([scripts.FIND.call(broker._keys_of(QUEUE), id, channel)])
     return reply[0].decode()
 
 
@@ -184,7 +184,7 @@ async def test_reclaim_tells_of_the_dead_and_of_nothing_else(broker, hear):
     await leased(broker, "a", "b")
     for id in "ab":
         await wait(broker, id)
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["crashes"], "a", f"9 {NOW}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["crashes"], "a", f"9 {NOW}")
     await swept(broker, NOW + LEASE_MS - 1)
     await reclaim(broker, NOW + LEASE_MS)
     assert await hear(1) == ["c1: a dead"]

@@ -234,6 +234,6 @@ async def test_cancel_by_reference_of_an_unknown_job_says_so(app: App):
 
 
 async def _keys(app: App) -> set[str]:
-    names = app.broker.keys("default").names
-    found = await app.broker.ask([(b"EXISTS", name) for name in names.values()])
+    names = app.broker._keys_of("default").names
+    found = await app.broker._ask([(b"EXISTS", name) for name in names.values()])
     return {name for name, exists in zip(names, found, strict=True) if exists}

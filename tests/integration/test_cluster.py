@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from qcore import App, BrokerUnavailable, JobNotFound, NotConfirmed, Retry
+from qcore.broker.contract import ClaimRequest
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.cluster import Cluster, ClusterPipeline
 from qcore.broker.redis.pipeline import NotAsked
-from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.broker.redis.urls import Address
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.job import Acked, Job
@@ -60,7 +60,7 @@ def request(app: App, limit: int, number: int = 1) -> ClaimRequest:
 
 
 async def is_marked(app: App, queue: str) -> bool:
-    (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wakeup"])])
+    (count,) = await app.broker._ask([(b"ZCARD", app.broker._keys_of(queue).names["wakeup"])])
     return bool(count)
 
 
@@ -194,7 +194,7 @@ async def test_call_that_waits_for_its_connection_in_vain_says_nothing_of_the_no
     cluster = app.broker._endpoint._connector
     assert isinstance(cluster, Cluster)
     line = ClusterPipeline(cluster, 5)
-    wakeup = app.broker.keys(app.queues[0]).names["wakeup"]
+    wakeup = app.broker._keys_of(app.queues[0]).names["wakeup"]
     blocked = asyncio.ensure_future(line.send([(b"BZPOPMIN", wakeup, 2)]))
     await eventually(lambda: line._pipelines)
     (reply,) = await line.send([(b"ZCARD", wakeup)], timeout_s=0.1)

@@ -260,7 +260,7 @@ async def test_crashes_of_a_job_have_names_in_the_json_document(app: App, qcore:
 
     job = await nothing.enqueue()
     death = Death("SIGSEGV", "worker.1", "web1", 7, 5_000_000, 2, ("other",))
-    key, state = app.broker.keys("default").names["state"], encode(JobState(deaths=(death,)))
-    await app.broker.ask([(b"HSET", key, job.id, state)])
+    key, state = app.broker._keys_of("default").names["state"], encode(JobState(deaths=(death,)))
+    await app.broker._ask([(b"HSET", key, job.id, state)])
     (shown,) = (await qcore("jobs", "show", job.ref, "--json")).json["deaths"]
     assert shown == msgspec.structs.asdict(death) | {"beside": ["other"]}

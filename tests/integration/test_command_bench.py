@@ -166,9 +166,9 @@ async def test_namespace_is_not_that_of_the_environment(qcore: Command, broker: 
 
 
 async def test_leftovers_of_a_killed_bench_are_refused(qcore: Command, broker: Broker):
-    await broker.ask([(b"HSET", broker.keys("bench-1").names["jobs"], "id", "payload")])
+    await broker._ask([(b"HSET", broker._keys_of("bench-1").names["jobs"], "id", "payload")])
     fleet = namespace_keys(broker.config.namespace).names["fleet"]
-    await broker.ask([(b"HSET", fleet, "id", "record")])
+    await broker._ask([(b"HSET", fleet, "id", "record")])
 
     said = await qcore("bench", *QUICK, "--namespace", broker.config.namespace)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qcore import App, BrokerUnavailable
-from qcore.broker.redis.inspector import QueueStats
+from qcore.model.views import QueueStats
 from qcore_cli.pause import _wait, _wait_closed
 from tests.support.commands import Command, one_line
 from tests.support.moves import claim

@@ -62,8 +62,8 @@ async def test_odd_arguments_are_shown_without_a_traceback(
 async def test_times_that_no_calendar_has_are_shown(app: App, qcore: Command, at_ms: int):
     ref = await put(app, msgspec.msgpack.encode([]))
     queue, _, id = ref.partition("/")
-    keys = app.broker.keys(queue).names
-    await app.broker.ask([(b"LREM", keys["ready"], 0, id), (b"ZADD", keys["dead"], at_ms, id)])
+    keys = app.broker._keys_of(queue).names
+    await app.broker._ask([(b"LREM", keys["ready"], 0, id), (b"ZADD", keys["dead"], at_ms, id)])
     for words in (("jobs", "show", ref), ("dead", "show", ref), ("dead", "list", queue)):
         said = await qcore(*words)
         assert (said.code, said.err) == (0, ""), words
@@ -265,11 +265,11 @@ async def test_many_queues_stay_readable(app: App, qcore: Command):
 
 
 async def test_dead_list_fits_80_columns_and_counts(app: App, qcore: Command):
-    keys = app.broker.keys("default").names
+    keys = app.broker._keys_of("default").names
     for n in range(7):
         ref = await put(app, msgspec.msgpack.encode([]), task="a.long.module.name." * 5 + NASTY)
         id = ref.partition("/")[2]
-        await app.broker.ask([(b"LREM", keys["ready"], 0, id), (b"ZADD", keys["dead"], n, id)])
+        await app.broker._ask([(b"LREM", keys["ready"], 0, id), (b"ZADD", keys["dead"], n, id)])
     lines = (await qcore("dead", "list", "default", "--limit", "3", COLUMNS="80")).out.splitlines()
     assert lines[-1] == "3 of 7; see --limit, --skip and --all."
     assert len(lines) == 7
@@ -279,11 +279,11 @@ async def test_dead_list_fits_80_columns_and_counts(app: App, qcore: Command):
 
 
 async def test_prompts_name_the_count(app: App, qcore: Command):
-    keys = app.broker.keys("default").names
+    keys = app.broker._keys_of("default").names
     for n in range(3):
         ref = await put(app, msgspec.msgpack.encode([]))
         id = ref.partition("/")[2]
-        await app.broker.ask([(b"LREM", keys["ready"], 0, id), (b"ZADD", keys["dead"], n, id)])
+        await app.broker._ask([(b"LREM", keys["ready"], 0, id), (b"ZADD", keys["dead"], n, id)])
     for _ in range(2):
         await put(app, msgspec.msgpack.encode([]))
     said = one_line(await qcore("dead", "revive", "--all-of", "default"))

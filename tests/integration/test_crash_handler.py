@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from qcore import App, BrokerUnavailable, JobHandle
+from qcore.broker.contract import ClaimRequest
 from qcore.broker.identity import new_owner
-from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import WorkerConfig
 from qcore.runtime.supervisor.crash_handler import CrashHandler
 from qcore.runtime.supervisor.worker_process import WorkerProcess

@@ -16,8 +16,8 @@ from qcore import App, Exponential, GiveUp, Retry
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.job_audit import audit
 from qcore.broker.redis.queue_checks import check_queue, read_queues
-from qcore.broker.redis.server_checks import Level
 from qcore.config import BrokerConfig, WorkerConfig
+from qcore.model.findings import Level
 from tests.support.fleet import ROOT
 from tests.support.moves import LEASE_MS, ask, leased, put
 from tests.support.servers import Server, deny_questions, free_port
@@ -100,11 +100,11 @@ async def break_queues(broker: Broker) -> None:
     now = int((await ask(broker, b"TIME"))[0]) * 1000
     await leased(broker, "expired", now_ms=now - LEASE_MS - 60_000)
     await put(broker, "twice", "lost", now_ms=now)
-    keys = broker.keys("orders").names
+    keys = broker._keys_of("orders").names
     await ask(broker, b"ZADD", keys["dead"], now, "twice")
     await ask(broker, b"LREM", keys["ready"], 0, "lost")
     await put(broker, "sound", queue="mail", now_ms=now)
-    await ask(broker, b"HSET", broker.keys("mail").names["meta"], "last_sweep", now + 3_600_000)
+    await ask(broker, b"HSET", broker._keys_of("mail").names["meta"], "last_sweep", now + 3_600_000)
     await broker.register(["orders", "mail"])
 
 
@@ -276,17 +276,17 @@ async def test_repair_mends_all_of_a_kind_after_a_question(folder: Path, own_ser
     await broker.register(["orders"])
     ids = [f"lost-{n}" for n in range(30)]
     await put(broker, *ids)
-    await ask(broker, b"DEL", broker.keys("orders").names["ready"])
+    await ask(broker, b"DEL", broker._keys_of("orders").names["ready"])
 
     asked = await doctor(folder, own_server.url, "--repair")
     assert "Repair 30 jobs of orders?" in asked.err
     assert asked.code == 1
-    assert await ask(broker, b"LLEN", broker.keys("orders").names["ready"]) == 0
+    assert await ask(broker, b"LLEN", broker._keys_of("orders").names["ready"]) == 0
 
     said = await doctor(folder, own_server.url, "--repair", "--yes", "--json")
     (repaired,) = [f for f in said.findings if f["check"] == "repair of orders"]
     assert repaired["said"] == "30 mended: 30 of lost"
-    assert await ask(broker, b"LLEN", broker.keys("orders").names["ready"]) == 30
+    assert await ask(broker, b"LLEN", broker._keys_of("orders").names["ready"]) == 30
     assert "jobs of orders" not in said.not_well()
     await broker.close()
 
@@ -296,7 +296,7 @@ async def test_queue_with_a_key_of_another_program_does_not_hide_the_others(
 ):
     broker = Broker(BrokerConfig(url=own_server.url))
     await broker.register(["orders", "other"])
-    await ask(broker, b"SET", broker.keys("orders").names["jobs"], b"of somebody else")
+    await ask(broker, b"SET", broker._keys_of("orders").names["jobs"], b"of somebody else")
     said = await doctor(folder, own_server.url, "--json")
     (finding,) = said.not_well()["queue orders"]
     assert "cannot be read" in finding["said"]

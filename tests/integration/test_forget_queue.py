@@ -33,8 +33,8 @@ async def silence(broker) -> None:
     seconds = int((await ask(broker, b"TIME"))[0])
     at_ms = seconds * 1000 - PRODUCER_SILENT_MS - 1000
     producers = [word for n in range(2000) for word in (f"{n:016x}", f"1 {at_ms}")]
-    key = broker.keys(QUEUE).names["producers"]
-    await broker.ask([(b"DEL", key), (b"HSET", key, *producers)])
+    key = broker._keys_of(QUEUE).names["producers"]
+    await broker._ask([(b"DEL", key), (b"HSET", key, *producers)])
 
 
 @both
@@ -57,7 +57,7 @@ async def test_queue_that_holds_a_job_is_not_forgotten(broker, inspector, state)
         if state == "dead":
             await settle(broker, (lease, Buried(b"")))
     if state == "lost":
-        await ask(broker, b"DEL", broker.keys(QUEUE).names["ready"])
+        await ask(broker, b"DEL", broker._keys_of(QUEUE).names["ready"])
     await silence(broker)
     before = await keys_of(broker, QUEUE)
     assert not await forget_queue(broker, QUEUE)
@@ -76,12 +76,12 @@ async def test_queue_is_not_forgotten_while_it_is_served_or_produced_to(broker, 
     assert (await holders(broker, QUEUE)).reasons == ["it is served by n on h"]
     await Fleet(broker).forget(["a"])
     now = int((await ask(broker, b"TIME"))[0]) * 1000
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], "last_sweep", now - 2000)
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["meta"], "last_sweep", now - 2000)
     assert not await forget_queue(broker, QUEUE)
     (reason,) = (await holders(broker, QUEUE)).reasons
     assert reason.startswith("a worker swept it ")
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["meta"], "last_sweep", now - 100_000)
-    await ask(broker, b"HSET", broker.keys(QUEUE).names["producers"], "heard", f"1 {now}")
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["meta"], "last_sweep", now - 100_000)
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["producers"], "heard", f"1 {now}")
     assert not await forget_queue(broker, QUEUE)
     (reason,) = (await holders(broker, QUEUE)).reasons
     assert reason == "1 producers called within the last hour, and may repeat that"
@@ -97,7 +97,7 @@ async def test_command_forgets_or_names_what_holds(app: App, qcore: Command):
     assert held.code == 1
     assert "queue default was not forgotten: it holds 1 ready (let workers" in held.err
     await app.inspector.clear("default")
-    await ask(app.broker, b"DEL", app.broker.keys("default").names["producers"])
+    await ask(app.broker, b"DEL", app.broker._keys_of("default").names["producers"])
     shown = await qcore("queues", "--json")
     assert [queue["name"] for queue in shown.json] == ["default"]
     gone = await qcore("queues", "forget", "default", "--yes")

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from qcore.broker.contract import Order
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet, Order
+from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet
 from qcore.broker.redis.keys import namespace_keys
 from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
@@ -24,7 +25,7 @@ async def test_order_that_comes_while_the_first_heartbeat_is_on_its_way_is_obeye
     direct, orders = Broker(BrokerConfig(url=own_server.url)), list[Order]()
     async with Proxy(own_server.port) as proxy:
         broker = Broker(BrokerConfig(url=proxy.url))
-        await broker.ask([(b"PING",)])
+        await broker._ask([(b"PING",)])
         begun_at, asked = asyncio.get_running_loop().time(), asyncio.Event()
 
         def view() -> SupervisorView:
@@ -106,9 +107,9 @@ async def test_order_of_the_future_is_not_for_those_who_find_it_at_their_start(b
     """The Redis clock was set back: each new supervisor would leave at once, for an hour."""
     fleet, orders = Fleet(broker), list[Order]()
     key = namespace_keys(broker.config.namespace).names["control"]
-    (now,) = await broker.ask([(b"TIME",)])
+    (now,) = await broker._ask([(b"TIME",)])
     future = int(now[0]) * 1000 + 3600_000
-    await broker.ask([(b"HSET", key, b"restart::", f"{future} 1")])
+    await broker._ask([(b"HSET", key, b"restart::", f"{future} 1")])
     view = SupervisorView(
         host="web1", name="worker", pid=1, state=SupervisorState.RUNNING, queues=("any",), age_s=60
     )
@@ -136,7 +137,7 @@ async def test_order_of_the_future_is_not_for_those_who_find_it_at_their_start(b
 async def test_order_that_lies_far_ahead_does_not_hide_the_next_ones(broker: Broker):
     fleet, orders = Fleet(broker), list[Order]()
     key = namespace_keys(broker.config.namespace).names["control"]
-    await broker.ask([(b"HSET", key, b"restart:nowhere:", f"{2**53} 0")])
+    await broker._ask([(b"HSET", key, b"restart:nowhere:", f"{2**53} 0")])
     async with registered(broker, orders) as registration:
         await eventually(lambda: registration._given_before is not None)
         assert registration._given_before == 0
@@ -153,9 +154,9 @@ async def test_order_that_lay_far_ahead_is_not_obeyed_when_its_time_comes(
     key = namespace_keys(broker.config.namespace).names["control"]
     async with registered(broker, orders) as registration:
         await eventually(lambda: registration._given_before is not None)
-        (now,) = await broker.ask([(b"TIME",)])
+        (now,) = await broker._ask([(b"TIME",)])
         ahead = int(now[0]) * 1000 + OLD_ORDER_MS + 60_000
-        await broker.ask([(b"HSET", key, b"restart:web1:", f"{ahead} 1")])
+        await broker._ask([(b"HSET", key, b"restart:web1:", f"{ahead} 1")])
         await eventually(lambda: registration._void)
         monkeypatch.setattr(
             "qcore.runtime.supervisor.heartbeat.OLD_ORDER_MS", OLD_ORDER_MS + 120_000
@@ -173,7 +174,7 @@ async def test_supervisor_that_saw_an_order_before_the_clock_went_far_back_obeys
     fleet, orders = Fleet(broker), list[Order]()
     async with registered(broker, orders) as registration:
         await eventually(lambda: registration._given_before is not None)
-        (now,) = await broker.ask([(b"TIME",)])
+        (now,) = await broker._ask([(b"TIME",)])
         registration._seen = int(now[0]) * 1000 + 2 * OLD_ORDER_MS
         await eventually(lambda: registration._seen == 0)
         generation = await fleet.restart()

@@ -6,7 +6,7 @@ import pytest
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.job_audit import Horizon, audit, repair
-from qcore.broker.redis.server_checks import Finding, Level
+from qcore.model.findings import Finding, Level
 from qcore.model.job import Acked, Buried, Retried
 from tests.support.moves import (
     NOW,
@@ -28,7 +28,7 @@ pytestmark = on_standalone_and_cluster
 
 async def hand(broker: Broker, command: str, key: str, *words: object) -> None:
     """Do what no script does."""
-    await ask(broker, command.encode(), broker.keys(QUEUE).names[key], *words)
+    await ask(broker, command.encode(), broker._keys_of(QUEUE).names[key], *words)
 
 
 async def faults(broker: Broker) -> list[Finding]:
@@ -159,7 +159,7 @@ async def test_many_of_a_kind_are_counted(broker):
     ids = [f"lost-{n}" for n in range(1203)]
     for i in range(0, len(ids), 500):
         await put(broker, *ids[i : i + 500])
-    await ask(broker, b"DEL", broker.keys(QUEUE).names["ready"])
+    await ask(broker, b"DEL", broker._keys_of(QUEUE).names["ready"])
     found = await faults(broker)
     assert len(found) == 6
     assert found[-1].said == "and 1198 more like job lost-0 is lost"
@@ -169,7 +169,7 @@ async def test_repair_mends_all_of_each_kind_and_counts_them(broker):
     ids = [f"lost-{n}" for n in range(703)]
     for i in range(0, len(ids), 500):
         await put(broker, *ids[i : i + 500])
-    await ask(broker, b"DEL", broker.keys(QUEUE).names["ready"])
+    await ask(broker, b"DEL", broker._keys_of(QUEUE).names["ready"])
     await put(broker, "twice")
     await hand(broker, "RPUSH", "ready", "twice", b"\xff\xfe")
     await hand(broker, "HSET", "jobs", b"\xff\xfe", b"payload")

@@ -296,7 +296,8 @@ async def main():
         waiting = asyncio.create_task(app.broker.wait_for_jobs(["other"], 20))
         await asyncio.sleep(0)
         gone_well(forked(lambda: asyncio.run(in_child())))
-        (blocked,) = await app.broker.ask([(b"ZADD", app.broker.keys("other").names["wake"], 0, 1)])
+        wakeup = app.broker._keys_of("other").names["wakeup"]
+        (blocked,) = await app.broker._ask([(b"ZADD", wakeup, 0, 1)])
         assert await waiting == "other"
 
 asyncio.run(main())
@@ -310,14 +311,14 @@ def test_fork_awaits_by_a_connection_of_its_own(own_server: Server):
     """Two processes wait, each for its job; the one that is forked ends both."""
     assert run(
         """
-from qcore.broker.redis.script_codec import ClaimRequest
+from qcore.broker.contract import ClaimRequest
 from qcore.model.job import Acked
 
 async def begin():
     job = await note.enqueue(1)
-    waiters = app.broker.keys("default").names["waiters"]
+    waiters = app.broker._keys_of("default").names["waiters"]
     result = asyncio.create_task(job.result(timeout=30))
-    while await app.broker.ask([(b"HEXISTS", waiters, job.id)]) != [1]:
+    while await app.broker._ask([(b"HEXISTS", waiters, job.id)]) != [1]:
         await asyncio.sleep(0.01)
     return result
 
@@ -345,8 +346,8 @@ asyncio.run(main())
 
 
 def is_up(folder: Path) -> bool:
-    wakeup = read_marker(folder)
-    return wakeup is not None and probe(wakeup.socket, 1) is Answer.READY
+    marker = read_marker(folder)
+    return marker is not None and probe(marker.socket, 1) is Answer.READY
 
 
 def test_fork_is_a_user_of_its_own_of_the_embedded_server(tmp_path: Path):

@@ -363,5 +363,5 @@ async def test_wait_in_vain_for_a_job_that_runs(app: App):
 
 
 async def is_served(app: App) -> bool:
-    meta = app.broker.keys("default").names["meta"]
-    return (await app.broker.ask([(b"HEXISTS", meta, b"last_sweep")])) == [1]
+    meta = app.broker._keys_of("default").names["meta"]
+    return (await app.broker._ask([(b"HEXISTS", meta, b"last_sweep")])) == [1]

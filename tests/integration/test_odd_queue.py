@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 
 async def replaced(broker: Broker, queue: str, key: str) -> None:
-    name = broker.keys(queue).names[key]
+    name = broker._keys_of(queue).names[key]
     await ask(broker, b"DEL", name)
     await ask(broker, b"SET", name, b"of somebody else")
 
@@ -27,7 +27,7 @@ async def test_leases_of_the_other_queues_are_renewed_and_their_cancel_requests_
     renewed, unwanted = set[str](), set[bytes]()
     for key in ("active", "cancels"):
         await replaced(broker, "odd", key)
-    await ask(broker, b"HSET", broker.keys("sound").names["cancels"], "a", b"9 cancel request")
+    await ask(broker, b"HSET", broker._keys_of("sound").names["cancels"], "a", b"9 cancel request")
     keeper = LeaseKeeper(
         broker,
         WorkerConfig(queues=("sound", "odd"), lease_s=3, extend_s=1, sweep_s=0.5, heartbeat_s=0.05),

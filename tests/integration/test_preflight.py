@@ -114,13 +114,13 @@ async def test_policy_that_changes_later_is_noticed_and_said_once(
     own_server: Server, monkeypatch: pytest.MonkeyPatch
 ):
     broker, looks = Broker(BrokerConfig(url=own_server.url)), list[object]()
-    ask = broker.ask
+    ask = broker._ask
 
     async def counted(commands: Any) -> Any:
         looks.append(commands)
         return await ask(commands)
 
-    monkeypatch.setattr(broker, "ask", counted)
+    monkeypatch.setattr(broker, "_ask", counted)
     with capture_logs() as lines:
         watching = asyncio.create_task(watch(broker, every_s=0.02))
         own_server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")

@@ -51,7 +51,7 @@ async def test_process_task_keeps_what_other_tasks_keep(app: App):
         with pytest.raises(ResultExpired, match="keep=0"):
             await jobs[1].result(timeout=10)
         assert await jobs[2].result(timeout=10)
-    (kept,) = await app.broker.ask([(b"HLEN", app.broker.keys("default").names["done"])])
+    (kept,) = await app.broker._ask([(b"HLEN", app.broker._keys_of("default").names["done"])])
     assert kept == 1
 
 

@@ -158,10 +158,10 @@ async def test_pool_process_that_a_quarantined_job_ends_is_an_error_of_its_run(
 ):
     """The pool saw it die: that is proof enough, its worker lives on."""
     number = fleet.history.number()
-    keys = producer.app.broker.keys("default").names
+    keys = producer.app.broker._keys_of("default").names
     job = await producer.task("bad_in_process").options(delay=0.5).enqueue(number, "_exit")
-    (now, _) = (await producer.app.broker.ask([(b"TIME",)]))[0]
-    await producer.app.broker.ask([(b"HSET", keys["crashes"], job.id, f"2 {int(now)}000")])
+    (now, _) = (await producer.app.broker._ask([(b"TIME",)]))[0]
+    await producer.app.broker._ask([(b"HSET", keys["crashes"], job.id, f"2 {int(now)}000")])
     record = await dead(producer.app, job, LONG_S)
     assert record.deaths == ()
     assert "exited with 3" in (record.reason or "")
@@ -182,8 +182,8 @@ async def test_quarantined_wait_for_nobody_when_the_supervisor_stops(
     await command.ended(15)
     record = await record_of(producer.app, job)
     assert (record.status, record.crashes) == ("ready", 2)
-    (waiting,) = await producer.app.broker.ask(
-        [(b"LRANGE", producer.app.broker.keys("default").names["quarantine"], 0, -1)]
+    (waiting,) = await producer.app.broker._ask(
+        [(b"LRANGE", producer.app.broker._keys_of("default").names["quarantine"], 0, -1)]
     )
     assert waiting == [job.id.encode()]
 
@@ -199,10 +199,10 @@ def most_at_once(fleet: Fleet, numbers: set[int], begin: float = 0.0) -> int:
 
 async def charged(producer: Producer, jobs: list[JobHandle[Any]], count: int) -> None:
     """Let these have lost so many leases in the past, and be due soon."""
-    names = producer.app.broker.keys("default").names
-    ((now, _),) = await producer.app.broker.ask([(b"TIME",)])
+    names = producer.app.broker._keys_of("default").names
+    ((now, _),) = await producer.app.broker._ask([(b"TIME",)])
     words = [word for job in jobs for word in (job.id, f"{count} {int(now)}000")]
-    await producer.app.broker.ask([(b"HSET", names["crashes"], *words)])
+    await producer.app.broker._ask([(b"HSET", names["crashes"], *words)])
 
 
 async def test_quarantined_of_a_host_that_was_killed_run_several_at_a_time(

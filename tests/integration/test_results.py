@@ -25,7 +25,7 @@ from tests.support.workers import dead, working
 
 
 async def kept(app: App) -> int:
-    (count,) = await app.broker.ask([(b"HLEN", app.broker.keys("default").names["done"])])
+    (count,) = await app.broker._ask([(b"HLEN", app.broker._keys_of("default").names["done"])])
     return int(count)
 
 
@@ -127,7 +127,7 @@ async def test_result_of_a_cleared_job_is_its_cancellation(app: App):
 
 
 async def is_awaited(app: App) -> bool:
-    (found,) = await app.broker.ask([(b"EXISTS", app.broker.keys("default").names["waiters"])])
+    (found,) = await app.broker._ask([(b"EXISTS", app.broker._keys_of("default").names["waiters"])])
     return bool(found)
 
 
@@ -234,7 +234,7 @@ async def test_handle_of_a_cancelled_job_says_so_when_the_reason_is_gone(
 ):
     job = await one.options(delay=60).enqueue()
     assert await job.cancel()
-    await app.broker.ask([(b"ZADD", app.broker.keys("default").names["expiry"], 1, job.id)])
+    await app.broker._ask([(b"ZADD", app.broker._keys_of("default").names["expiry"], 1, job.id)])
     assert await app.broker.prune("default") == (1, 0, False)
     for handle in (job, app.job(job.ref)):
         assert await handle.status() is JobStatus.CANCELLED

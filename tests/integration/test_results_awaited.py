@@ -338,7 +338,7 @@ async def test_error_in_the_serving_itself_leaves_nobody_waiting(
     def broken(*_: object) -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(app.broker._waiting, "_lost", broken)
+    monkeypatch.setattr(app.broker._waiting, "_note_outage", broken)
     own_server.ask("CLIENT", "KILL", "TYPE", "pubsub")
     with pytest.raises(BrokerUnavailable, match="a mistake"):
         await result
@@ -367,7 +367,7 @@ async def test_handle_of_an_expired_result_says_how_long_it_was_kept(app: App, o
     job = await one.options(keep=60).enqueue()
     await end(other, kept(1))
     trace = (kept(1).outcome or b"")[:TRACE_BYTES]
-    await other.ask([(b"HSET", other.keys("default").names["done"], job.id, trace)])
+    await other._ask([(b"HSET", other._keys_of("default").names["done"], job.id, trace)])
     with pytest.raises(ResultExpired, match=f"{job.ref} completed, its result was kept for 60 s"):
         await job.result()
     with pytest.raises(ResultExpired, match="kept for its time and is gone"):

@@ -11,8 +11,8 @@ import pytest
 
 from qcore import JobHandle
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.inspector import JobRecord
 from qcore.config import SupervisorConfig, WorkerConfig
+from qcore.model.views import JobRecord
 from qcore.runtime.supervisor.autoscaler import Autoscaler
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
@@ -164,7 +164,7 @@ async def test_quarantined_are_no_backlog(broker: Broker):
     for queue, ids in (("default", ("a", "b")), ("low", ("c", "d"))):
         await put(broker, *ids, queue=queue, when="+1")
         lost = [word for id in ids for word in (id, f"2 {NOW}")]
-        await ask(broker, b"HSET", broker.keys(queue).names["crashes"], *lost)
+        await ask(broker, b"HSET", broker._keys_of(queue).names["crashes"], *lost)
         await broker.promote([queue], now_ms=NOW + 1)
     await put(broker, "e", "f", "g", queue="default")
     scaler = Autoscaler(

@@ -44,7 +44,7 @@ async def test_jobs_run_at_the_master_that_sentinels_name(sentinels: SentinelSet
     async with working(app):
         job = await double.options(confirm=2).enqueue(21)
         assert await job.result(timeout=10) == 42
-    name = app.broker.keys("default").names["done"].decode()
+    name = app.broker._keys_of("default").names["done"].decode()
     assert sentinels.master().ask("EXISTS", name) == 1
 
 
@@ -175,11 +175,11 @@ async def test_confirm_of_a_script_that_the_server_must_learn_waits_for_its_writ
 
 
 async def test_repeat_of_an_enqueue_writes_so_that_it_can_be_confirmed(app: App):
-    keys = app.broker.keys("default")
+    keys = app.broker._keys_of("default")
     for now in (1000, 2000):
         call = scripts.ENQUEUE.call(keys, now, "nonce", 7, "a", "", b"x")
-        assert await app.broker.ask([call, (b"WAIT", 2, 2000)]) == [[], 2]
-        (written,) = await app.broker.ask([(b"HGET", keys.names["producers"], "nonce")])
+        assert await app.broker._ask([call, (b"WAIT", 2, 2000)]) == [[], 2]
+        (written,) = await app.broker._ask([(b"HGET", keys.names["producers"], "nonce")])
         assert written == b"7 %d" % now
     assert [s.ready for s in await app.inspector.queues(["default"])] == [1]
 
@@ -188,10 +188,10 @@ async def test_repeat_of_an_enqueue_is_accepted_by_a_full_server(
     own_server: Server, namespace: str
 ):
     async with App(own_server.url, namespace=namespace) as app:
-        call = scripts.ENQUEUE.call(app.broker.keys("default"), b"", "nonce", 7, "a", "", b"x")
-        await app.broker.ask([call])
+        call = scripts.ENQUEUE.call(app.broker._keys_of("default"), b"", "nonce", 7, "a", "", b"x")
+        await app.broker._ask([call])
         own_server.ask("CONFIG", "SET", "maxmemory", 1)
-        assert await app.broker.ask([call]) == [[]]
+        assert await app.broker._ask([call]) == [[]]
 
 
 async def test_confirm_on_a_server_without_replicas_says_so(own_server: Server, namespace: str):

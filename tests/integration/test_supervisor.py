@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from qcore.broker.contract import Order
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import Fleet as Registry
-from qcore.broker.redis.fleet import Order
 from qcore.broker.redis.inspector import Inspector
 from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import RollState, WorkerState

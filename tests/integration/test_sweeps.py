@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qcore import App
+from qcore.broker.contract import ClaimRequest, Swept
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.script_codec import ClaimRequest, Swept
 from qcore.config import WorkerConfig
 from qcore.runtime.worker import maintenance
 from qcore.runtime.worker.maintenance import Maintenance
@@ -30,7 +30,7 @@ async def _nothing_to_renew() -> Collection[str]:
 
 
 async def last_sweep(broker: Broker, queue: str) -> int:
-    return int(await ask(broker, b"HGET", broker.keys(queue).names["meta"], b"last_sweep"))
+    return int(await ask(broker, b"HGET", broker._keys_of(queue).names["meta"], b"last_sweep"))
 
 
 async def test_live_owners_of_all_queues_get_to_renew_when_redis_is_back(
@@ -41,7 +41,9 @@ async def test_live_owners_of_all_queues_get_to_renew_when_redis_is_back(
     now = int((await ask(broker, b"TIME"))[0]) * 1000
     for queue in QUEUES:
         await leased(broker, "a", queue=queue, now_ms=now - HOUR_MS)
-        await ask(broker, b"HSET", broker.keys(queue).names["meta"], "last_sweep", now - HOUR_MS)
+        await ask(
+            broker, b"HSET", broker._keys_of(queue).names["meta"], "last_sweep", now - HOUR_MS
+        )
     sweeper = Maintenance(
         broker,
         WorkerConfig(queues=QUEUES, sweep_s=0.05),
@@ -56,7 +58,7 @@ async def test_live_owners_of_all_queues_get_to_renew_when_redis_is_back(
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    held = [await ask(broker, b"ZCARD", broker.keys(q).names["active"]) for q in QUEUES]
+    held = [await ask(broker, b"ZCARD", broker._keys_of(q).names["active"]) for q in QUEUES]
     assert held == [1, 1, 1]
 
 

@@ -172,7 +172,7 @@ async def test_tls_to_a_port_without_it_says_so(own_server: Server):
     url = f"rediss://127.0.0.1:{own_server.port}/0"
     broker = Broker(BrokerConfig(url=url, call_timeout_s=1.0, enqueue_timeout_s=1.0))
     with pytest.raises(BrokerUnavailable, match="does not speak TLS, use redis://"):
-        await broker.ask([(b"PING",)])
+        await broker._ask([(b"PING",)])
     await broker.close()
 
 
@@ -265,7 +265,7 @@ async def test_user_may_examine_a_set_up_with_the_rights_of_the_doctor(
     assert guarded.ask(*documented()[1].split()) == "OK"
     broker = user_app.broker
     await broker.enqueue([Job("twice", "default", b"")])
-    await broker.ask([(b"ZADD", broker.keys("default").names["dead"], 1, b"twice")])
+    await broker._ask([(b"ZADD", broker._keys_of("default").names["dead"], 1, b"twice")])
     reading = await read_server(broker, await read_info(broker))
     assert "appendfsync" in reading.settings
     await read_queues(broker, ["default"])

@@ -37,7 +37,9 @@ async def test_waiting_jobs_that_the_app_has_no_task_for_are_counted_by_task(app
         await dead(app, await app.task(name="moved")(moved).enqueue())
     await gone.enqueue_many([()] * 3)
     await gone.options(delay=60).enqueue()
-    await app.broker.ask([(b"HSET", app.broker.keys("default").names["jobs"], b"odd", b"\xff")])
+    await app.broker._ask(
+        [(b"HSET", app.broker._keys_of("default").names["jobs"], b"odd", b"\xff")]
+    )
 
     (finding,) = await check_tasks(app.broker, "default", {"known"})
     assert finding.said == "5 of its jobs name gone, which the app has not"

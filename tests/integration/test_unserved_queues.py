@@ -17,10 +17,10 @@ async def test_worker_prunes_what_a_queue_that_nobody_serves_has_left(broker):
     seconds = int((await ask(broker, b"TIME"))[0])
     old = f"1 {seconds * 1000 - PRODUCER_SILENT_MS - 1000}"
     producers = [word for n in range(5000) for word in (f"{n:016x}", old)]
-    keys = broker.keys(QUEUE).names
-    await broker.ask([(b"DEL", keys["producers"]), (b"HSET", keys["producers"], *producers)])
+    keys = broker._keys_of(QUEUE).names
+    await broker._ask([(b"DEL", keys["producers"]), (b"HSET", keys["producers"], *producers)])
     for queue in (QUEUE, "served"):  # whose time is over on the clock of Redis
-        expiry = broker.keys(queue).names["expiry"]
+        expiry = broker._keys_of(queue).names["expiry"]
         ids = await ask(broker, b"ZRANGE", expiry, 0, -1)
         await ask(broker, b"ZADD", expiry, *(word for id in ids for word in (1, id)))
     unserved = UnservedQueues(broker, WorkerConfig(queues=("served",)))

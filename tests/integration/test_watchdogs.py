@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.redis.inspector import JobRecord
+from qcore.model.views import JobRecord
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line

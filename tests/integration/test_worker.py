@@ -297,8 +297,8 @@ async def test_stop_now_releases_what_runs_to_the_head_uncharged(app: App):
     async with working(app, concurrency=2) as worker:
         await eventually(lambda: len(started) == 2)
         worker.stop_now()
-    keys = app.broker.keys("default").names
-    (ids,) = await app.broker.ask([(b"LRANGE", keys["ready"], 0, -1)])
+    keys = app.broker._keys_of("default").names
+    (ids,) = await app.broker._ask([(b"LRANGE", keys["ready"], 0, -1)])
     assert [id.decode() for id in ids] == [job.id for job in jobs]
     record = await record_of(app, jobs[0])
     assert (record.attempts, record.crashes, record.errors) == (0, 0, ())
@@ -312,7 +312,7 @@ async def test_worker_that_stops_leaves_a_wakeup_for_the_next_one(app: App):
         await (await quick.enqueue()).result(timeout=10)
         await eventually(lambda: worker.beat().done == 1)
     for queue in app.queues:
-        (count,) = await app.broker.ask([(b"ZCARD", app.broker.keys(queue).names["wakeup"])])
+        (count,) = await app.broker._ask([(b"ZCARD", app.broker._keys_of(queue).names["wakeup"])])
         assert count == 1
 
 

@@ -271,7 +271,7 @@ async def test_job_without_payload_is_dead_and_says_so(app: App):
     async def nothing() -> None: ...
 
     job = await nothing.enqueue()
-    await app.broker.ask([(b"HDEL", app.broker.keys("default").names["jobs"], job.id)])
+    await app.broker._ask([(b"HDEL", app.broker._keys_of("default").names["jobs"], job.id)])
     async with working(app):
         record = await dead(app, job)
     assert "payload missing" in str(record.reason)

@@ -252,10 +252,10 @@ async def test_job_whose_id_is_no_text_is_buried_with_its_bytes(app: App):
         return text
 
     job = await echo.enqueue("a")
-    keys = app.broker.keys(job.queue).names
-    (payload,) = await app.broker.ask([(b"HGET", keys["jobs"], job.id)])
+    keys = app.broker._keys_of(job.queue).names
+    (payload,) = await app.broker._ask([(b"HGET", keys["jobs"], job.id)])
     odd = b"\xff\xfe"
-    await app.broker.ask([(b"HSET", keys["jobs"], odd, payload), (b"LPUSH", keys["ready"], odd)])
+    await app.broker._ask([(b"HSET", keys["jobs"], odd, payload), (b"LPUSH", keys["ready"], odd)])
     inspector = Inspector(app.broker)
     async with working(app):
         assert await job.result(timeout=20) == "a"

@@ -1,11 +1,11 @@
 """A worker that is told to stop while it has to make up for something."""
 
 from qcore import App
+from qcore.broker.contract import ClaimRequest
 from qcore.broker.identity import new_owner
 from qcore.broker.per_loop import Brokers
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.broker.redis.script_codec import ClaimRequest
 from qcore.config import BrokerConfig
 from qcore.runtime.worker import session
 from tests.support.proxy import Proxy
@@ -25,7 +25,7 @@ async def test_worker_that_drains_takes_the_second_look_for_a_lost_claim(own_ser
         async def unwanted() -> None: ...
 
         async with app:
-            await app.broker.ask([(b"PING",)])
+            await app.broker._ask([(b"PING",)])
             async with working(app, owner=owner, shutdown_timeout_s=20.0) as worker:
                 lost = worker._session._lost_claims
                 await eventually(lambda: worker._listener._asked.is_set())

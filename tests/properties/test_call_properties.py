@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcore import App
+from qcore.broker.contract import CALL_BYTES, CALL_JOBS
 from qcore.broker.redis import script_codec as wire
-from qcore.broker.redis.coalescer import CALL_BYTES, CALL_JOBS, Coalescer
+from qcore.broker.redis.coalescer import Coalescer
 from qcore.broker.redis.keys import queue_keys
 from qcore.broker.redis.scripts import Call
 from qcore.errors import PayloadTooLarge

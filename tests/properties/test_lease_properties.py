@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcore.broker.backoff import Backoff
+from qcore.broker.contract import Pruned, Swept
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import QueueKeys, queue_keys
-from qcore.broker.redis.script_codec import Pruned, Swept
 from qcore.config import BrokerConfig, WorkerConfig, check_stall
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Lease, Reclaimed

@@ -17,15 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
+from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.script_codec import (
-    ClaimRequest,
-    Turn,
-    read_claim,
-    read_leases,
-    settle_items,
-)
+from qcore.broker.redis.script_codec import read_claim, read_leases, settle_items
 from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from tests.support.content import forget_namespace
@@ -267,8 +262,8 @@ class House(Operators):
     @rule(queue=queues)
     def hear(self, queue: str) -> None:
         """An idle worker takes the wakeup."""
-        wakeup = self.broker.keys(queue).names["wakeup"]
-        self.loop.run(self.broker.ask([(b"ZPOPMIN", wakeup)]))
+        wakeup = self.broker._keys_of(queue).names["wakeup"]
+        self.loop.run(self.broker._ask([(b"ZPOPMIN", wakeup)]))
         self.models[queue].wakeup.clear()
 
     # -- upkeep -----------------------------------------------------------------------------------
@@ -368,8 +363,8 @@ class House(Operators):
 
 
 async def forget_keys(broker: Broker) -> None:
-    names = [name for queue in QUEUES for name in broker.keys(queue).names.values()]
-    await broker.ask([(b"DEL", *names)])
+    names = [name for queue in QUEUES for name in broker._keys_of(queue).names.values()]
+    await broker._ask([(b"DEL", *names)])
 
 
 @pytest.mark.timeout(400)  # 30 s on a quiet machine, and no deadline to miss on another

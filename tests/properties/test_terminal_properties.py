@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from qcore.broker.redis.fleet import Member
-from qcore.broker.redis.inspector import Pause, QueueStats
 from qcore.model.fleet import RunningJob, SupervisorState, SupervisorView, WorkerState, WorkerView
+from qcore.model.views import Member, Pause, QueueStats
 from qcore_cli.fleet_view import FleetState, status_lines
 from qcore_cli.options import print_table
 from qcore_cli.rollout import Entry, Outcome, drawn_rollout

@@ -17,12 +17,12 @@ async def keys_of(broker: Broker, queue: str) -> Content:
     A list is a list, a hash a dict, a sorted set a dict of member -> score (an int where it is
     whole). Names and values of bytes are text where they can be.
     """
-    return shown(await broker.ask(reads(broker, queue)))
+    return shown(await broker._ask(reads(broker, queue)))
 
 
 def reads(broker: Broker, queue: str) -> list[tuple[object, ...]]:
     """Return the commands whose replies `shown` takes, to be sent beside others."""
-    names = broker.keys(queue).names
+    names = broker._keys_of(queue).names
     return [
         (verb, names[name], *rest)
         for name, (kind, _) in QUEUE_KEYS.items()
@@ -69,7 +69,7 @@ async def names_in(broker: Broker, namespace: str) -> set[str]:
     for pattern in (f"{{{namespace}:*", f"{{{namespace}}}:*", f"{namespace}:*"):
         cursor: bytes = b"0"
         while True:
-            ((cursor, page),) = await broker.ask([(b"SCAN", cursor, b"MATCH", pattern)])
+            ((cursor, page),) = await broker._ask([(b"SCAN", cursor, b"MATCH", pattern)])
             names |= {name.decode() for name in page}
             if cursor == b"0":
                 break
@@ -81,6 +81,6 @@ async def forget_namespace(url: str, namespace: str) -> None:
     broker = Broker(BrokerConfig(url=url, namespace=namespace))
     try:
         names = await names_in(broker, namespace)
-        await broker.ask([(b"UNLINK", name) for name in names])
+        await broker._ask([(b"UNLINK", name) for name in names])
     finally:
         await broker.close()

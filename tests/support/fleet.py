@@ -272,8 +272,8 @@ class Fleet:
         async def is_empty() -> bool:
             nonlocal left
             try:
-                replies = await broker.ask(
-                    [(counts[kind], broker.keys(q).names[kind]) for q, kind in words]
+                replies = await broker._ask(
+                    [(counts[kind], broker._keys_of(q).names[kind]) for q, kind in words]
                 )
             except QcoreError as e:
                 left = e

@@ -119,9 +119,9 @@ class House:
 
     async def fill(self) -> None:
         """Let there be a job of each state, cancels, waiters, quarantined jobs; then keep all."""
-        broker, names = self.broker, self.broker.keys(QUEUE).names
-        await broker.ask([(b"DEL", *names.values())])
-        await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
+        broker, names = self.broker, self.broker._keys_of(QUEUE).names
+        await broker._ask([(b"DEL", *names.values())])
+        await broker._ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
         held = await leased(broker, "dead0", "dead1", "done0", "odd0", "odd1")
         outcome = Retried(1000, b"record")
         ended = [(x, Buried(b"no")) for x in held[:2]] + [(x, outcome) for x in held[3:]]
@@ -130,7 +130,7 @@ class House:
         await claim(broker, prefix=f"{OWNER}:2:")
         await put(broker, "ready0", "ready1", "ready2")
         await put(broker, "late0", "late1", when="+1000")
-        await broker.ask(
+        await broker._ask(
             [
                 (b"HSET", names["crashes"], "odd0", f"2 {NOW}", "held1", f"4 {NOW}"),
                 (b"HSET", names["done"], "done1", "5 kept", "done2", "kept"),
@@ -141,8 +141,8 @@ class House:
         )
         await broker.promote([QUEUE], limit=1, now_ms=NOW + 1000)
         shared = self.shared.names
-        await broker.ask([(b"DEL", *shared.values())])
-        await broker.ask(
+        await broker._ask([(b"DEL", *shared.values())])
+        await broker._ask(
             [
                 (b"HSET", shared["fleet"], "old", (NOW - 9000).to_bytes(8) + b"x", "odd", "x"),
                 (b"HSET", shared["control"], "restart::", f"{NOW - 9000} 0", "odd", "x"),
@@ -153,8 +153,8 @@ class House:
     async def look(self) -> dict[str, Any]:
         """Return all that stands in the keys of the queue and of the namespace."""
         names = self.shared.names
-        held = await self.broker.ask([(b"HGETALL", key) for key in names.values()])
-        found = shown(await self.broker.ask(reads(self.broker, QUEUE)))
+        held = await self.broker._ask([(b"HGETALL", key) for key in names.values()])
+        found = shown(await self.broker._ask(reads(self.broker, QUEUE)))
         return found | dict(zip(names, held, strict=True))
 
     async def call(self, script: Script, words: list[Any]) -> None:
@@ -163,8 +163,8 @@ class House:
         error = None
         try:
             of_queue = set(script.keys) <= set(QUEUE_KEYS)
-            keys = self.broker.keys(QUEUE) if of_queue else self.shared
-            await self.broker.ask([script.call(keys, *words)])
+            keys = self.broker._keys_of(QUEUE) if of_queue else self.shared
+            await self.broker._ask([script.call(keys, *words)])
         except BrokerError as e:
             error = e
         after = await self.look()
@@ -176,13 +176,13 @@ class House:
             # a client enqueues no id of the past, and settles each lease once in a call
             if script not in (scripts.ENQUEUE, scripts.SETTLE):
                 keep_together(after)
-                keep_together(shown(await self.broker.ask(reads(self.broker, QUEUE))))
+                keep_together(shown(await self.broker._ask(reads(self.broker, QUEUE))))
 
     async def go_on(self) -> None:
         """Whatever the call has left, upkeep must get along with it."""
-        keys, late = self.broker.keys(QUEUE), NOW + 100 * LEASE_MS
+        keys, late = self.broker._keys_of(QUEUE), NOW + 100 * LEASE_MS
         rules = (LEASE_MS, LEASE_MS, 0, 9, 200, 0)
-        await self.broker.ask(
+        await self.broker._ask(
             [
                 *[scripts.RECLAIM.call(keys, late, *rules)] * 2,
                 scripts.RECLAIM_OWNER.call(keys, late, OWNER, 1, 9, 0),

@@ -42,12 +42,12 @@ class Agreeing(RuleBasedStateMachine):
         The reply of a queue that takes no new jobs is None.
         """
         names = [queue] if isinstance(queue, str) else list(queue)
-        call = script.call([self.broker.keys(name) for name in names], *args)
+        call = script.call([self.broker._keys_of(name) for name in names], *args)
         looks = [command for name in QUEUES for command in reads(self.broker, name)]
         try:
-            reply, *found = self.loop.run(self.broker.ask([call, *looks]))
+            reply, *found = self.loop.run(self.broker._ask([call, *looks]))
         except QueueClosed:
-            reply, found = None, self.loop.run(self.broker.ask(looks))
+            reply, found = None, self.loop.run(self.broker._ask(looks))
         half = len(found) // 2
         self.found = dict(zip(QUEUES, (shown(found[:half]), shown(found[half:])), strict=True))
         return reply
@@ -132,4 +132,4 @@ def pairs(flat: list[bytes]) -> list[tuple[str, str]]:
 
 async def teach(broker: Broker) -> None:
     """A script that the server is yet to be taught would run after the reads behind it."""
-    await broker.ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])
+    await broker._ask([(b"SCRIPT", b"LOAD", script.source) for script in scripts.SCRIPTS])

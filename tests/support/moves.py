@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.broker.redis.script_codec import ClaimRequest, Turn
 from qcore.model.codec import encode
 from qcore.model.job import Acked, AttemptError, JobState, Lease, Outcome
 from tests.support.content import Content, keys_of
@@ -47,7 +47,7 @@ def running(*ids: str) -> dict[str, str]:
 
 
 async def ask(broker: Broker, *words: object) -> Any:
-    (reply,) = await broker.ask([words])
+    (reply,) = await broker._ask([words])
     return reply
 
 
@@ -75,13 +75,13 @@ async def put(
 ) -> list[bytes]:
     """Enqueue at `now_ms`; each envelope is the id unless a body is given. Return known ids."""
     items = [word for id in ids for word in (id, when, id.encode() if body is None else body)]
-    call = scripts.ENQUEUE.call(broker.keys(queue), now_ms, "tester", next(_calls), *items)
-    return (await broker.ask([call]))[0]
+    call = scripts.ENQUEUE.call(broker._keys_of(queue), now_ms, "tester", next(_calls), *items)
+    return (await broker._ask([call]))[0]
 
 
 async def take_wakeup(broker: Broker, queue: str = QUEUE) -> bool:
     """Remove the wakeup, as a worker that was woken; return whether it was set."""
-    return bool(await ask(broker, b"DEL", broker.keys(queue).names["wakeup"]))
+    return bool(await ask(broker, b"DEL", broker._keys_of(queue).names["wakeup"]))
 
 
 async def claim(

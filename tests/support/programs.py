@@ -41,7 +41,7 @@ def gone_well(*pids):
 
 async def connection():
     '''Return what Redis calls the connection for questions of this loop.'''
-    return (await app.broker.ask([(b"CLIENT", b"ID")]))[0]
+    return (await app.broker._ask([(b"CLIENT", b"ID")]))[0]
 """
 
 

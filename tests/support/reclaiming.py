@@ -13,7 +13,7 @@ CRASH_LIMIT = 10
 
 async def swept(broker: Broker, at_ms: int, queue: str = QUEUE) -> None:
     """Let the last sweep have been at this time, so that the next one has no guard."""
-    await ask(broker, b"HSET", broker.keys(queue).names["meta"], "last_sweep", at_ms)
+    await ask(broker, b"HSET", broker._keys_of(queue).names["meta"], "last_sweep", at_ms)
 
 
 async def reclaim(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.call_limits import leasing_s
-from qcore.broker.redis.script_codec import ClaimRequest, Turn
 from qcore.broker.redis.scripts import Call
 from qcore.config import BrokerConfig
 from tests.support.virtual_time import run_in_no_time

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qcore.broker.redis.fleet import Order
+from qcore.broker.contract import Order
 
 
 @pytest.mark.parametrize(

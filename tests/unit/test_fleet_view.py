@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.redis.fleet import Member
-from qcore.broker.redis.inspector import Pause, QueueStats
 from qcore.model.fleet import (
     Roll,
     RollState,
@@ -14,6 +12,7 @@ from qcore.model.fleet import (
     WorkerState,
     WorkerView,
 )
+from qcore.model.views import Member, Pause, QueueStats
 from qcore_cli.fleet_view import FleetState, state_of_fleet, status_lines
 
 RUNNING, QUIET = WorkerState.RUNNING, WorkerState.QUIET

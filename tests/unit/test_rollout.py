@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from qcore import BrokerUnavailable
-from qcore.broker.redis.fleet import Fleet, Member
+from qcore.broker.redis.fleet import Fleet
 from qcore.model.fleet import (
     Roll,
     RollState,
@@ -14,6 +14,7 @@ from qcore.model.fleet import (
     WorkerState,
     WorkerView,
 )
+from qcore.model.views import Member
 from qcore_cli.rollout import Outcome, Rollout, Target, shown_rollout
 
 ORDER_MS = 1000

@@ -8,8 +8,9 @@ from qcore.broker.redis import server_checks as examined
 from qcore.broker.redis.keys import QUEUE_KEYS
 from qcore.broker.redis.queue_checks import QueueReading, check_queue
 from qcore.broker.redis.scripts import AUDIT
-from qcore.broker.redis.server_checks import Finding, Level, ServerReading
+from qcore.broker.redis.server_checks import ServerReading
 from qcore.config import WorkerConfig
+from qcore.model.findings import Finding, Level
 
 NOW = 1_800_000_000_000
 WORKER = WorkerConfig(queues=("orders",))

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qcore.broker.redis.fleet import Member
-from qcore.broker.redis.inspector import Pause, QueueStats
 from qcore.model.fleet import (
     Roll,
     RollState,
@@ -17,6 +15,7 @@ from qcore.model.fleet import (
     WorkerState,
     WorkerView,
 )
+from qcore.model.views import Member, Pause, QueueStats
 from qcore_cli.top_view import Sight, Snapshot, drawn
 
 

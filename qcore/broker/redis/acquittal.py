@@ -36,15 +36,15 @@ async def acquit(
     beside: dict[str, list[str]] = {}
     for group in broker.groups(queues):
         with suppress(BrokerError):  # nobody is to wait for an acquittal
-            reads = [(b"HMGET", broker.keys(q).names["state"], *ids) for q in group]
-            for queue, states in zip(group, await broker.ask(reads), strict=True):
+            reads = [(b"HMGET", broker._keys_of(q).names["state"], *ids) for q in group]
+            for queue, states in zip(group, await broker._ask(reads), strict=True):
                 pairs = zip(ids, states, strict=True)
                 if found := [id for id, state in pairs if _was_in(state, places)]:
                     beside[queue] = found
     acquitted: list[tuple[str, str]] = []
     for queue, found in beside.items():
         with suppress(BrokerError):
-            (reply,) = await broker.ask([scripts.ACQUIT.call(broker.keys(queue), b"", *found)])
+            (reply,) = await broker._ask([scripts.ACQUIT.call(broker._keys_of(queue), b"", *found)])
             acquitted += [(queue, text_of(id)) for id in reply]
     return acquitted
 

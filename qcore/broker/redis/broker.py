@@ -1,24 +1,11 @@
-"""The state machine: one method per transition, each one Lua script.
-
-    enqueue         -         -> ready, scheduled          producer
-    promote         scheduled -> ready                     claim, maintenance
-    claim           ready     -> active                    worker
-    recover         active    -> active                    worker, after a lost claim reply
-    extend          active    -> active                    leases
-    update_records  active    -> active                    worker, before an at-most-once run
-    settle          active    -> completed, scheduled, dead, ready
-    reclaim         active    -> ready, scheduled, dead    maintenance
-    reclaim_owner   active    -> ready, scheduled, dead    supervisor
-    prune           completed, cancelled -> -              maintenance
-
-What users and operators do (cancel, clear, revive, purge, pause, close, resume) is in `inspector`.
-"""
+"""The state machine on Redis: one method per transition of the contract, each one script."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from qcore.broker.backoff import Backoff
+from qcore.broker.contract import CHORE_LIMIT, ClaimRequest, Pruned, Swept, Turn
 from qcore.broker.redis import owner_leases as holdings
 from qcore.broker.redis import scripts
 from qcore.broker.redis.call_limits import leasing_s
@@ -30,11 +17,8 @@ from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.redis.results import Ending, ResultWaiter
 from qcore.broker.redis.script_codec import (
-    CHORE_LIMIT,
-    ClaimRequest,
-    Pruned,
-    Swept,
-    Turn,
+    add_claim,
+    add_settle,
     by_queue,
     claim_call,
     parts_of,
@@ -42,10 +26,11 @@ from qcore.broker.redis.script_codec import (
     settle_calls,
 )
 from qcore.broker.redis.scripts import Call
-from qcore.config import BrokerConfig
+from qcore.config import NAME, BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome, Reclaimed
+from qcore.model.reading import text_of
 from qcore.model.token import id_of
 
 #: A trace of an outcome whose time is over stays as long again as it was kept, and so long at most.
@@ -75,13 +60,13 @@ class Broker:
         #: Where each queue has a node of its own.
         self._cluster_wakeups = ClusterWakeups(
             self._endpoint.pipeline,
-            wakeup=lambda queue: self.keys(queue).names["wakeup"],
+            wakeup=lambda queue: self._keys_of(queue).names["wakeup"],
             hand_back=self.wake,
         )
         #: By what may fail alone, and by how many replicas confirm: none waits for another.
         self._coalescers: dict[tuple[str, int], Coalescer] = {}
         self._waiting = ResultWaiter(self._endpoint, self._upkeep, config)
-        self._keys: dict[str, QueueKeys] = {}
+        self._known_keys: dict[str, QueueKeys] = {}
 
     @property
     def shown_url(self) -> str:
@@ -96,14 +81,14 @@ class Broker:
         """Return the delays between tries to reach Redis; short where another server takes over."""
         return self._endpoint.backoff(min_s, max_s)
 
-    def keys(self, queue: str) -> QueueKeys:
+    def _keys_of(self, queue: str) -> QueueKeys:
         """Return the keys of one queue."""
-        keys = self._keys.get(queue)
+        keys = self._known_keys.get(queue)
         if keys is None:
-            keys = self._keys[queue] = queue_keys(self.config.namespace, queue)
+            keys = self._known_keys[queue] = queue_keys(self.config.namespace, queue)
         return keys
 
-    async def ask(self, commands: Sequence[Call | tuple[object, ...]]) -> list[Any]:
+    async def _ask(self, commands: Sequence[Call | tuple[object, ...]]) -> list[Any]:
         """Send commands of operators and upkeep; an error reply raises.
 
         Raises:
@@ -113,7 +98,13 @@ class Broker:
 
     async def register(self, queues: Iterable[str]) -> None:
         """Write the names of queues into the set of all queues, where operators find them."""
-        await self.ask([(b"SADD", queues_key(self.config.namespace), *queues)])
+        await self._ask([(b"SADD", queues_key(self.config.namespace), *queues)])
+
+    async def some_queues(self, limit: int) -> list[str]:
+        """Return the names of at most `limit` queues, drawn from all that were ever used."""
+        key = queues_key(self.config.namespace)
+        (names,) = await self._ask([(b"SRANDMEMBER", key, limit)])
+        return [name for raw in names if NAME.fullmatch(name := text_of(raw))]
 
     async def open(self) -> None:
         """Join the embedded server where the URL names one; connect to nothing otherwise.
@@ -177,7 +168,7 @@ class Broker:
                     f"queue {queue}: the arguments of job {job.id} take {len(job.envelope)} "
                     f"bytes, the limit is {limit}: store the data elsewhere and pass its name"
                 )
-        return await self._coalescer(queue, confirm).add(self.keys(queue), jobs)
+        return await self._coalescer(queue, confirm).add(self._keys_of(queue), jobs)
 
     def _coalescer(self, queue: str, confirm: int) -> Coalescer:
         place = queue if self._endpoint.is_cluster else "", confirm
@@ -192,7 +183,7 @@ class Broker:
 
     async def ended(self, queue: str, id: str) -> Ending:
         """Wait until a job has ended; see `ResultWaiter.ended`."""
-        return await self._waiting.ended(self.keys(queue), id)
+        return await self._waiting.ended(self._keys_of(queue), id)
 
     # -- workers --------------------------------------------------------------------------------
 
@@ -214,22 +205,22 @@ class Broker:
         there is room, so that the order of the queues and the limits hold; see `claim_rest`.
         """
         now = _now(now_ms)
-        settles = settle_calls(self.keys, ended, now)
+        settles = settle_calls(self._keys_of, ended, now)
         claims = parts_of(claim, self.groups(claim.queues)) if claim is not None else []
         first = claims.pop(0) if claims else None
         calls = [call for _, call in settles]
         if first is not None:
-            calls.append(claim_call(self.keys, first, now))
+            calls.append(claim_call(self._keys_of, first, now))
         max_s = None if claim is None else leasing_s(self.config.call_timeout_s, claim.lease_ms)
         began = asyncio.get_running_loop().time() if claims else 0.0
         replies = await self._turns.send(calls, timeout_s=max_s)
         turn = Turn()
         for (queue, _), reply in zip(settles, replies, strict=False):
-            turn.note_settle(queue, reply)
+            add_settle(turn, queue, reply)
         if first is not None:
-            turn.note_claim(first, replies[-1])
+            add_claim(turn, first, replies[-1])
         if claims:
-            await claim_rest(self._turns, self.keys, claims, turn, now, began=began)
+            await claim_rest(self._turns, self._keys_of, claims, turn, now, began=began)
         turn.raise_if_nothing_worked()
         return turn
 
@@ -249,7 +240,7 @@ class Broker:
 
         Redis: recover.lua once per queue and 1,000 leases of it; a round trip per 100 queues.
         """
-        keys = [self.keys(queue) for queue in queues]
+        keys = [self._keys_of(queue) for queue in queues]
         return await holdings.recover(
             self._upkeep, keys, _now(now_ms), lease_ms, prefix, payloads=payloads
         )
@@ -267,7 +258,9 @@ class Broker:
         Redis: extend.lua once per queue and 500 leases; one round trip.
         """
         calls = [
-            scripts.EXTEND.call(self.keys(queue), _now(now_ms), lease_ms, *(i.token for i in held))
+            scripts.EXTEND.call(
+                self._keys_of(queue), _now(now_ms), lease_ms, *(i.token for i in held)
+            )
             for queue, held in by_queue(leases)
         ]
         replies = await answers(self._renewing, calls, timeout_s=timeout_s)
@@ -284,12 +277,12 @@ class Broker:
         written = {lease.token: record for lease, record in records}
         calls = [
             scripts.UPDATE_RECORD.call(
-                self.keys(queue),
+                self._keys_of(queue),
                 *(word for lease in held for word in (lease.token, written[lease.token])),
             )
             for queue, held in by_queue([lease for lease, _ in records])
         ]
-        return {token for lost in await self.ask(calls) for token in lost}
+        return {token for lost in await self._ask(calls) for token in lost}
 
     async def cancel_requested(self, leases: Sequence[Lease]) -> set[bytes]:
         """Return the tokens of the jobs, among those running, that somebody wants cancelled.
@@ -300,10 +293,14 @@ class Broker:
         """
         asked = by_queue(leases)
         commands = [
-            (b"HMGET", self.keys(queue).names["cancels"], *(id_of(lease.token) for lease in held))
+            (
+                b"HMGET",
+                self._keys_of(queue).names["cancels"],
+                *(id_of(lease.token) for lease in held),
+            )
             for queue, held in asked
         ]
-        replies = await self.ask(commands)
+        replies = await self._ask(commands)
         return {
             lease.token
             for (_, held), cancels in zip(asked, replies, strict=True)
@@ -322,7 +319,7 @@ class Broker:
         margin_s = self._endpoint.margin_s
         if self._endpoint.is_cluster:
             return await self._cluster_wakeups.wait(queues, block_s, margin_s=margin_s)
-        wakeups = {self.keys(queue).names["wakeup"]: queue for queue in queues}
+        wakeups = {self._keys_of(queue).names["wakeup"]: queue for queue in queues}
         (reply,) = await self._wakeups.send(
             [(b"BZPOPMIN", *wakeups, f"{block_s:.3f}")],
             timeout_s=block_s + margin_s,
@@ -334,7 +331,7 @@ class Broker:
 
     async def wake(self, queues: Sequence[str]) -> None:
         """Set the wakeups again, for another worker: this one cannot claim now."""
-        await self.ask([(b"ZADD", self.keys(q).names["wakeup"], 0, b"1") for q in queues])
+        await self._ask([(b"ZADD", self._keys_of(q).names["wakeup"], 0, b"1") for q in queues])
 
     async def pass_on(self, queues: Sequence[str]) -> None:
         """Set the wakeups after a wait that was cut off: it may have taken one, unheard.
@@ -343,7 +340,7 @@ class Broker:
         the server see it, else the dead wait could take these wakeups too.
         """
         await self._cluster_wakeups.close()
-        await self._upkeep.send([(b"ZCARD", self.keys(q).names["wakeup"]) for q in queues])
+        await self._upkeep.send([(b"ZCARD", self._keys_of(q).names["wakeup"]) for q in queues])
         await self.wake(queues)
 
     # -- upkeep ---------------------------------------------------------------------------------
@@ -360,7 +357,7 @@ class Broker:
         Raises:
             BrokerError: no queue could be asked.
         """
-        calls = [scripts.PROMOTE.call(self.keys(q), _now(now_ms), limit) for q in queues]
+        calls = [scripts.PROMOTE.call(self._keys_of(q), _now(now_ms), limit) for q in queues]
         promoted, quarantined = zip(
             *(await answered(self._upkeep, queues, calls)).values(), strict=True
         )
@@ -392,7 +389,7 @@ class Broker:
         if self._endpoint.is_cluster:
             heard_ms = 0  # another node may have said that
         words = lease_ms, stale_ms, guard_ms, crash_limit, CHORE_LIMIT, heard_ms
-        calls = [scripts.RECLAIM.call(self.keys(q), _now(now_ms), *words) for q in queues]
+        calls = [scripts.RECLAIM.call(self._keys_of(q), _now(now_ms), *words) for q in queues]
         replies = await answered(self._upkeep, queues, calls)
         taken = {queue: read_reclaimed(flat) for queue, (_, *flat) in replies.items()}
         return Swept(max(int(now) for now, *_ in replies.values()), taken)
@@ -426,7 +423,7 @@ class Broker:
 
         Redis: reclaim_owner.lua once per queue and 1,000 leases; a round trip per 100 queues.
         """
-        keys = [self.keys(queue) for queue in queues]
+        keys = [self._keys_of(queue) for queue in queues]
         how = _now(now_ms), owner, int(charge), crash_limit
         return await holdings.reclaim_owner(self._upkeep, keys, *how, culprits=culprits)
 
@@ -436,8 +433,8 @@ class Broker:
         An outcome leaves a trace, for as long as it was kept and at most 24 h. 200 a call, or 1 MB.
         """
         limits = CHORE_LIMIT, TRACE_MS, TRACE_BYTES, PRODUCER_SILENT_MS
-        call = scripts.PRUNE.call(self.keys(queue), _now(now_ms), *limits, cursor)
-        ((count, cursor, more),) = await self.ask([call])
+        call = scripts.PRUNE.call(self._keys_of(queue), _now(now_ms), *limits, cursor)
+        ((count, cursor, more),) = await self._ask([call])
         return Pruned(int(count), int(cursor), bool(more))
 
 

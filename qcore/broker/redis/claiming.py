@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis.call_limits import leasing_s
 from qcore.broker.redis.cluster import ClusterPipeline
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline
-from qcore.broker.redis.script_codec import ClaimRequest, Turn, claim_call
+from qcore.broker.redis.script_codec import add_claim, claim_call
 from qcore.errors import BrokerUnavailable
 
 
@@ -53,4 +54,4 @@ async def claim_rest(
         except BrokerUnavailable as e:
             e.sent = True  # what went before may have taken effect
             raise
-        turn.note_claim(request, reply)
+        add_claim(turn, request, reply)

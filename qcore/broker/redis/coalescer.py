@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qcore.broker.backoff import Backoff
+from qcore.broker.contract import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.call_limits import CallSize
 from qcore.broker.redis.cluster import ClusterPipeline
@@ -18,9 +19,6 @@ from qcore.broker.redis.scripts import ENQUEUE, Call
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConfirmed
 from qcore.model.job import Job
 
-#: Jobs and payload bytes in one call: what Redis does without others noticing.
-CALL_JOBS = 500
-CALL_BYTES = 1024 * 1024
 #: The share of a call's time that replicas get to confirm it; in the rest their number arrives.
 _WAIT_SHARE = 0.8
 #: The name of a queue is told again after so long: a queue may be forgotten, no sooner than an hour

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 
 from qcore.broker.identity import made_ms
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.server_checks import Finding, fault, span
+from qcore.broker.redis.server_checks import span
 from qcore.errors import JobNotFound
+from qcore.model.findings import Finding, fault
 from qcore.model.reading import FAR_MS, natural
 
 #: Two clocks that measure the same span may differ by so much, and by so many parts of it.
@@ -114,8 +115,8 @@ class Epochs:
 
         Redis: one read per queue, one round trip; one more for what was lost.
         """
-        metas = [self._broker.keys(queue).names["meta"] for queue in self._queues]
-        *epochs, (whole, _) = await self._broker.ask(
+        metas = [self._broker._keys_of(queue).names["meta"] for queue in self._queues]
+        *epochs, (whole, _) = await self._broker._ask(
             [*((b"HGET", meta, b"epoch") for meta in metas), (b"TIME",)]
         )
         found = {q: natural(raw) for q, raw in zip(self._queues, epochs, strict=True)}
@@ -123,8 +124,11 @@ class Epochs:
         self._known = {queue: epoch for queue, epoch in found.items() if epoch is not None}
         if lost:
             now_ms = int(whole) * 1000
-            await self._broker.ask(
-                [(b"HSET", self._broker.keys(q).names["meta"], b"emptied", now_ms) for q in lost]
+            await self._broker._ask(
+                [
+                    (b"HSET", self._broker._keys_of(q).names["meta"], b"emptied", now_ms)
+                    for q in lost
+                ]
             )
         return lost
 
@@ -134,8 +138,8 @@ async def check_losses(broker: Broker, queues: Sequence[str]) -> list[Finding]:
 
     Redis: one read per queue, one round trip.
     """
-    metas = [broker.keys(queue).names["meta"] for queue in queues]
-    *losses, (whole, _) = await broker.ask(
+    metas = [broker._keys_of(queue).names["meta"] for queue in queues]
+    *losses, (whole, _) = await broker._ask(
         [*((b"HGET", meta, b"emptied") for meta in metas), (b"TIME",)]
     )
     now_ms, findings = int(whole) * 1000, list[Finding]()

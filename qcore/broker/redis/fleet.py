@@ -1,10 +1,10 @@
 """The supervisors of a namespace: where they say that they live, and read what they are told."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import msgspec
 
+from qcore.broker.contract import Contact, Order
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import namespace_keys, queues_key
@@ -12,68 +12,13 @@ from qcore.config import NAME
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView
 from qcore.model.reading import natural, text_of
+from qcore.model.views import Member, RunsOn
 
 #: A record that was not renewed for so long is dropped; an order of so long ago, or so far ahead.
 FORGET_MS, OLD_ORDER_MS = 3600 * 1000, 7 * 24 * 3600 * 1000
-#: A supervisor that was not heard for so long is called silent.
-SILENT_S = 10.0
 
 _encode = msgspec.msgpack.Encoder().encode
 _view = msgspec.msgpack.Decoder(SupervisorView)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A restart that somebody ordered; an empty host or queue means all."""
-
-    host: str
-    queue: str
-    generation: int
-    #: They are to end after a drain.
-    leave: bool
-
-    def concerns(self, host: str, queues: Iterable[str]) -> bool:
-        """Whether a supervisor of that host, which serves these queues, is meant."""
-        return self.host in ("", host) and (not self.queue or self.queue in queues)
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """What a heartbeat brought."""
-
-    #: Unix ms on the Redis clock.
-    now_ms: int
-    orders: tuple[Order, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A supervisor as Redis knows it."""
-
-    id: str
-    #: Seconds since its last heartbeat.
-    silent_s: float
-    #: When it was started, unix ms on the Redis clock.
-    started_ms: int
-    view: SupervisorView
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether it is stopped, dead, or cut off from Redis."""
-        return self.silent_s > SILENT_S
-
-
-class RunsOn(msgspec.Struct, frozen=True, kw_only=True):
-    """Which worker has a job."""
-
-    host: str
-    supervisor: str
-    worker: str
-    pid: int
-    #: How long the job has run; None where it is not among those that have run longest.
-    age_s: float | None
-    #: Then it was claimed after those, and has run for less; None where none is known.
-    max_s: float | None
 
 
 class Fleet:
@@ -90,12 +35,12 @@ class Fleet:
         Redis: heartbeat.lua, one round trip; goes on at `maxmemory`.
         """
         call = scripts.HEARTBEAT.call(self._keys, b"", id, _encode(view), FORGET_MS, self._cursor)
-        ((now, self._cursor, control),) = await self._broker.ask([call])
+        ((now, self._cursor, control),) = await self._broker._ask([call])
         return Contact(int(now), tuple(_orders(control)))
 
     async def forget(self, ids: Iterable[str]) -> None:
         """Forget supervisors that are gone."""
-        await self._broker.ask([(b"HDEL", self._keys.names["fleet"], *ids)])
+        await self._broker._ask([(b"HDEL", self._keys.names["fleet"], *ids)])
 
     async def members(self) -> list[Member]:
         """Return the supervisors that were heard within an hour, by host and name.
@@ -104,7 +49,7 @@ class Fleet:
         """
         # the time of the same node: it follows a command with a key
         commands = [(b"HGETALL", self._keys.names["fleet"]), (b"TIME",)]
-        (flat, now) = await self._broker.ask(commands)
+        (flat, now) = await self._broker._ask(commands)
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         found = [
             member
@@ -138,7 +83,7 @@ class Fleet:
         call = scripts.RESTART.call(
             self._keys, b"", f"restart:{host}:{queue}", int(leave), OLD_ORDER_MS
         )
-        (generation,) = await self._broker.ask([call])
+        (generation,) = await self._broker._ask([call])
         return int(generation)
 
 
@@ -156,7 +101,7 @@ async def namespaces_near(broker: Broker) -> list[str]:
     for _ in range(_SCANS):
         command = (b"SCAN", cursor, b"MATCH", queues_key("*"), b"COUNT", _SCAN_KEYS)
         try:
-            ((cursor, keys),) = await broker.ask([command])
+            ((cursor, keys),) = await broker._ask([command])
         except BrokerError:
             break
         names = (text_of(key).removesuffix(":queues") for key in keys)

@@ -64,7 +64,7 @@ async def holders(broker: Broker, queue: str) -> Holders:
     cursor, more = 0, True
     while more or cursor:
         _, cursor, more = await broker.prune(queue, cursor=cursor)
-    (reply,) = await broker.ask([_call(broker, queue, act=False)])
+    (reply,) = await broker._ask([_call(broker, queue, act=False)])
     members = await Fleet(broker).members()
     serving = [m.view for m in members if queue in m.view.queues]
     _, ready, scheduled, active, dead, payloads, outcomes, producers, swept_ms = reply
@@ -91,16 +91,16 @@ async def forget_queue(broker: Broker, queue: str) -> bool:
 
     Redis: forget.lua; where it comes to life in the same moment, its name stays.
     """
-    ((forgotten, *_),) = await broker.ask([_call(broker, queue, act=True)])
+    ((forgotten, *_),) = await broker._ask([_call(broker, queue, act=True)])
     if not forgotten:
         return False
-    names, keys = queues_key(broker.config.namespace), broker.keys(queue).names
-    await broker.ask([(b"SREM", names, queue)])
-    found = await broker.ask([(b"EXISTS", key) for key in keys.values()])
+    names, keys = queues_key(broker.config.namespace), broker._keys_of(queue).names
+    await broker._ask([(b"SREM", names, queue)])
+    found = await broker._ask([(b"EXISTS", key) for key in keys.values()])
     if any(found):  # somebody enqueued in between, who had told its name before
         await broker.register([queue])
     return True
 
 
 def _call(broker: Broker, queue: str, *, act: bool) -> scripts.Call:
-    return scripts.FORGET.call(broker.keys(queue), b"", _AWAY_MS, int(act))
+    return scripts.FORGET.call(broker._keys_of(queue), b"", _AWAY_MS, int(act))

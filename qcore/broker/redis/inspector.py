@@ -5,20 +5,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
+from qcore.broker.contract import CALL_JOBS, CHORE_LIMIT
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.coalescer import CALL_JOBS
 from qcore.broker.redis.epoch import NoTrace
 from qcore.broker.redis.keys import queues_key
-from qcore.broker.redis.script_codec import CHORE_LIMIT, earliest_ms
+from qcore.broker.redis.script_codec import earliest_ms
 from qcore.broker.redis.scripts import Call
 from qcore.broker.redis.urls import where_is
 from qcore.config import KEEP_S, NAME, Seconds, seconds
 from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
-from qcore.model.job import AttemptError, Death, JobOutcome, JobState, JobStatus
+from qcore.model.job import AttemptError, JobOutcome, JobState, JobStatus
 from qcore.model.reading import (
     losses_of,
     moment_ms,
@@ -27,6 +25,7 @@ from qcore.model.reading import (
     stamp_ms,
     text_of,
 )
+from qcore.model.views import JobRecord, Pause, QueueStats
 
 #: A reason is one line for operators; a longer pause is a slip of the finger.
 _REASON_CHARS = 200
@@ -35,62 +34,6 @@ _PAUSE_MAX_S = 10 * 365 * 24 * 3600
 _PAYLOADS = 50
 #: Between two of many calls; on a slow link there are pauses enough.
 _MAX_PAUSE_S = 0.1
-
-
-class Pause(msgspec.Struct, frozen=True, kw_only=True):
-    """Why, and until when, nothing of a queue is claimed. Times are unix ms on the Redis clock."""
-
-    since_ms: int
-    #: None: until it is resumed.
-    until_ms: int | None
-    reason: str
-
-
-class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs a queue holds, and whether it is held up."""
-
-    name: str
-    #: With quarantined jobs.
-    ready: int
-    #: Those of the ready that have lost two leases: they wait for a process of their own.
-    quarantined: int
-    scheduled: int
-    active: int
-    dead: int
-    #: Seconds since the next ready job or, if older, quarantined job was enqueued; None when none
-    #: is ready.
-    oldest_ready_s: float | None
-    #: Its pause, while it lasts.
-    paused: Pause | None = None
-    #: Since when it takes no new jobs, unix ms on the Redis clock; None when it takes them.
-    closed_ms: int | None = None
-
-
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything Redis knows about one job. Times are unix ms on the Redis clock."""
-
-    id: str
-    queue: str
-    status: JobStatus
-    task: str | None = None
-    enqueued_ms: int | None = None
-    #: Due, lease deadline or death, by status.
-    at_ms: int | None = None
-    attempts: int = 0
-    crashes: int = 0
-    #: Why it is dead, cancelled, or parked.
-    reason: str | None = None
-    #: How the last processes that it ran in ended under it, oldest first.
-    deaths: tuple[Death, ...] = ()
-    errors: tuple[AttemptError, ...] = ()
-    #: `owner:seq:id` of the lease, while active.
-    token: str | None = None
-    #: The encoded arguments, or all bytes of a payload that is no envelope.
-    payload: bytes | None = None
-    #: The encoded result, when completed and kept.
-    result: msgspec.Raw | None = None
-    #: Its result or reason was kept, and the time for that is over.
-    expired: bool = False
 
 
 class Inspector:
@@ -105,7 +48,7 @@ class Inspector:
         """Return the names of all queues ever used, sorted."""
         key, names, cursor = queues_key(self._broker.config.namespace), set[bytes](), b"0"
         while True:
-            ((cursor, page),) = await self._broker.ask([(b"SSCAN", key, cursor, b"COUNT", 500)])
+            ((cursor, page),) = await self._broker._ask([(b"SSCAN", key, cursor, b"COUNT", 500)])
             names.update(page)
             if cursor == b"0":
                 return sorted(name for raw in names if NAME.fullmatch(name := text_of(raw)))
@@ -119,8 +62,8 @@ class Inspector:
         found: list[QueueStats] = []
         for i in range(0, len(names), CHORE_LIMIT):
             part = names[i : i + CHORE_LIMIT]
-            calls = [scripts.DEPTH.call(self._broker.keys(name), b"") for name in part]
-            found += map(_stats, part, await self._broker.ask(calls))
+            calls = [scripts.DEPTH.call(self._broker._keys_of(name), b"") for name in part]
+            found += map(_stats, part, await self._broker._ask(calls))
         return found
 
     async def job(self, queue: str, id: str, *, since: float | None = None) -> JobRecord | None:
@@ -130,9 +73,9 @@ class Inspector:
             JobNotFound: there is none, and it may have been cleared or purged; or Redis has lost
                 its queue since its producer saw it accepted, `since` by `time.monotonic`.
         """
-        keys, words = self._broker.keys(queue), dict.fromkeys((id.encode(), raw_of(id)))
+        keys, words = self._broker._keys_of(queue), dict.fromkeys((id.encode(), raw_of(id)))
         asked_at = time.monotonic()
-        replies = await self._broker.ask([scripts.FIND.call(keys, word, b"") for word in words])
+        replies = await self._broker._ask([scripts.FIND.call(keys, word, b"") for word in words])
         reply = next((reply for reply in replies if reply[0]), replies[0])
         return _found(queue, id, reply, asked_at, since)
 
@@ -160,14 +103,14 @@ class Inspector:
             limit: At most so many, 1 to 500.
             skip: Pass over so many first.
         """
-        keys = self._broker.keys(queue)
-        (found,) = await self._broker.ask(
+        keys = self._broker._keys_of(queue)
+        (found,) = await self._broker._ask(
             [(b"ZREVRANGE", keys.names["dead"], skip, skip + limit - 1, b"WITHSCORES")]
         )
         records: list[JobRecord | None] = []
         for i in range(0, len(found), 2 * _PAYLOADS):
             ids, deaths = found[i : i + 2 * _PAYLOADS : 2], found[i + 1 : i + 2 * _PAYLOADS : 2]
-            columns = await self._broker.ask(
+            columns = await self._broker._ask(
                 [(b"HMGET", keys.names[name], *ids) for name in ("jobs", "state", "crashes")]
             )
             records += (
@@ -188,11 +131,11 @@ class Inspector:
         Redis: cancel.lua, once per 500 ids.
         """
         outcome = encode(JobOutcome(JobStatus.CANCELLED, reason="on request"))
-        keys, places = self._broker.keys(queue), list[str]()
+        keys, places = self._broker._keys_of(queue), list[str]()
         for i in range(0, len(ids), CALL_JOBS):
             chunk = ids[i : i + CALL_JOBS]
             call = scripts.CANCEL.call(keys, b"", round(KEEP_S * 1000), outcome, *chunk)
-            (reply,) = await self._broker.ask([call])
+            (reply,) = await self._broker._ask([call])
             places += [place.decode() for place in reply]
         return places
 
@@ -202,15 +145,15 @@ class Inspector:
         Returns:
             The ids that were revived; the others were not dead or have no payload.
         """
-        keys, revived = self._broker.keys(queue), list[str]()
+        keys, revived = self._broker._keys_of(queue), list[str]()
         for i in range(0, len(ids), CALL_JOBS):
             chunk = ids[i : i + CALL_JOBS]
-            (states,) = await self._broker.ask([(b"HMGET", keys.names["state"], *chunk)])
+            (states,) = await self._broker._ask([(b"HMGET", keys.names["state"], *chunk)])
             items: list[object] = []
             for id, raw in zip(chunk, states, strict=True):
                 fresh = JobState(errors=decode_state(raw).errors, revived=True)
                 items += (id, encode(fresh))
-            (reply,) = await self._broker.ask([scripts.REVIVE.call(keys, *items)])
+            (reply,) = await self._broker._ask([scripts.REVIVE.call(keys, *items)])
             revived += [text_of(id) for id in reply]
         return revived
 
@@ -221,11 +164,13 @@ class Inspector:
 
         Redis: two calls per 200 jobs, with pauses.
         """
-        key, revived, skip = self._broker.keys(queue).names["dead"], list[str](), 0
-        (left,) = await self._broker.ask([(b"ZCARD", key)])  # who dies meanwhile stands behind them
+        key, revived, skip = self._broker._keys_of(queue).names["dead"], list[str](), 0
+        (left,) = await self._broker._ask(
+            [(b"ZCARD", key)]
+        )  # who dies meanwhile stands behind them
         while left > 0:
             began, last = time.monotonic(), skip + min(left, CHORE_LIMIT) - 1
-            (page,) = await self._broker.ask([(b"ZRANGE", key, skip, last)])
+            (page,) = await self._broker._ask([(b"ZRANGE", key, skip, last)])
             if not page:
                 break
             done = await self.revive(queue, [text_of(id) for id in page])
@@ -245,17 +190,17 @@ class Inspector:
         Returns:
             How many were purged.
         """
-        keys, purged = self._broker.keys(queue), 0
+        keys, purged = self._broker._keys_of(queue), 0
         if older_than_s is None:
             for i in range(0, len(ids), CALL_JOBS):
                 chunk = ids[i : i + CALL_JOBS]
                 words = dict.fromkeys([*chunk, *map(raw_of, chunk)])
                 call = scripts.PURGE.call(keys, b"", b"", CALL_JOBS, *words)
-                purged += int((await self._broker.ask([call]))[0])
+                purged += int((await self._broker._ask([call]))[0])
             return purged
         while True:
             call = scripts.PURGE.call(keys, b"", round(older_than_s * 1000), CALL_JOBS)
-            count = int((await self._broker.ask([call]))[0])
+            count = int((await self._broker._ask([call]))[0])
             purged += count
             if count < CALL_JOBS:
                 return purged
@@ -274,7 +219,7 @@ class Inspector:
         """
         cancelled = encode(JobOutcome(JobStatus.CANCELLED, reason="its queue was cleared"))
         call = scripts.CLEAR.call(
-            self._broker.keys(queue), b"", CHORE_LIMIT, cancelled, round(KEEP_S * 1000)
+            self._broker._keys_of(queue), b"", CHORE_LIMIT, cancelled, round(KEEP_S * 1000)
         )
         cleared = 0
         while count := int(await self._ask_gently(call)):
@@ -284,7 +229,7 @@ class Inspector:
     async def _ask_gently(self, call: Call) -> Any:
         """Make one of many calls, then leave Redis to others for as long as it took."""
         began = time.monotonic()
-        (reply,) = await self._broker.ask([call])
+        (reply,) = await self._broker._ask([call])
         await _pause_since(began)
         return reply
 
@@ -308,8 +253,8 @@ class Inspector:
             raise ArgumentError(
                 f"queue {queue}: the reason has {len(line)} characters, allowed are {_REASON_CHARS}"
             )
-        call = scripts.PAUSE.call(self._broker.keys(queue), b"", for_ms, line)
-        return _pause((await self._broker.ask([call]))[0])
+        call = scripts.PAUSE.call(self._broker._keys_of(queue), b"", for_ms, line)
+        return _pause((await self._broker._ask([call]))[0])
 
     async def close_queue(self, queue: str) -> bool:
         """Let a queue take no new jobs: an enqueue raises QueueClosed. What it holds is worked off.
@@ -319,12 +264,12 @@ class Inspector:
         Returns:
             Whether this call closed it; else it was closed.
         """
-        call = scripts.CLOSE.call(self._broker.keys(queue), b"")
-        return bool((await self._broker.ask([call]))[0])
+        call = scripts.CLOSE.call(self._broker._keys_of(queue), b"")
+        return bool((await self._broker._ask([call]))[0])
 
     async def open_queue(self, queue: str) -> None:
         """Let a queue take new jobs again; a pause goes on."""
-        await self._broker.ask([(b"HDEL", self._broker.keys(queue).names["meta"], b"closed")])
+        await self._broker._ask([(b"HDEL", self._broker._keys_of(queue).names["meta"], b"closed")])
 
     async def resume(self, queue: str) -> bool:
         """End the pause of a queue, and open it if it was closed; workers come at once.
@@ -332,8 +277,8 @@ class Inspector:
         Returns:
             Whether it was paused or closed.
         """
-        call = scripts.RESUME.call(self._broker.keys(queue), b"")
-        return any((await self._broker.ask([call]))[0])
+        call = scripts.RESUME.call(self._broker._keys_of(queue), b"")
+        return any((await self._broker._ask([call]))[0])
 
 
 async def _pause_since(began: float) -> None:

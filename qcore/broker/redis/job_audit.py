@@ -19,7 +19,7 @@ from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.queue_checks import PAGE, scan
-from qcore.broker.redis.server_checks import Finding, fault, ok
+from qcore.model.findings import Finding, fault, ok
 from qcore.model.reading import raw_of, text_of
 
 #: Payloads of one page: a hundred may be 13 MB.
@@ -143,7 +143,7 @@ async def repair(
         steps = [step for finding in same if (step := _steps(finding))]
         mended[kind] = len(steps)
         for i in range(0, 0 if dry else len(steps), 100):
-            await broker.ask([words for step in steps[i : i + 100] for words in step])
+            await broker._ask([words for step in steps[i : i + 100] for words in step])
     return +mended
 
 
@@ -157,7 +157,7 @@ async def _disorder(
     broker: Broker, queue: str, horizon: Horizon
 ) -> tuple[dict[str, list[Finding]], int]:
     """Return what is wrong by kind, and how many jobs there are."""
-    keys, found = broker.keys(queue), defaultdict[str, list[Finding]](list)
+    keys, found = broker._keys_of(queue), defaultdict[str, list[Finding]](list)
     check = f"jobs of {queue}"
     seen = await _look(broker, keys, horizon)
     for token in await _still_active(broker, keys, seen.strange):
@@ -189,22 +189,22 @@ async def _look(broker: Broker, keys: QueueKeys, horizon: Horizon) -> _Seen:
     ids = list(seen.places)
     for i in range(0, len(ids), PAGE):
         page = ids[i : i + PAGE]
-        known = await broker.ask([(b"HEXISTS", names["done"], id) for id in page])
+        known = await broker._ask([(b"HEXISTS", names["done"], id) for id in page])
         seen.ended.update(id for id, is_known in zip(page, known, strict=True) if is_known)
     return seen
 
 
 async def _list(broker: Broker, key: bytes) -> AsyncIterator[list[bytes]]:
     """Yield pages, as far as the list reached at the beginning."""
-    (length,) = await broker.ask([(b"LLEN", key)])
+    (length,) = await broker._ask([(b"LLEN", key)])
     for start in range(0, length, PAGE):
-        (page,) = await broker.ask([(b"LRANGE", key, start, start + PAGE - 1)])
+        (page,) = await broker._ask([(b"LRANGE", key, start, start + PAGE - 1)])
         yield page
 
 
 async def _still_active(broker: Broker, keys: QueueKeys, tokens: Iterable[bytes]) -> list[bytes]:
     asked = sorted(tokens)
-    scores = await broker.ask([(b"ZSCORE", keys.names["active"], t) for t in asked])
+    scores = await broker._ask([(b"ZSCORE", keys.names["active"], t) for t in asked])
     return [token for token, score in zip(asked, scores, strict=True) if score is not None]
 
 
@@ -213,14 +213,14 @@ async def _look_again(
 ) -> AsyncIterator[tuple[bytes, _Job]]:
     start, ids = 0, sorted(seen.odd())
     while start < len(ids):
-        (length,) = await broker.ask([(b"LLEN", keys.names["ready"])])
+        (length,) = await broker._ask([(b"LLEN", keys.names["ready"])])
         chunk = ids[start : start + max(1, min(100, _COMPARED // (length + 1)))]
         start += len(chunk)
         items: list[bytes] = []
         for id in chunk:
             in_list = b"1" if {"ready", "quarantine"} & seen.places.get(id, set()) else b""
             items += (id, in_list, b" ".join(seen.leases.get(id, ())))
-        (rows,) = await broker.ask([scripts.AUDIT.call(keys, *items)])
+        (rows,) = await broker._ask([scripts.AUDIT.call(keys, *items)])
         for id, row in zip(chunk, rows, strict=True):
             yield id, msgspec.convert(row, _Job)
 

@@ -8,8 +8,9 @@ from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.script_codec import earliest_ms
-from qcore.broker.redis.server_checks import Finding, fault, ok, span, warning
+from qcore.broker.redis.server_checks import span
 from qcore.config import WorkerConfig
+from qcore.model.findings import Finding, fault, ok, warning
 from qcore.model.reading import losses_of, moment_ms, natural
 
 #: Members of one page.
@@ -56,21 +57,21 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
     """
     commands: list[scripts.Call | tuple[object, ...]] = []
     for name in names:
-        keys = broker.keys(name).names
+        keys = broker._keys_of(name).names
         # the time comes last, so that no sweep is later than it
         commands += [
             (b"HMGET", keys["meta"], b"last_sweep", b"guard_until"),
             (b"ZRANGE", keys["scheduled"], 0, 0, b"WITHSCORES"),
             (b"ZRANGE", keys["active"], 0, 0, b"WITHSCORES"),
-            scripts.DEPTH.call(broker.keys(name), b""),
+            scripts.DEPTH.call(broker._keys_of(name), b""),
         ]
-    replies = await broker.ask(commands) if commands else []
+    replies = await broker._ask(commands) if commands else []
     readings: list[QueueReading] = []
     for name, meta, due, lease, depth in zip(
         names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
     ):
         now, ready, quarantined, scheduled, active, dead, *stamps, paused, closed = depth
-        idle_ms = await _idle_since(broker, broker.keys(name)) if quarantined else None
+        idle_ms = await _idle_since(broker, broker._keys_of(name)) if quarantined else None
         readings.append(
             QueueReading(
                 name=name,
@@ -100,7 +101,7 @@ async def _idle_since(broker: Broker, keys: QueueKeys) -> int | None:
         losses = {id: losses_of(raw) for id, raw in zip(page[::2], page[1::2], strict=True)}
         quarantined = {id: at for id, (count, at) in losses.items() if count >= _QUARANTINED}
         if quarantined:
-            (tokens,) = await broker.ask([(b"HMGET", keys.names["running"], *quarantined)])
+            (tokens,) = await broker._ask([(b"HMGET", keys.names["running"], *quarantined)])
             if any(tokens):
                 return None
             last = max(last or 0, *quarantined.values())
@@ -184,11 +185,11 @@ async def scan(
     broker: Broker, command: bytes, key: bytes, count: int
 ) -> AsyncIterator[list[bytes]]:
     """Yield pages; a structure that grows faster than it is read is left in the middle."""
-    (length,) = await broker.ask([(b"HLEN" if command == b"HSCAN" else b"ZCARD", key)])
+    (length,) = await broker._ask([(b"HLEN" if command == b"HSCAN" else b"ZCARD", key)])
     cursor: object = 0
     # a table that has shrunk has more places than members
     for _ in range(100 + 20 * length // count):
-        ((cursor, page),) = await broker.ask([(command, key, cursor, b"COUNT", count)])
+        ((cursor, page),) = await broker._ask([(command, key, cursor, b"COUNT", count)])
         yield page
         if cursor == b"0":
             return

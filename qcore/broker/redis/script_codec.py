@@ -2,15 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
+from qcore.broker.contract import CALL_BYTES, CALL_JOBS, CHORE_LIMIT, ClaimRequest, Turn, worst_of
 from qcore.broker.redis import scripts
-from qcore.broker.redis.coalescer import CALL_BYTES, CALL_JOBS
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.scripts import Call
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.errors import BrokerError
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Reclaimed, Released, Retried
 from qcore.model.reading import (
     losses_of,
@@ -24,79 +24,24 @@ from qcore.model.reading import (
 FORGOTTEN_MS = 72 * 3600 * 1000
 #: One claim call looks at so many queues: a millisecond of Redis where all are empty.
 CLAIM_QUEUES = 250
-#: Due jobs promoted, outcomes pruned and expired leases reclaimed in one call.
-CHORE_LIMIT = 200
 
 
-@dataclass(slots=True)
-class Turn:
-    """What one settle-and-claim call brought."""
-
-    leases: list[Lease] = field(default_factory=list[Lease])
-    #: Loop time from which on the leases were given: when the call that brought them was sent.
-    sent_at: float = 0.0
-    #: Tokens among the settled that were no longer held.
-    lost: set[bytes] = field(default_factory=set[bytes])
-    #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
-    again_ms: int | None = None
-    #: Ready jobs that wait for a process of their own.
-    quarantined: int = 0
-    #: A claim was part of it.
-    claimed: bool = False
-    #: The claim is yet to be made, for what came first.
-    postponed: bool = False
-    #: Queues of which a settle or the claim failed. With `sent` it may have taken effect.
-    unsettled: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
-    unclaimed: dict[str, BrokerError] = field(default_factory=dict[str, BrokerError])
-    #: Queues that cannot be claimed from, and why: one of their keys is of another type.
-    unreadable: dict[str, str] = field(default_factory=dict[str, str])
-    #: Queues of which some call took effect.
-    answered: set[str] = field(default_factory=set[str])
-
-    def payload_bytes(self) -> int:
-        """Return the size of what was claimed."""
-        return sum(len(lease.envelope or b"") for lease in self.leases)
-
-    def note_settle(self, queue: str, reply: list[bytes] | BrokerError) -> None:
-        """Add the reply to one settle call; several calls of a queue fail together."""
-        if isinstance(reply, BrokerError):
-            self.unsettled[queue] = _worst(self.unsettled.get(queue), reply)
-        else:
-            self.answered.add(queue)
-            self.lost.update(reply)
-
-    def note_claim(self, claim: "ClaimRequest", reply: list[Any] | BrokerError) -> None:
-        """Add the reply to a claim call, or to one of several."""
-        if isinstance(reply, BrokerError):
-            self.unclaimed |= dict.fromkeys(claim.queues, reply)
-            return
-        self.answered.update(claim.queues)
-        read_claim(reply, claim, self)
-
-    def raise_if_nothing_worked(self) -> None:
-        """Raise the first error if there are only errors; `sent` if any may have taken effect."""
-        errors = [*self.unsettled.values(), *self.unclaimed.values()]
-        if errors and not self.answered:
-            raise _worst(None, *errors)
+def add_settle(turn: Turn, queue: str, reply: list[bytes] | BrokerError) -> None:
+    """Add the reply to one settle call; several calls of a queue fail together."""
+    if isinstance(reply, BrokerError):
+        turn.unsettled[queue] = worst_of(turn.unsettled.get(queue), reply)
+    else:
+        turn.answered.add(queue)
+        turn.lost.update(reply)
 
 
-@dataclass(slots=True, frozen=True)
-class ClaimRequest:
-    """What a worker asks for: at most `limit` jobs (1 to 500), under tokens with its prefix."""
-
-    queues: Sequence[str]
-    limit: int
-    lease_ms: int
-    #: `owner:seq:`, never used before.
-    prefix: str
-    #: At most so many jobs of each queue, 1 and more; by default `limit` of each.
-    limits: Sequence[int] = ()
-    #: Claim jobs that have lost two leases, and no others; else none of these.
-    quarantined: bool = False
-    #: Nothing runs there, so that it may be one that has to be alone.
-    idle: bool = True
-    #: Payload in one reply; one job always fits.
-    max_bytes: int = CALL_BYTES
+def add_claim(turn: Turn, claim: ClaimRequest, reply: list[Any] | BrokerError) -> None:
+    """Add the reply to a claim call, or to one of several."""
+    if isinstance(reply, BrokerError):
+        turn.unclaimed |= dict.fromkeys(claim.queues, reply)
+        return
+    turn.answered.update(claim.queues)
+    read_claim(reply, claim, turn)
 
 
 def parts_of(claim: ClaimRequest, groups: Iterable[Sequence[str]]) -> list[ClaimRequest]:
@@ -113,33 +58,6 @@ def _part_of(claim: ClaimRequest, queues: Sequence[str]) -> ClaimRequest:
         return claim
     most = dict(zip(claim.queues, claim.limits, strict=True)) if claim.limits else {}
     return replace(claim, queues=queues, limits=[most[q] for q in queues] if most else ())
-
-
-class Pruned(NamedTuple):
-    """What one call of prune.lua did."""
-
-    #: Outcomes and traces whose time was over.
-    over: int
-    #: Where the next call goes on among the producers.
-    cursor: int
-    #: There is more to forget, so call at once.
-    more: bool
-
-
-@dataclass(slots=True, frozen=True)
-class Swept:
-    """What a sweep took, by queue; those that could not be asked are missing."""
-
-    #: When Redis answered, on its clock.
-    now_ms: int
-    taken: dict[str, list[Reclaimed]]
-
-
-def _worst(*errors: BrokerError | None) -> BrokerError:
-    """Return the first error of all; but the first that may have taken effect, if there is one."""
-    found = [error for error in errors if error is not None]
-    sent = (e for e in found if isinstance(e, BrokerUnavailable) and e.sent)
-    return next(sent, found[0])
 
 
 def chunks(

@@ -7,13 +7,13 @@ looked at by `qcore.broker.redis.queue_checks` and `qcore.broker.redis.job_audit
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 
 import msgspec
 
 from qcore.broker.redis.broker import Broker
 from qcore.config import WorkerConfig, shutdown_timeout_for, time_for_jobs_s
 from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.model.findings import Finding, Level, fault, ok, warning
 
 #: Redis and this machine may differ by so much.
 _SKEW_S = 1.0
@@ -24,42 +24,6 @@ _REPLICA_LAG_S = 10
 _OLDEST_REDIS = (6, 2)
 #: Settings that INFO does not tell; a managed server may refuse them.
 _SETTINGS = ("save", "appendfsync", "timeout")
-
-
-class Level(StrEnum):
-    """What a finding means for an operator."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAULT = "fault"
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one check."""
-
-    level: Level
-    #: What was looked at, in a word or two.
-    check: str
-    said: str
-    #: One sentence; empty when all is well.
-    remedy: str = ""
-    #: Commands that mend it, to be run in this order.
-    commands: tuple[str, ...] = ()
-
-
-def ok(check: str, said: str) -> Finding:
-    """Return what a check says when all is well."""
-    return Finding(level=Level.OK, check=check, said=said)
-
-
-def warning(check: str, said: str, remedy: str) -> Finding:
-    """Return a finding that does no harm yet."""
-    return Finding(level=Level.WARNING, check=check, said=said, remedy=remedy)
-
-
-def fault(check: str, said: str, remedy: str, *commands: str) -> Finding:
-    """Return a finding by which jobs are lost, late or stuck."""
-    return Finding(level=Level.FAULT, check=check, said=said, remedy=remedy, commands=commands)
 
 
 # -- the server --------------------------------------------------------------------------------
@@ -77,14 +41,14 @@ class ServerReading(msgspec.Struct, frozen=True, kw_only=True):
     round_trip_s: float
 
 
-async def read_info(broker: Broker) -> dict[str, str]:
-    """Return the fields of INFO.
+async def read_info(broker: Broker, *sections: bytes) -> dict[str, str]:
+    """Return the fields of INFO, all or those of some sections.
 
     Raises:
         BrokerRefused: this user may not ask.
         BrokerUnavailable: no answer.
     """
-    (text,) = await broker.ask([(b"INFO",)])
+    (text,) = await broker._ask([(b"INFO", *sections)])
     return info_fields(text)
 
 
@@ -104,7 +68,7 @@ async def read_server(broker: Broker, info: Mapping[str, str]) -> ServerReading:
     settings: dict[str, str] = {}
     for name in _SETTINGS:
         try:
-            (pair,) = await broker.ask([(b"CONFIG", b"GET", name)])
+            (pair,) = await broker._ask([(b"CONFIG", b"GET", name)])
         except BrokerUnavailable:
             raise
         except BrokerError:
@@ -123,7 +87,7 @@ async def read_server(broker: Broker, info: Mapping[str, str]) -> ServerReading:
 async def _read_clock(broker: Broker) -> tuple[float, float]:
     """Return how long the question took, and Redis time minus the local time in its middle."""
     before_s = local_s()
-    ((whole, micro),) = await broker.ask([(b"TIME",)])
+    ((whole, micro),) = await broker._ask([(b"TIME",)])
     after_s = local_s()
     return after_s - before_s, int(whole) + int(micro) / 1e6 - (before_s + after_s) / 2
 

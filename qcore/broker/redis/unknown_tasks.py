@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection
 
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.server_checks import Finding, fault, warning
 from qcore.errors import CodecError
 from qcore.model.codec import decode_envelope, decode_state
+from qcore.model.findings import Finding, fault, warning
 
 #: Entries of one page: of payloads a hundred may be 13 MB.
 _PAGE = 100
@@ -42,17 +42,19 @@ async def check_tasks(broker: Broker, queue: str, known: Collection[str]) -> lis
 
     Redis: pages of at most 100 payloads, or of 100 records and the payloads of parked jobs.
     """
-    names = broker.keys(queue).names
+    names = broker._keys_of(queue).names
     pages = _pages(broker, names["jobs" if known else "state"])
     counts: Counter[str] = Counter()
     async for page in pages:
         if not known:
             parked = [id for id, raw in page if decode_state(raw).is_parked]
-            (payloads,) = await broker.ask([(b"HMGET", names["jobs"], *parked)]) if parked else [()]
+            (payloads,) = (
+                await broker._ask([(b"HMGET", names["jobs"], *parked)]) if parked else [()]
+            )
             page = list(zip(parked, payloads, strict=True))
         tasks = {id: _task_of(payload) for id, payload in page}
         asked = [id for id, task in tasks.items() if task and task not in known]
-        died = await broker.ask([(b"ZSCORE", names["dead"], id) for id in asked]) if asked else []
+        died = await broker._ask([(b"ZSCORE", names["dead"], id) for id in asked]) if asked else []
         counts.update(tasks[id] for id, at in zip(asked, died, strict=True) if at is None)
     who = "the app has not" if known else "no worker had when it came"
     return [
@@ -63,10 +65,10 @@ async def check_tasks(broker: Broker, queue: str, known: Collection[str]) -> lis
 
 async def _pages(broker: Broker, key: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:
     """Yield pages of a hash; one that grows faster than it is read is left in the middle."""
-    (length,) = await broker.ask([(b"HLEN", key)])
+    (length,) = await broker._ask([(b"HLEN", key)])
     cursor: object = 0
     for _ in range(100 + 20 * length // _PAGE):
-        ((cursor, page),) = await broker.ask([(b"HSCAN", key, cursor, b"COUNT", _PAGE)])
+        ((cursor, page),) = await broker._ask([(b"HSCAN", key, cursor, b"COUNT", _PAGE)])
         yield list(zip(page[::2], page[1::2], strict=True))
         if cursor == b"0":
             return

@@ -1,10 +1,11 @@
 """Where a job stands, in words for somebody who has waited for it in vain."""
 
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.inspector import Inspector, JobRecord, QueueStats
+from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.server_checks import span
 from qcore.model.job import JobStatus
 from qcore.model.reading import natural
+from qcore.model.views import JobRecord, QueueStats
 
 #: Workers sweep the queues that they serve every few seconds.
 _SERVED_S = 60
@@ -21,8 +22,8 @@ async def standing(broker: Broker, queue: str, id: str) -> str:
     inspector = Inspector(broker)
     record = await inspector.job(queue, id)
     (stats,) = await inspector.queues([queue])
-    meta = broker.keys(queue).names["meta"]
-    swept, (now, _) = await broker.ask([(b"HGET", meta, b"last_sweep"), (b"TIME",)])
+    meta = broker._keys_of(queue).names["meta"]
+    swept, (now, _) = await broker._ask([(b"HGET", meta, b"last_sweep"), (b"TIME",)])
     if record is None:
         return "there is no trace of it"
     swept_ms = natural(swept)

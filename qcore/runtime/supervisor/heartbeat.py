@@ -8,9 +8,10 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
+from qcore.broker.contract import Contact, Order
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.fleet import OLD_ORDER_MS, Contact, Fleet, Order
+from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView

@@ -13,8 +13,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from qcore.broker.redis.inspector import QueueStats
 from qcore.model.fleet import SupervisorView, WorkerState
+from qcore.model.views import QueueStats
 from qcore.runtime.ipc.messages import Cell
 from qcore.runtime.ipc.run_counts import BOUNDS_S, OUTCOMES
 from qcore.runtime.supervisor.totals import Totals

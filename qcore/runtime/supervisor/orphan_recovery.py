@@ -7,9 +7,10 @@ from contextlib import suppress
 import anyio
 
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.fleet import Fleet, Member
+from qcore.broker.redis.fleet import Fleet
 from qcore.config import WorkerConfig, host_name
 from qcore.errors import BrokerError
+from qcore.model.views import Member
 from qcore.runtime.host.machine import is_there, is_working, machine
 from qcore.telemetry import log, log_reclaimed
 

@@ -4,13 +4,12 @@ import anyio
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.server_checks import (
-    Level,
     check_eviction,
     check_persistence,
-    info_fields,
     read_info,
 )
 from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.model.findings import Level
 from qcore.telemetry import log
 
 #: Between two looks at a server that was admitted.
@@ -28,10 +27,10 @@ async def watch(broker: Broker, *, every_s: float = WATCH_S) -> None:
     while True:
         await anyio.sleep(every_s)
         try:
-            (text,) = await broker.ask([(b"INFO", b"memory")])
+            info = await read_info(broker, b"memory")
         except BrokerError:  # others say that it is away, or that this user may not ask
             continue
-        found = check_eviction(info_fields(text))
+        found = check_eviction(info)
         was, evicts = evicts, found.level is not Level.OK
         if evicts and not was:
             log.error("server.evicts", url=broker.shown_url, why=found.said, remedy=found.remedy)

@@ -9,8 +9,8 @@ import anyio
 import msgspec
 
 from qcore.broker.backoff import Backoff
+from qcore.broker.contract import Order
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.fleet import Order
 from qcore.config import (
     SupervisorConfig,
     WorkerConfig,

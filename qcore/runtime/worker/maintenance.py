@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import anyio
 
+from qcore.broker.contract import CHORE_LIMIT
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.epoch import Epochs
-from qcore.broker.redis.script_codec import CHORE_LIMIT
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.runtime.worker.unserved_queues import UnservedQueues

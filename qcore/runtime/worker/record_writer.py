@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from qcore.broker.contract import CALL_JOBS
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.coalescer import CALL_JOBS
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from qcore.broker.backoff import Backoff
+from qcore.broker.contract import CALL_BYTES, CALL_JOBS, ClaimRequest, Turn
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.call_limits import CallSize
-from qcore.broker.redis.coalescer import CALL_BYTES, CALL_JOBS
-from qcore.broker.redis.script_codec import ClaimRequest, Turn, leading
+from qcore.broker.redis.script_codec import leading
 from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released

@@ -6,10 +6,8 @@ import random
 import anyio
 
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.keys import queues_key
-from qcore.config import NAME, WorkerConfig
+from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
-from qcore.model.reading import text_of
 
 #: So many queues, drawn from all, and so many calls for each of them, in one round.
 _QUEUES, _CALLS = 10, 50
@@ -38,10 +36,8 @@ class UnservedQueues:
 
     async def prune_some(self) -> None:
         """Prune a few queues, for a bounded time."""
-        key = queues_key(self._broker.config.namespace)
-        (names,) = await self._broker.ask([(b"SRANDMEMBER", key, _QUEUES)])
-        for queue in map(text_of, names):
-            if queue not in self._config.queues and NAME.fullmatch(queue):
+        for queue in await self._broker.some_queues(_QUEUES):
+            if queue not in self._config.queues:
                 await self._prune(queue)
 
     async def _prune(self, queue: str) -> None:

@@ -11,8 +11,8 @@ from functools import partial
 import anyio
 
 from qcore.app import App
+from qcore.broker.contract import Turn
 from qcore.broker.outage import Outage
-from qcore.broker.redis.script_codec import Turn
 from qcore.config import WorkerConfig, cleanup_s
 from qcore.context import Lifecycle
 from qcore.errors import BrokerError
