@@ -4,14 +4,15 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 
 from tests.support.commands import Command, Said
 from tests.support.fleet import ROOT, Fleet, fleet_on
-from tests.support.servers import free_port
+from tests.support.servers import Server, free_port
 
 
 @pytest.fixture
@@ -60,3 +61,31 @@ def fleet(tmp_path: Path, fleet_url: str, namespace: str) -> Iterator[Fleet]:
 @pytest.fixture
 def port() -> int:
     return free_port()
+
+
+Hear = Callable[[int], Awaitable[list[str]]]
+
+
+@pytest.fixture
+async def hear(own_server: Server) -> AsyncIterator[Hear]:
+    """Return the next so many messages, `channel: text`, and see that no more came before."""
+    client = redis.asyncio.Redis(port=own_server.port, decode_responses=True)
+    heard = client.pubsub(ignore_subscribe_messages=True)
+    await heard.subscribe("c1", "c2", "end")
+    await heard.get_message(timeout=5)
+
+    async def hear(count: int) -> list[str]:
+        await client.publish("end", "end")
+        found: list[str] = []
+        while True:
+            message = await heard.get_message(ignore_subscribe_messages=True, timeout=5)
+            if message is None:
+                continue
+            if message["channel"] == "end":
+                assert len(found) == count, found
+                return found
+            found.append(f"{message['channel']}: {message['data']}")
+
+    yield hear
+    await heard.aclose()
+    await client.aclose()

@@ -1,9 +1,8 @@
 """Waiters: whoever asks for a job and leaves a channel hears of its end on it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
-import redis.asyncio
 
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
@@ -23,8 +22,6 @@ from tests.support.moves import (
 from tests.support.reclaiming import reclaim, reclaim_owner, swept
 from tests.support.servers import Server
 
-Hear = Callable[[int], Awaitable[list[str]]]
-
 
 @pytest.fixture
 async def broker(own_server: Server) -> AsyncIterator[Broker]:
@@ -32,31 +29,6 @@ async def broker(own_server: Server) -> AsyncIterator[Broker]:
     broker = Broker(BrokerConfig(url=own_server.url))
     yield broker
     await broker.close()
-
-
-@pytest.fixture
-async def hear(own_server: Server) -> AsyncIterator[Hear]:
-    """Return the next so many messages, `channel: text`, and see that no more came before."""
-    client = redis.asyncio.Redis(port=own_server.port, decode_responses=True)
-    heard = client.pubsub(ignore_subscribe_messages=True)
-    await heard.subscribe("c1", "c2", "end")
-    await heard.get_message(timeout=5)
-
-    async def hear(count: int) -> list[str]:
-        await client.publish("end", "end")
-        found: list[str] = []
-        while True:
-            message = await heard.get_message(ignore_subscribe_messages=True, timeout=5)
-            if message is None:
-                continue
-            if message["channel"] == "end":
-                assert len(found) == count, found
-                return found
-            found.append(f"{message['channel']}: {message['data']}")
-
-    yield hear
-    await heard.aclose()
-    await client.aclose()
 
 
 async def wait(broker: Broker, id: str, channel: str = "c1") -> str:

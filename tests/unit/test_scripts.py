@@ -87,13 +87,13 @@ SETTLE_BAD = [
     ("ARGV[6], 7", "ARGV[6], 6", "variables for ARGV"),
     ("-- reply the tokens", "-- answer the tokens", "no reply"),
     (
-        "@include clock kinds tokens losses ready_lists forget ending settling",
-        "@include clock kinds tokens losses ready_lists ending settling",
-        "uses forget",
+        "@include clock kinds tokens losses ready_lists finish keep settling",
+        "@include clock kinds tokens losses ready_lists keep settling",
+        "uses finish",
     ),
     (
-        "@include clock kinds tokens losses ready_lists forget ending settling",
-        "@include clock kinds tokens losses ready_lists forget ending settling give_back",
+        "@include clock kinds tokens losses ready_lists finish keep settling",
+        "@include clock kinds tokens losses ready_lists finish keep settling give_back",
         "does not use",
     ),
     ("@include clock", "@include watch clock", "watch, which is not there"),
@@ -135,7 +135,7 @@ def test_reader_finds_a_write_in_a_script_that_reads_only():
 
 
 def test_reader_finds_a_write_in_an_included_file():
-    source = source_of(scripts.DEPTH).replace("@include clock", "@include clock forget")
+    source = source_of(scripts.DEPTH).replace("@include clock", "@include clock finish")
     assert "HDEL in a script that reads only" in mistakes_in(scripts.DEPTH, source)
 
 

@@ -18,15 +18,15 @@
 --       outcome    bytes what a handle finds
 --       keep_ms    ms    for so long
 -- reply how many were cleared; 0 when nothing is left
--- @include clock kinds forget ending
+-- @include clock kinds finish keep
 local k = {}
 k.active, k.ready, k.quarantine, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
 k.cancels, k.waiters, k.done, k.expiry, k.meta = unpack(KEYS, 8, 12)
 local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 
 local now = clock(now_ms)
-local gone = whole(now + integer(keep_ms))
-local kept = whole(integer(keep_ms)) .. ' ' .. outcome
+keep_ms = integer(keep_ms)
+local kept = whole(keep_ms) .. ' ' .. outcome
 limit = bounded(limit)
 check('LLEN', k.ready, k.quarantine)
 check('ZCARD', k.scheduled, k.expiry)
@@ -40,11 +40,9 @@ end
 local channels, cancel_requests = awaited(k.waiters, ids), cancel_requests_of(k.cancels, ids)
 for i, id in ipairs(ids) do
   if channels[i] or cancel_requests[i] then
-    redis.call('HSET', k.done, id, kept)
-    redis.call('ZADD', k.expiry, gone, id)
+    keep(k, id, kept, now + keep_ms)
   end
 end
 if #ids > 0 then redis.call('HSET', k.meta, 'cleared', whole(now)) end
-forget(ids, k)
-announce(k.waiters, ids, 'cancelled')
+finish(k, ids, 'cancelled')
 return #ids

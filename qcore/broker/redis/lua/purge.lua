@@ -5,15 +5,16 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
+--       waiters    hash  job id -> channels that hear of its end
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       age_ms     ms    purge what has been dead for so long; '' for the ids
 --       limit      int   at most so many
 --       ids...     text
 -- reply how many were purged
--- @include clock kinds forget
+-- @include clock kinds finish
 local k = {}
-k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels, k.meta = unpack(KEYS, 1, 7)
+k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.meta = unpack(KEYS, 1, 8)
 local now_ms, age_ms, limit, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local now = clock(now_ms)
@@ -21,12 +22,12 @@ local before = age_ms ~= '' and whole(now - integer(age_ms))
 limit = bounded(limit)
 local found, gone = { unpack(ARGV, ids) }, {}
 check('ZCARD', k.dead)
-check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.meta)
+check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.meta)
 redis.call('ZREM', k.active, '')
 if before then found = redis.call('ZRANGEBYSCORE', k.dead, '-inf', before, 'LIMIT', 0, limit) end
 for _, id in ipairs(found) do
   if redis.call('ZREM', k.dead, id) == 1 then gone[#gone + 1] = id end
 end
 if #gone > 0 then redis.call('HSET', k.meta, 'purged', whole(now)) end
-forget(gone, k)
+finish(k, gone, 'purged')
 return #gone

@@ -23,7 +23,7 @@
 --       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: record,
 --                  delay_ms; per bury: record
 -- reply the tokens that were lost: nothing was written for them
--- @include clock kinds tokens losses ready_lists forget ending settling
+-- @include clock kinds tokens losses ready_lists finish keep settling
 local k = {}
 k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.quarantine = unpack(KEYS, 1, 7)
 k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)
@@ -52,9 +52,8 @@ for i, token in ipairs(held) do
 end
 for i = 1, counts[1] + counts[2] do over[#over + 1] = is_held[tokens[i]] end
 
-keep(k, plan.keep, is_held, now)
-forget(over, k)
-if not k.is_plain then announce(k.waiters, over, 'completed') end
+keep_outcomes(k, plan.keep, is_held, now)
+finish(k, over, 'completed')
 bury(k, plan.bury, is_held, now)
 go_back(k, plan.back, is_held, now)
 -- The leases go last: until then a call that fails half-way leaves each job in somebody's hands.

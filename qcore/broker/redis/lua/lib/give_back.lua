@@ -20,7 +20,7 @@ local function give_back(k, token, charge, now, crash_limit)
     redis.call('HSET', k.crashes, id, count .. ' ' .. whole(now))
     if count >= crash_limit then
       redis.call('ZADD', k.dead, whole(now), id)
-      announce(k.waiters, { id }, 'dead')
+      finish(k, { id }, 'dead')
       return 'dead'
     end
   end

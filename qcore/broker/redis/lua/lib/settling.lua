@@ -21,11 +21,10 @@ local function read_items(now, counts, items)
   return tokens, plan
 end
 
-local function keep(k, items, is_held, now)
+local function keep_outcomes(k, items, is_held, now)
   for _, item in ipairs(items) do
     if is_held[item.token] then
-      redis.call('HSET', k.done, item.id, whole(item.at - now) .. ' ' .. item.record)
-      redis.call('ZADD', k.expiry, item.at, item.id)
+      keep(k, item.id, whole(item.at - now) .. ' ' .. item.record, item.at)
     end
   end
 end
@@ -39,8 +38,7 @@ local function bury(k, items, is_held, now)
       ids[#ids + 1] = item.id
     end
   end
-  if #ids > 0 then redis.call('HDEL', k.cancels, unpack(ids)) end
-  announce(k.waiters, ids, 'dead')
+  finish(k, ids, 'dead')
 end
 
 -- go_back: retries to scheduled, releases to the head of their lists. No wakeup for a retry: the
