@@ -1,6 +1,7 @@
 """The jobs that run in this worker: each begins with its lease, and ends with its outcome."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from qcore.config import WorkerConfig
@@ -24,7 +25,9 @@ class RunningJobs:
         executor: Turns a lease into an outcome.
         session: Where outcomes go.
         capacity: What each job takes while it runs.
-        ended: Called after a job has ended, with whether a slot is free that no settle will fill.
+        turn: Set when a job has ended.
+        look_again: Called when a slot is free that no settle will fill.
+        emptied: Called when the last job of a process that takes no more has ended.
     """
 
     def __init__(
@@ -34,12 +37,16 @@ class RunningJobs:
         session: Session,
         capacity: Capacity,
         *,
-        ended: Callable[[bool], None],
+        turn: asyncio.Event,
+        look_again: Callable[[], None],
+        emptied: Callable[[], None],
     ) -> None:
         self._executor = executor
         self._session = session
         self._capacity = capacity
-        self._ended = ended
+        self._turn, self._look_again, self._emptied = turn, look_again, emptied
+        #: Loop time, once there is a loop.
+        self._clock = time.monotonic
         self._is_quarantine = config.quarantined
         #: How long an exclusive job trusts its lease from the call that gave or renewed it.
         self._trust_s = config.lease_s * _TRUST_SHARE
@@ -68,7 +75,8 @@ class RunningJobs:
             claimed_at: Loop time at which the claim was sent.
             is_stopping: The order to stop came while it was on its way.
         """
-        create_task = asyncio.get_running_loop().create_task
+        loop = asyncio.get_running_loop()
+        create_task, self._clock = loop.create_task, loop.time
         trusted_until = claimed_at + self._trust_s
         for lease in leases:
             if is_stopping or (self._is_quarantine and not self._capacity.admit(lease)):
@@ -96,13 +104,17 @@ class RunningJobs:
         running.task = None
         lease = running.lease
         self._capacity.give(lease)
-        took_s = asyncio.get_running_loop().time() - running.claimed_at
+        took_s = self._clock() - running.claimed_at
         self.counts.count(lease.queue, running.task_name, outcome, took_s)
-        if outcome is not None:
+        if outcome is None:
+            self._look_again()
+        else:
             self._session.add(lease, outcome)
         if self._is_quarantine and not (running.stop is None and isinstance(outcome, Acked)):
             self._capacity.closed = True
-        self._ended(outcome is None)
+        if self._capacity.closed and not self._running:
+            self._emptied()
+        self._turn.set()
 
     def trust(self, leases: Sequence[Lease], sent_at: float) -> None:
         """Let exclusive jobs trust leases that were renewed by a call of that time."""

@@ -88,8 +88,16 @@ class Worker:
             note=RecordWriter(broker, config).write,
             result_limit_bytes=broker.config.payload_limit_bytes,
         )
+        #: Something happened: a job ended, a wakeup came, a time has come.
+        self._turn = asyncio.Event()
         self.jobs = RunningJobs(
-            config, executor, self._session, self._capacity, ended=self._job_ended
+            config,
+            executor,
+            self._session,
+            self._capacity,
+            turn=self._turn,
+            look_again=self._look_again,
+            emptied=self.drain,
         )
         self._leases = LeaseKeeper(
             broker,
@@ -105,8 +113,6 @@ class Worker:
         self._outage = Outage(broker.shown_url)
         #: There may be more to claim.
         self._more = True
-        #: Something happened: a job ended, a wakeup came, a time has come.
-        self._turn = asyncio.Event()
         self._due: asyncio.TimerHandle | None = None
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         #: Loop time by which this process must be done.
@@ -323,13 +329,6 @@ class Worker:
 
     def _look_again(self) -> None:
         self._more = True
-        self._turn.set()
-
-    def _job_ended(self, is_unsettled: bool) -> None:
-        if is_unsettled:
-            self._more = True  # a slot is free, and no settle brings a claim along
-        if self._capacity.closed and not self.jobs:
-            self.drain()
         self._turn.set()
 
     # -- waiting for work -----------------------------------------------------------------------
