@@ -18,21 +18,15 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast
 from qcore.broker.per_loop import Brokers
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import (
-    KILL_GRACE_S,
-    BrokerConfig,
-    Seconds,
-    broker_config,
-    check_name,
-    check_type,
-    seconds,
-)
 from qcore.context import Context
+from qcore.durations import Seconds, seconds
+from qcore.environment import broker_config
 from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
 from qcore.model.callee import check_callee, is_lazy, name_of, place_of, source_of
 from qcore.model.codec import Arguments
 from qcore.model.retry import Retry
+from qcore.settings import KILL_GRACE_S, BrokerConfig, check_name, check_type
 from qcore.task import AsyncTask, Settings, SyncTask, Task
 
 P = ParamSpec("P")

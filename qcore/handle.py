@@ -11,7 +11,7 @@ from qcore import blocking
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector, last_reason
 from qcore.broker.redis.wait_diagnosis import standing
-from qcore.config import Seconds, seconds
+from qcore.durations import Seconds, seconds
 from qcore.errors import (
     ArgumentError,
     JobCancelled,

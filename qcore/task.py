@@ -13,14 +13,15 @@ from qcore import blocking
 from qcore.broker.contract import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_id
 from qcore.broker.redis.broker import Broker
-from qcore.config import KEEP_S, Seconds, check_type, seconds
 from qcore.context import Context, detached
+from qcore.durations import Seconds, seconds
 from qcore.errors import ArgumentError, QcoreError, UnknownQueue
 from qcore.handle import Accepted, JobHandle
 from qcore.model.callee import RunIn, returns_a_value, source_of
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
+from qcore.settings import KEEP_S, check_type
 
 P = ParamSpec("P")
 R = TypeVar("R")

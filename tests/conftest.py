@@ -12,7 +12,7 @@ from qcore import App
 from qcore.broker.embedded.server import EmbeddedServer
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import BrokerConfig
+from qcore.settings import BrokerConfig
 from tests.support.content import forget_namespace
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, start_cluster

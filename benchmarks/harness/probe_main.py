@@ -19,8 +19,8 @@ import uvloop
 
 from qcore import App, Context, Retry, Task
 from qcore.broker.identity import new_owner
-from qcore.config import WorkerConfig
 from qcore.runtime.worker.worker import Worker
+from qcore.settings import WorkerConfig
 from qcore_cli.logs import LogFormat, configure_logging
 
 #: Jobs that a steady step puts in whenever as many were run.

@@ -20,7 +20,6 @@ from qcore import App
 from qcore.broker.contract import ClaimRequest
 from qcore.broker.identity import new_id, new_owner
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
 from qcore.context import Lifecycle
 from qcore.model.codec import decode_envelope, encode
 from qcore.model.job import Acked, Envelope, Job, Lease
@@ -28,6 +27,7 @@ from qcore.runtime.worker.execution import Executor
 from qcore.runtime.worker.process_pool import ProcessPool
 from qcore.runtime.worker.running_job import Running
 from qcore.runtime.worker.threads import Threads
+from qcore.settings import BrokerConfig
 from qcore_cli.logs import LogFormat, configure_logging
 
 COUNT = 10_000

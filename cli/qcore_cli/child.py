@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from qcore import ConfigError
-from qcore.config import BrokerConfig, child_variable
+from qcore.environment import child_variable
 from qcore.model.reasons import reason_of
 from qcore.runtime.host.inheritance import serve_alone
 from qcore.runtime.ipc.orders import CHILD_CONFIG, EXIT_CONFIG, ChildConfig
@@ -22,6 +22,7 @@ from qcore.runtime.ipc.settings_file import read_settings
 from qcore.runtime.pool import process as pool_process
 from qcore.runtime.worker.parent_watch import LEAVING_S, watch_parent
 from qcore.runtime.worker.process import leave, run_child, tell_refusal
+from qcore.settings import BrokerConfig
 from qcore.telemetry import log
 from qcore_cli.loader import load_app
 from qcore_cli.logs import LogStyle, set_up_logging

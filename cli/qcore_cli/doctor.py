@@ -20,14 +20,16 @@ from qcore.broker.redis.job_audit import Horizon, audit, repair
 from qcore.broker.redis.queue_checks import QueueReading, check_queue, check_served, read_queues
 from qcore.broker.redis.server_checks import check_clocks, check_server, read_info, read_server
 from qcore.broker.redis.unknown_tasks import check_declared, check_tasks
-from qcore.config import WorkerConfig, broker_config, check_stall, wants_color
+from qcore.environment import broker_config, wants_color
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.findings import Finding, Level, fault, ok
+from qcore.settings import WorkerConfig, check_stall
 from qcore_cli.child import Description
-from qcore_cli.describing import describe
-from qcore_cli.options import AsJson, Namespace, Url, Yes, confirm, print_json, with_broker
+from qcore_cli.describe import describe
+from qcore_cli.format import counted, print_json
+from qcore_cli.options import AsJson, Namespace, Url, Yes, confirm, with_broker
 from qcore_cli.terminal import echo, printable
-from qcore_cli.worker import Lease, ShutdownTimeout, Stall, stall_limit, worker_config
+from qcore_cli.worker import Lease, ShutdownTimeout, Stall
 
 _COLORS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
 #: Columns of the level; the check is as wide as it needs, up to a limit.
@@ -77,8 +79,8 @@ def _settings(
     """Return the settings of `qcore worker`, the defaults if it would refuse them; and findings."""
     queues = described.queues or ("default",)
     try:
-        worker = worker_config(queues, lease=lease, shutdown_timeout=shutdown_timeout)
-        check_stall(stall_limit(worker) if stall is None else stall, worker)
+        worker = WorkerConfig.for_lease(lease, queues=queues, shutdown_timeout_s=shutdown_timeout)
+        check_stall(worker.stall_s if stall is None else stall, worker)
     except ConfigError as e:
         refused = fault("timeouts", f"{e}: qcore worker will not start", "Correct that option.")
         return WorkerConfig(queues=queues), [refused]
@@ -195,4 +197,4 @@ def _print_finding(finding: Finding, column: int) -> None:
 
 
 def _counted(count: int, noun: str) -> str:
-    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+    return counted(count, noun) if count else f"no {noun}s"

@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from qcore.config import wants_color
+from qcore.environment import wants_color
 from qcore.telemetry import job_fields, log, trace_of
 from qcore_cli.log_lines import json_line, terminal_line, text_line
 from qcore_cli.log_writer import LogWriter

@@ -12,14 +12,19 @@ import typer
 
 from qcore import QcoreError, __version__
 from qcore.broker.embedded.server import run_foreground
-from qcore_cli import fleet, forget, inspect, pause, worker
-from qcore_cli.bench import bench
-from qcore_cli.demo import demo
+from qcore_cli.bench.command import bench
+from qcore_cli.dead import dead
+from qcore_cli.demo.command import demo
 from qcore_cli.doctor import doctor
+from qcore_cli.fleet.command import restart, status
+from qcore_cli.fleet.top import top
+from qcore_cli.jobs import jobs
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Commands
+from qcore_cli.queues import clear, pause, queues, resume
 from qcore_cli.terminal import echo
-from qcore_cli.top import top
+from qcore_cli.wait_empty import wait_empty
+from qcore_cli.worker import worker
 
 app = typer.Typer(
     cls=Commands,
@@ -47,18 +52,18 @@ def options(
     """A job queue on Redis."""
 
 
-app.command()(worker.worker)
-app.command()(fleet.status)
-app.command()(fleet.restart)
+app.command()(worker)
+app.command()(status)
+app.command()(restart)
 app.command()(top)
 app.command()(doctor)
-app.add_typer(forget.queues, name="queues")
-app.add_typer(inspect.jobs, name="jobs")
-app.add_typer(inspect.dead, name="dead")
-app.command()(inspect.clear)
-app.command()(pause.pause)
-app.command()(pause.resume)
-app.command("wait-empty")(pause.wait_empty)
+app.add_typer(queues, name="queues")
+app.add_typer(jobs, name="jobs")
+app.add_typer(dead, name="dead")
+app.command()(clear)
+app.command()(pause)
+app.command()(resume)
+app.command("wait-empty")(wait_empty)
 app.command()(bench)
 app.command()(demo)
 

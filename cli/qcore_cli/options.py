@@ -2,12 +2,10 @@
 
 import asyncio
 import difflib
-import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -16,14 +14,14 @@ from qcore import ConfigError
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.urls import where_is
-from qcore.config import BrokerConfig, broker_config, seconds
-from qcore.model.views import Pause, QueueStats
+from qcore.durations import seconds
+from qcore.environment import broker_config
+from qcore.settings import BrokerConfig
 from qcore_cli.logs import LogFormat, configure_logging
-from qcore_cli.terminal import echo, printable
+from qcore_cli.terminal import printable
 
 T = TypeVar("T")
 
-_JSON_DEPTH = 100
 #: So many queues are named in an error.
 _NAMED = 8
 #: Who mistyped a command may type what is suggested, so nothing is that changes anything.
@@ -152,92 +150,3 @@ def seconds_of(text: str | float) -> float:
         raise typer.BadParameter(
             f"{text!r} is no duration: give it as 90, 90s, 10m, 2h or 1d"
         ) from None
-
-
-def shown_time(ms: int) -> str:
-    """Return a time on the Redis clock, unix ms, as operators read it."""
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):  # a year that no calendar has
-        return f"{ms} ms"
-
-
-def by_depth(queues: Iterable[QueueStats]) -> list[QueueStats]:
-    """Return queues, those that hold the most jobs first."""
-    return sorted(queues, key=lambda q: (-depth(q), q.name))
-
-
-def depth(queue: QueueStats) -> int:
-    """Return how many jobs a queue holds, wherever they stand."""
-    return queue.ready + queue.scheduled + queue.active + queue.dead
-
-
-def state_of(stats: QueueStats) -> str:
-    """Return what holds a queue up, as an operator reads it."""
-    said: list[str] = []
-    if stats.paused is not None:
-        said.append(f"paused {span_of(stats.paused)}")
-    if stats.closed_ms is not None:
-        said.append(f"closed since {shown_time(stats.closed_ms)}")
-    return ", ".join(said) or "open"
-
-
-def span_of(pause: Pause) -> str:
-    """Return since when and until when a pause lasts, and why."""
-    until = "resumed" if pause.until_ms is None else shown_time(pause.until_ms)
-    reason = f" ({pause.reason})" if pause.reason else ""
-    return f"since {shown_time(pause.since_ms)} until {until}{reason}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number of things, in words."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def short_age(seconds: float) -> str:
-    """Return a span of time in its largest unit that leaves more than one of it."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    try:
-        text = json.dumps(value)
-    except (TypeError, ValueError, RecursionError):  # keys of JSON are text, and it has an end
-        text = json.dumps(_plain_json(value, 0))
-    echo(text)
-
-
-def _plain_json(value: Any, depth: int) -> Any:
-    """Return the value as JSON can hold it: what it cannot is shown as Python would."""
-    if isinstance(value, dict) and depth < _JSON_DEPTH:
-        items = cast("dict[Any, Any]", value).items()
-        return {k if isinstance(k, str) else repr(k): _plain_json(v, depth + 1) for k, v in items}
-    if isinstance(value, list | tuple) and depth < _JSON_DEPTH:
-        return [_plain_json(item, depth + 1) for item in cast("list[Any]", value)]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    try:
-        return repr(cast("object", value))
-    except RecursionError:
-        return "..."
-
-
-def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print columns, numbers to the right."""
-    head = [printable(name) for name in head]
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-    right = [
-        bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        for i in range(len(head))
-    ]
-    for row in [head, *cells]:
-        line = (
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        )
-        echo("  ".join(line).rstrip())

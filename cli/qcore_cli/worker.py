@@ -16,20 +16,15 @@ from qcore import ConfigError
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.server_checks import check_clocks
 from qcore.broker.redis.unknown_tasks import check_declared
-from qcore.config import (
-    TARGET_WAIT_S,
-    BrokerConfig,
-    SupervisorConfig,
-    WorkerConfig,
-)
 from qcore.model.findings import Level
 from qcore.runtime.supervisor.endpoints import open_front
 from qcore.runtime.supervisor.probes import patience_s
 from qcore.runtime.supervisor.supervisor import Supervisor
+from qcore.settings import TARGET_WAIT_S, BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.telemetry import log
 from qcore_cli.child import Description, worker_command
 from qcore_cli.cores import usable_cores
-from qcore_cli.describing import describe
+from qcore_cli.describe import describe
 from qcore_cli.logs import (
     LogFormat,
     LogLevel,
@@ -184,12 +179,12 @@ def worker(
     broker = described.broker
     if call_timeout is not None:
         broker = msgspec.structs.replace(broker, call_timeout_s=call_timeout)
-    config = worker_config(
-        _served(queues, described.queues),
+    config = WorkerConfig.for_lease(
+        lease,
+        queues=_served(queues, described.queues),
         concurrency=concurrency,
-        lease=lease,
-        shutdown_timeout=shutdown_timeout,
-        reconnect=reconnect,
+        shutdown_timeout_s=shutdown_timeout,
+        reconnect_s=reconnect,
     )
     recycle_bytes, kill_bytes = memory_limits(max_memory)
     least, most = process_range(processes)
@@ -202,7 +197,7 @@ def worker(
         processes=least,
         max_processes=most,
         target_wait_s=TARGET_WAIT_S if target_wait is None else target_wait,
-        stall_s=stall_limit(config) if stall is None else stall,
+        stall_s=config.stall_s if stall is None else stall,
         name=name,
         allow_eviction=allow_eviction,
         max_jobs=max_jobs,
@@ -238,39 +233,6 @@ def _doubt(app: str, described: Description, broker: BrokerConfig, config: Worke
     if not described.timeouts:
         (finding,) = check_declared(())
         log.warning("tasks.none", app=app, why=finding.said, remedy=finding.remedy)
-
-
-def worker_config(
-    queues: tuple[str, ...],
-    *,
-    lease: float,
-    shutdown_timeout: float,
-    concurrency: int = 100,
-    reconnect: float = 2.0,
-) -> WorkerConfig:
-    """Return the settings of a worker process, the other times in proportion to the lease.
-
-    Raises:
-        ConfigError: an option is out of its range.
-    """
-    return WorkerConfig(
-        queues=queues,
-        concurrency=concurrency,
-        lease_s=lease,
-        extend_s=min(10.0, lease / 3),
-        sweep_s=min(5.0, lease / 4),
-        # a process that is silent for the stall limit, which is a part of the lease, is killed
-        heartbeat_s=max(0.05, min(1.0, lease / 10)),
-        lag_limit_s=max(0.05, min(1.0, lease / 10)),
-        shutdown_timeout_s=shutdown_timeout,
-        reconnect_min_s=min(0.1, reconnect),
-        reconnect_max_s=reconnect,
-    )
-
-
-def stall_limit(config: WorkerConfig) -> float:
-    """Return the stall limit that goes with a lease: well before its end."""
-    return min(15.0, 0.9 * (config.lease_s - config.extend_s))
 
 
 async def _supervise(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from qcore import blocking
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
 from qcore.errors import ConfigError
 from qcore.per_process import PerProcess
+from qcore.settings import BrokerConfig
 
 
 @dataclass(slots=True, eq=False)

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from qcore.config import Seconds, check_type, seconds
+from qcore.durations import Seconds, seconds
 from qcore.errors import ConfigError
+from qcore.settings import check_type
 
 
 class GiveUp(Exception):

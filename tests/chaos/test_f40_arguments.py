@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
+from qcore.settings import BrokerConfig
 from tests.support.content import forget_namespace, reads, shown
 from tests.support.house import QUEUE, House, calls, keep_together
 from tests.support.moves import LEASE_MS, NOW, OWNER, put

@@ -20,8 +20,8 @@ from qcore.broker.redis.job_audit import audit
 from qcore.broker.redis.keys import NAMESPACE_KEYS, QUEUE_KEYS
 from qcore.broker.redis.queue_checks import check_queue, read_queues
 from qcore.broker.redis.scripts import Script
-from qcore.config import BrokerConfig, WorkerConfig
 from qcore.errors import BrokerError, QcoreError
+from qcore.settings import BrokerConfig, WorkerConfig
 from tests.support.content import forget_namespace
 from tests.support.house import IDS, NO_TOKENS, QUEUE, TOKENS, House, calls
 from tests.support.moves import LEASE_MS, NOW, OWNER, claim

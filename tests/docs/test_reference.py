@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from qcore import App, ConfigError, Exponential, QcoreError, Retry, Task, errors
 from qcore.broker.redis.keys import NAMESPACE_KEYS, QUEUE_KEYS
 from qcore.broker.redis.scripts import SCRIPTS
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.model.findings import Finding
 from qcore.model.fleet import (
     Processes,
@@ -28,9 +27,10 @@ from qcore.model.views import JobRecord, Pause, QueueStats
 from qcore.runtime.ipc.messages import Cell
 from qcore.runtime.supervisor.metrics import exposition
 from qcore.runtime.supervisor.totals import Totals
+from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.telemetry import EVENTS
+from qcore_cli.fleet.rollout import Entry
 from qcore_cli.main import app as command
-from qcore_cli.rollout import Entry
 from tests.docs.pages import DOCS, ROOT, rows, sections
 
 REFERENCE = DOCS / "reference"

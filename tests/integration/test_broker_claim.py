@@ -10,9 +10,9 @@ from qcore.broker.contract import CALL_BYTES, ClaimRequest
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.script_codec import CLAIM_QUEUES
-from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Acked, Released
+from qcore.settings import BrokerConfig
 from tests.support.moves import (
     LEASE_MS,
     NOW,

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
 from qcore.errors import (
     BrokerError,
     BrokerRefused,
@@ -17,6 +16,7 @@ from qcore.errors import (
     PayloadTooLarge,
 )
 from qcore.model.job import Acked, Job
+from qcore.settings import BrokerConfig
 from tests.support.moves import QUEUE, ask, claim, content, settle, status_of
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, free_port, scripts_obey_min_replicas

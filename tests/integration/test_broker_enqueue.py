@@ -8,9 +8,9 @@ import pytest
 from qcore.broker.identity import new_id
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.job import Job
+from qcore.settings import BrokerConfig
 from tests.support.content import keys_of
 from tests.support.moves import (
     NOW,

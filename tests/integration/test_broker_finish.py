@@ -7,8 +7,8 @@ import pytest
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released, Retried
+from qcore.settings import BrokerConfig
 from tests.support.moves import LEASE_MS, NOW, QUEUE, SECOND, ask, claim, content, put, settle
 from tests.support.reclaiming import reclaim, reclaim_owner, swept
 from tests.support.servers import Server

@@ -8,10 +8,10 @@ import pytest
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import Fleet
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import BrokerConfig
 from qcore.errors import QueueClosed, QueueFull
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Acked, Buried, Job, Released, Retried
+from qcore.settings import BrokerConfig
 from tests.support.content import keys_of
 from tests.support.moves import (
     LEASE_MS,

@@ -16,9 +16,9 @@ from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.pipeline import Pipeline
-from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.job import Acked, Job
+from qcore.settings import BrokerConfig
 from tests.support.moves import NOW, PREFIX, QUEUE, ask, claim, content, leased, put, settle
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, free_port, scripts_obey_min_replicas

@@ -6,8 +6,8 @@ import pytest
 
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Released, Retried
+from qcore.settings import BrokerConfig
 from tests.support.moves import (
     LEASE_MS,
     NOW,

@@ -13,10 +13,10 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.cluster import Cluster, ClusterPipeline
 from qcore.broker.redis.pipeline import NotAsked
 from qcore.broker.redis.urls import Address
-from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.job import Acked, Job
 from qcore.runtime.worker.capacity import ClaimBudget
 from qcore.runtime.worker.session import Session
+from qcore.settings import BrokerConfig, WorkerConfig
 from tests.support.servers import Server
 from tests.support.topologies import Nodes, names_on_different_nodes, slot_of
 from tests.support.waiting import eventually

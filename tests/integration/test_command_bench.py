@@ -12,10 +12,10 @@ import pytest
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import namespace_keys
-from qcore.config import BrokerConfig
 from qcore.model.job import Job
-from qcore_cli.bench_server import max_jobs
-from qcore_cli.bench_verdict import Bottleneck
+from qcore.settings import BrokerConfig
+from qcore_cli.bench.server import max_jobs
+from qcore_cli.bench.verdict import Bottleneck
 from tests.support.commands import Command, one_line
 from tests.support.content import keys_of, names_in
 from tests.support.fleet import ROOT

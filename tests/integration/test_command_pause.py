@@ -11,7 +11,7 @@ import pytest
 
 from qcore import App, BrokerUnavailable
 from qcore.model.views import QueueStats
-from qcore_cli.pause import _wait, _wait_closed
+from qcore_cli.wait_empty import _wait, _wait_closed
 from tests.support.commands import Command, one_line
 from tests.support.moves import claim
 from tests.support.waiting import eventually

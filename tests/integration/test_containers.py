@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Job
+from qcore.settings import BrokerConfig
 from tests.support.moves import QUEUE, claim, content, settle
 from tests.support.servers import docker_answers
 

@@ -11,9 +11,9 @@ import pytest
 from qcore import App, BrokerUnavailable, JobHandle
 from qcore.broker.contract import ClaimRequest
 from qcore.broker.identity import new_owner
-from qcore.config import WorkerConfig
 from qcore.runtime.supervisor.crash_handler import CrashHandler
 from qcore.runtime.supervisor.worker_process import WorkerProcess
+from qcore.settings import WorkerConfig
 from tests.support.workers import record_of
 
 LEASE_MS = 30_000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qcore import ConfigError
-from qcore_cli import describing
+from qcore_cli import describe as describing
 from tests.support.fleet import Fleet
 from tests.support.waiting import eventually
 

@@ -16,8 +16,8 @@ from qcore import App, Exponential, GiveUp, Retry
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.job_audit import audit
 from qcore.broker.redis.queue_checks import check_queue, read_queues
-from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.findings import Level
+from qcore.settings import BrokerConfig, WorkerConfig
 from tests.support.fleet import ROOT
 from tests.support.moves import LEASE_MS, ask, leased, put
 from tests.support.servers import Server, deny_questions, free_port
@@ -27,9 +27,9 @@ from tests.support.workers import working
 #: `qcore` on a machine whose clock is so many seconds behind: a real process, and a real answer.
 SKEWED = """
 import sys
-from qcore.broker.redis import server_checks as examination
-local_s, behind_s = examination.local_s, float(sys.argv.pop(1))
-examination.local_s = lambda: local_s() - behind_s
+from qcore.broker.redis import server_checks
+local_s, behind_s = server_checks.local_s, float(sys.argv.pop(1))
+server_checks.local_s = lambda: local_s() - behind_s
 from qcore_cli.main import run
 run()
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import qcore
-from qcore.broker.embedded import server as embedded
+from qcore.broker.embedded import server as server_module
 from qcore.broker.embedded.folder import (
     FileLock,
     Marker,
@@ -282,7 +282,7 @@ def test_removed_socket_gets_the_server_replaced_with_its_data(folder, monkeypat
     server = EmbeddedServer.join(folder)
     ask(server.socket_path, "SET kept 1")
     Path(server.socket_path).unlink()
-    monkeypatch.setattr(embedded, "ANSWER_S", 0.3)
+    monkeypatch.setattr(server_module, "ANSWER_S", 0.3)
     assert server.ensure_running()
     assert ask(server.socket_path, "GET kept") == "1"
     server.leave()
@@ -290,7 +290,7 @@ def test_removed_socket_gets_the_server_replaced_with_its_data(folder, monkeypat
 
 def test_foreign_process_in_the_pid_file_is_never_killed(folder, monkeypatch):
     folder.mkdir(mode=0o700)
-    monkeypatch.setattr(embedded, "ANSWER_S", 0.1)
+    monkeypatch.setattr(server_module, "ANSWER_S", 0.1)
     (folder / "server.pid").write_text(str(os.getpid()))
     with FileLock(folder / "server.lock") as lock:
         assert lock.try_lock()
@@ -331,7 +331,7 @@ def test_torn_tail_of_the_append_only_file_starts(folder):
 
 def test_loading_is_waited_for_longer_than_silence(folder, monkeypatch):
     folder.mkdir(mode=0o700)
-    monkeypatch.setattr(embedded, "ANSWER_S", 0.5)
+    monkeypatch.setattr(server_module, "ANSWER_S", 0.5)
     write_marker(folder, Marker("redis", "7.0.0", socket_path_for(folder)))
     lock = FileLock(folder / "server.lock")
     assert lock.try_lock()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qcore.broker.embedded import server as embedded
+from qcore.broker.embedded import server as server_module
 from qcore.broker.embedded.folder import (
     FileLock,
     Marker,
@@ -165,7 +165,7 @@ def test_pid_file_that_names_no_server_is_passed_over(folder, pid):
 def test_server_is_terminated_when_it_proves_itself(folder, monkeypatch):
     server = EmbeddedServer.join(folder)
     Path(server.socket_path).unlink()
-    monkeypatch.setattr(embedded, "ANSWER_S", 0.3)
+    monkeypatch.setattr(server_module, "ANSWER_S", 0.3)
     assert server.leave()  # it cannot be asked any more
 
 

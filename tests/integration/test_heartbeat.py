@@ -10,9 +10,9 @@ from qcore.broker.contract import Order
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet
 from qcore.broker.redis.keys import namespace_keys
-from qcore.config import BrokerConfig, WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.runtime.supervisor.heartbeat import Heartbeat
+from qcore.settings import BrokerConfig, WorkerConfig
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from qcore import App, GiveUp, JobNotFound, JobStatus
 from qcore.broker import identity
-from qcore.broker.redis import results as waiting
+from qcore.broker.redis import results
 from qcore.broker.redis.epoch import Epochs, check_losses
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.handle import Accepted
@@ -74,7 +74,7 @@ async def test_loss_shows_when_the_queue_is_used_again(own_server: Server, app: 
 async def test_job_that_is_lost_while_it_is_awaited(
     own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    monkeypatch.setattr(results, "LOOK_S", 0.1)
     job = await app.task(_nothing).enqueue()
     result = asyncio.create_task(app.job(job.ref).result(timeout=30))
     await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
@@ -175,7 +175,7 @@ async def test_queue_of_a_version_that_wrote_no_epoch_is_not_taken_for_lost(
 async def test_first_enqueue_to_a_queue_of_such_a_version_does_not_make_it_seem_lost(
     own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    monkeypatch.setattr(results, "LOOK_S", 0.1)
     go = asyncio.Event()
 
     @app.task
@@ -273,7 +273,7 @@ async def test_job_that_is_purged_while_it_is_awaited(
     own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
 ):
     """Word of its death may be lost, or it is purged before the waiter has looked."""
-    monkeypatch.setattr(waiting, "LOOK_S", 1.0)
+    monkeypatch.setattr(results, "LOOK_S", 1.0)
     job = await app.task(_nothing).enqueue()
     result = asyncio.create_task(app.job(job.ref).result(timeout=30))
     await eventually(lambda: own_server.ask("HEXISTS", "{qcore:default}:waiters", job.id))
@@ -287,7 +287,7 @@ async def test_job_that_is_purged_while_it_is_awaited(
 async def test_purge_of_others_before_the_last_look_says_nothing_of_an_awaited_job(
     own_server: Server, app: App, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    monkeypatch.setattr(results, "LOOK_S", 0.1)
     go = asyncio.Event()
 
     @app.task

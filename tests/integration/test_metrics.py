@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from qcore.config import SupervisorConfig
 from qcore.errors import ConfigError
 from qcore.runtime.supervisor.endpoints import open_front
+from qcore.settings import SupervisorConfig
 from tests.support import fleet_tasks
 from tests.support.fleet import Fleet
 from tests.support.http import ask, get

@@ -7,9 +7,9 @@ import pytest
 
 from qcore.broker.redis.acquittal import acquit
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig
 from qcore.model.job import Death
 from qcore.runtime.worker.leases import LeaseKeeper
+from qcore.settings import WorkerConfig
 from tests.support.moves import ask, leased
 from tests.support.waiting import eventually
 

@@ -15,12 +15,13 @@ import pytest
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import Fleet
-from qcore.config import WorkerConfig, host_name
+from qcore.environment import host_name
 from qcore.errors import BrokerUnavailable
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.model.job import Reclaimed
 from qcore.runtime.host.machine import machine, stat_of
 from qcore.runtime.supervisor.orphan_recovery import OrphanRecovery
+from qcore.settings import WorkerConfig
 from tests.support.moves import OWNER, QUEUE, claim, content, leased
 from tests.support.waiting import eventually
 

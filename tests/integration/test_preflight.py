@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig
 from qcore.runtime.supervisor.preflight import watch
+from qcore.settings import BrokerConfig
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.servers import Server, deny_questions
 from tests.support.waiting import eventually

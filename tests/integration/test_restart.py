@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qcore import JobHandle
-from qcore.config import host_name
+from qcore.environment import host_name
 from tests.support.commands import Command as Qcore
 from tests.support.commands import Said, one_line
 from tests.support.fleet import Command, Fleet, fleet_on

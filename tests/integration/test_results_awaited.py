@@ -18,13 +18,13 @@ from qcore import (
     ResultExpired,
     Task,
 )
-from qcore.broker.redis import results as waiting
+from qcore.broker.redis import results, scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.subscription import Subscription
-from qcore.config import BrokerConfig
 from qcore.model.codec import TRACE_BYTES, encode
 from qcore.model.job import Acked, Buried, JobOutcome, Lease
+from qcore.settings import BrokerConfig
 from tests.support.moves import claim, failed_state, settle
 from tests.support.servers import Server, free_port, scripts_obey_min_replicas
 from tests.support.waiting import eventually
@@ -57,7 +57,7 @@ def one(app: App) -> Task[[], int]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow look comes too late to help."""
-    monkeypatch.setattr(waiting, "LOOK_S", 3600.0)
+    monkeypatch.setattr(results, "LOOK_S", 3600.0)
 
 
 def kept(result: object) -> Acked:
@@ -111,7 +111,7 @@ async def test_two_thousand_results_take_one_connection_and_two_looks_each(
     send = line.send
 
     async def spy(commands: Any, **options: Any) -> list[Any]:
-        looks.append(sum(getattr(c, "script", None) is waiting.scripts.FIND for c in commands))
+        looks.append(sum(getattr(c, "script", None) is scripts.FIND for c in commands))
         return await send(commands, **options)
 
     monkeypatch.setattr(line, "send", spy)
@@ -175,8 +175,8 @@ async def test_wait_that_is_given_up_leaves_an_entry_for_the_end_of_the_job(
 async def test_connection_is_closed_when_nobody_has_waited_for_long(
     own_server: Server, app: App, other: Broker, one, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(waiting, "LOOK_S", 0.2)
-    monkeypatch.setattr(waiting, "IDLE_S", 0.3)
+    monkeypatch.setattr(results, "LOOK_S", 0.2)
+    monkeypatch.setattr(results, "IDLE_S", 0.3)
     for n in range(2):
         result = await awaited(own_server, await one.enqueue())
         assert len(listeners(own_server)) == 1
@@ -221,7 +221,7 @@ async def test_message_that_is_lost_with_the_connection_is_made_up_for(
 async def test_message_that_never_came_is_made_up_for_by_the_slow_look(
     own_server: Server, other: Broker, one, monkeypatch
 ):
-    monkeypatch.setattr(waiting, "LOOK_S", 0.3)
+    monkeypatch.setattr(results, "LOOK_S", 0.3)
     result = await awaited(own_server, await one.enqueue())
     (lease,) = await leases(other)
     await eventually(lambda: own_server.ask("HDEL", "{qcore:default}:waiters", lease.id))
@@ -234,7 +234,7 @@ async def test_connection_that_falls_silent_is_replaced(
 ):
     async def into_the_void(_: object) -> None: ...
 
-    monkeypatch.setattr(waiting, "LOOK_S", 0.3)
+    monkeypatch.setattr(results, "LOOK_S", 0.3)
     monkeypatch.setattr(Subscription, "ping", into_the_void)
     result = await awaited(own_server, await one.enqueue())
     first = listeners(own_server)
@@ -285,7 +285,7 @@ async def test_user_who_may_not_listen_is_told(own_server: Server):
 async def test_server_that_cannot_look_for_a_while_is_asked_over_the_same_connection(
     own_server: Server, app: App, other: Broker, one, monkeypatch
 ):
-    monkeypatch.setattr(waiting, "LOOK_S", 0.1)
+    monkeypatch.setattr(results, "LOOK_S", 0.1)
     result = await awaited(own_server, await one.enqueue())
     (lease,) = await leases(other)
     first, looks = listeners(own_server), []

@@ -11,9 +11,9 @@ import pytest
 
 from qcore import JobHandle
 from qcore.broker.redis.broker import Broker
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.views import JobRecord
 from qcore.runtime.supervisor.autoscaler import Autoscaler
+from qcore.settings import SupervisorConfig, WorkerConfig
 from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line

@@ -13,8 +13,8 @@ import pytest
 from qcore import App, JobStatus
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig, WorkerConfig
 from qcore.runtime.ipc.orders import ChildConfig
+from qcore.settings import BrokerConfig, WorkerConfig
 from tests.support.commands import Command as Qcore
 from tests.support.commands import Said
 from tests.support.fleet import Fleet, fleet_on

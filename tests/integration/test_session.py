@@ -8,10 +8,10 @@ import pytest
 from qcore import App, BrokerUnavailable
 from qcore.broker.identity import new_owner
 from qcore.broker.redis import scripts
-from qcore.config import WorkerConfig
 from qcore.model.job import Acked
 from qcore.runtime.worker.capacity import ClaimBudget
 from qcore.runtime.worker.session import Session
+from qcore.settings import WorkerConfig
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 

@@ -11,7 +11,7 @@ import pytest
 from qcore import App, Task
 from qcore.broker.per_loop import Brokers
 from qcore.broker.redis.endpoint import Endpoint
-from qcore.config import BrokerConfig
+from qcore.settings import BrokerConfig
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually

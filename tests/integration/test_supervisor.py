@@ -15,9 +15,9 @@ from qcore.broker.contract import Order
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import Fleet as Registry
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import RollState, WorkerState
 from qcore.runtime.supervisor.supervisor import EXIT_BOOT_LOOP, Supervisor
+from qcore.settings import SupervisorConfig, WorkerConfig
 from qcore_cli.child import worker_command
 from qcore_cli.logs import LogFormat, LogStyle
 from tests.support import fleet_tasks

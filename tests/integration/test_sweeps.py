@@ -11,9 +11,9 @@ import pytest
 from qcore import App
 from qcore.broker.contract import ClaimRequest, Swept
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig
 from qcore.runtime.worker import maintenance
 from qcore.runtime.worker.maintenance import Maintenance
+from qcore.settings import WorkerConfig
 from tests.support.moves import ask, leased
 from tests.support.proxy import Proxy
 from tests.support.servers import Server

@@ -11,7 +11,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from qcore.config import ServiceManager
+from qcore.environment import ServiceManager
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.runtime.supervisor import systemd
 from qcore.runtime.supervisor.systemd import Notifier

@@ -20,10 +20,10 @@ from qcore.broker.redis.fleet import Fleet
 from qcore.broker.redis.job_audit import audit
 from qcore.broker.redis.queue_checks import read_queues
 from qcore.broker.redis.server_checks import read_info, read_server
-from qcore.config import BrokerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView
 from qcore.model.job import Job
 from qcore.runtime.supervisor.preflight import admits
+from qcore.settings import BrokerConfig
 from tests.docs.pages import DOCS
 from tests.support.fleet import ROOT
 from tests.support.servers import Server, free_port, start_cluster

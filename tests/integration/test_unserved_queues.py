@@ -1,9 +1,9 @@
 """Queues that nobody serves are pruned by the workers of other queues."""
 
 from qcore.broker.redis.broker import PRODUCER_SILENT_MS
-from qcore.config import WorkerConfig
 from qcore.model.job import Acked
 from qcore.runtime.worker.unserved_queues import UnservedQueues
+from qcore.settings import WorkerConfig
 from tests.support.content import keys_of
 from tests.support.moves import OTHER_OWNER, QUEUE, ask, leased, settle
 

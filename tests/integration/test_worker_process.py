@@ -13,12 +13,12 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import CHILD_CONFIG, DRAIN
 from qcore.runtime.supervisor.health_monitor import HealthMonitor
 from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.runtime.supervisor.workers import Workers
+from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
 
 SLEEP = "import time; time.sleep(60)"
 #: It is ready, and once more a while later.

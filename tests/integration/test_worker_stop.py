@@ -6,8 +6,8 @@ from qcore.broker.identity import new_owner
 from qcore.broker.per_loop import Brokers
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import BrokerConfig
 from qcore.runtime.worker import session
+from qcore.settings import BrokerConfig
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 from tests.support.workers import working

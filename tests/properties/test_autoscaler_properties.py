@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import QUIET, RESUME
 from qcore.runtime.supervisor.autoscaler import Autoscaler
 from qcore.runtime.supervisor.worker_slot import WorkerSlot
+from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
 
 MAX = 3
 WORKER = WorkerConfig(queues=("default",), heartbeat_s=1.0)

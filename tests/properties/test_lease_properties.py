@@ -17,12 +17,11 @@ from qcore.broker.backoff import Backoff
 from qcore.broker.contract import Pruned, Swept
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import QueueKeys, queue_keys
-from qcore.config import BrokerConfig, WorkerConfig, check_stall
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Lease, Reclaimed
 from qcore.runtime.worker.leases import LeaseKeeper
 from qcore.runtime.worker.maintenance import Maintenance
-from qcore_cli.worker import stall_limit, worker_config
+from qcore.settings import BrokerConfig, WorkerConfig, check_stall
 from tests.support.model import Model
 from tests.support.moves import NOW
 from tests.support.virtual_time import run_in_no_time
@@ -174,7 +173,7 @@ def clocks(draw: st.DrawFn) -> WorkerConfig:
     """Return what the command makes of a lease, or any other settings that are allowed."""
     lease_s = draw(LEASES)
     if draw(st.booleans()):
-        return worker_config((QUEUE,), lease=lease_s, shutdown_timeout=30)
+        return WorkerConfig.for_lease(lease_s, queues=(QUEUE,))
     return WorkerConfig(
         queues=(QUEUE,),
         lease_s=lease_s,
@@ -226,9 +225,9 @@ def test_a_flapping_redis_takes_no_job_from_the_living(data, config):
 
 @given(st.floats(0.3, 24 * 3600))
 def test_clocks_of_the_command_fit_each_other_for_any_lease(lease_s):
-    clocks = worker_config((QUEUE,), lease=lease_s, shutdown_timeout=30)
+    clocks = WorkerConfig.for_lease(lease_s, queues=(QUEUE,))
     left_s = clocks.lease_s - clocks.extend_s
-    check_stall(stall_limit(clocks), clocks)
+    check_stall(clocks.stall_s, clocks)
     assert 2 * clocks.sweep_s <= clocks.stale_s + 1e-9
     assert clocks.stale_s < left_s
 

@@ -21,8 +21,8 @@ from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.script_codec import read_claim, read_leases, settle_items
-from qcore.config import BrokerConfig
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released
+from qcore.settings import BrokerConfig
 from tests.support.content import forget_namespace
 from tests.support.draws import KEEP_MS, OUTCOMES, OWNERS, delays, few, late, owners, queues, steps
 from tests.support.machine import QUEUES, pairs, plain, teach, words_of

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from qcore.model.fleet import RunningJob, SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.model.views import Member, Pause, QueueStats
-from qcore_cli.fleet_view import FleetState, status_lines
-from qcore_cli.options import print_table
-from qcore_cli.rollout import Entry, Outcome, drawn_rollout
+from qcore_cli.fleet.rollout import Entry, Outcome, drawn_rollout
+from qcore_cli.fleet.top_view import Sight, Snapshot, drawn
+from qcore_cli.fleet.view import FleetState, status_lines
+from qcore_cli.format import table
 from qcore_cli.terminal import echo, printable, printable_lines
-from qcore_cli.top_view import Sight, Snapshot, drawn
 
 NASTY = (
     "\x1b[2J",
@@ -133,7 +133,7 @@ def test_tables_and_lines_are_harmless(text: str):
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", out)
-        print_table((text, "B"), [(text, 1)])
+        echo("\n".join(table((text, "B"), [(text, 1)])))
         for line in status_lines(FleetState.RUNNING, views(text), [stats(text)]):
             echo(printable(line))
         echo(text)

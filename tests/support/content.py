@@ -5,7 +5,7 @@ from typing import Any
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import QUEUE_KEYS
-from qcore.config import BrokerConfig
+from qcore.settings import BrokerConfig
 
 Content = dict[str, Any]
 Command = Callable[..., Awaitable[Any]]

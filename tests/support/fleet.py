@@ -20,9 +20,8 @@ import msgspec
 import qcore
 from qcore import App, BrokerUnavailable, NotConfirmed, QcoreError
 from qcore.broker.redis.broker import Broker
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
+from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.task import Dispatch, Task
-from qcore_cli.worker import stall_limit
 from tests.support import fleet_tasks, supervise
 from tests.support.checker import Fault, History, Journal, Run
 from tests.support.waiting import eventually
@@ -213,7 +212,7 @@ class Fleet:
             "shutdown_timeout_s": 10.0,
         }
         worker = WorkerConfig(**defaults | options)
-        own = {"processes": processes, "stall_s": stall_limit(worker)} | own
+        own = {"processes": processes, "stall_s": worker.stall_s} | own
         settings = supervise.Settings(
             app,
             BrokerConfig(url=url or self.url, namespace=self.namespace),

@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
+from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore_cli.child import worker_command
 from qcore_cli.logs import LogFormat, LogStyle, configure_logging
 from qcore_cli.worker import _supervise

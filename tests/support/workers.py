@@ -8,9 +8,9 @@ from typing import Any
 
 from qcore import App, JobHandle, JobStatus
 from qcore.broker.identity import new_owner
-from qcore.config import WorkerConfig
 from qcore.model.views import JobRecord
 from qcore.runtime.worker.worker import Worker
+from qcore.settings import WorkerConfig
 from qcore_cli.child import COMMAND
 from qcore_cli.logs import LogStyle
 from tests.support.waiting import eventually

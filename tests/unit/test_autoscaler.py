@@ -4,9 +4,9 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.runtime.supervisor.autoscaler import Autoscaler
 from qcore.runtime.supervisor.scaling_policy import Seen
+from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
 
 
 async def test_order_to_be_quiet_that_comes_during_a_look_is_not_undone():

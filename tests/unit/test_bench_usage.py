@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from qcore_cli.bench_usage import Shares, Usage
+from qcore_cli.bench.usage import Shares, Usage
 
 
 def write(proc: Path, ran_s: float, busy: int, idle: int) -> None:

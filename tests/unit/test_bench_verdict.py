@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qcore_cli.bench_verdict import Bottleneck, Load, Verdict, judge
+from qcore_cli.bench.verdict import Bottleneck, Load, Verdict, judge
 
 #: One process at 50,000 no-op jobs a second, in turn with Redis; neither is full.
 CALM: dict[str, Any] = {

@@ -10,7 +10,7 @@ from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.call_limits import leasing_s
 from qcore.broker.redis.scripts import Call
-from qcore.config import BrokerConfig
+from qcore.settings import BrokerConfig
 from tests.support.virtual_time import run_in_no_time
 
 PAYLOAD = bytes(10_000)

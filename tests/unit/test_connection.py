@@ -24,8 +24,8 @@ from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.pipeline import failure_of
 from qcore.broker.redis.scripts import error_of, unknown_script
 from qcore.broker.redis.urls import Hosts, plain_url, shown_url
-from qcore.config import BrokerConfig
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError, QueueFull
+from qcore.settings import BrokerConfig
 
 
 @pytest.mark.parametrize(

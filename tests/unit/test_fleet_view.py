@@ -13,7 +13,7 @@ from qcore.model.fleet import (
     WorkerView,
 )
 from qcore.model.views import Member, Pause, QueueStats
-from qcore_cli.fleet_view import FleetState, state_of_fleet, status_lines
+from qcore_cli.fleet.view import FleetState, state_of_fleet, status_lines
 
 RUNNING, QUIET = WorkerState.RUNNING, WorkerState.QUIET
 STARTING, LEAVING = WorkerState.STARTING, WorkerState.DRAINING

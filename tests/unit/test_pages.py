@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qcore.config import SupervisorConfig
 from qcore.errors import ConfigError
 from qcore.runtime.supervisor import pages
 from qcore.runtime.supervisor.pages import Page, serving
+from qcore.settings import SupervisorConfig
 from tests.support.http import ask, get
 from tests.support.servers import free_port
 from tests.support.waiting import eventually

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from qcore.config import BrokerConfig
 from qcore.context import Facts
 from qcore.errors import Parked, ProcessDied
 from qcore.runtime.ipc.pool import Request
 from qcore.runtime.worker import process_pool
 from qcore.runtime.worker.process_pool import PoolProcess, ProcessPool
+from qcore.settings import BrokerConfig
 
 #: Says that it has loaded its app, as a member does, and nothing more.
 DEAF = (
@@ -23,7 +23,7 @@ DEAF = (
     """
 import os, time
 import msgspec
-from qcore.config import child_variable
+from qcore.environment import child_variable
 from qcore.runtime.worker.process_pool import encode
 from qcore.runtime.ipc.pool import POOL_START, PoolStart, Reply, frame
 start = msgspec.json.decode(child_variable(POOL_START), type=PoolStart)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.supervisor.quarantine import Quarantine
+from qcore.settings import SupervisorConfig, WorkerConfig
 
 
 def beat(quarantined: int) -> Beat:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.redis import results as waiting
+from qcore.broker.redis import results
 from qcore.broker.redis.keys import queue_keys
 from qcore.broker.redis.results import Ending, ResultWaiter
 from qcore.broker.redis.scripts import Call
-from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable
+from qcore.settings import BrokerConfig
 from tests.support.virtual_time import run_in_no_time
 
 KEYS = queue_keys("shop", "default")
@@ -87,7 +87,7 @@ def ears(monkeypatch: pytest.MonkeyPatch) -> Ears:
     async def subscribed(*_: object) -> AsyncIterator[Ears]:
         yield ears
 
-    monkeypatch.setattr(waiting, "subscribed", subscribed)
+    monkeypatch.setattr(results, "subscribed", subscribed)
     return ears
 
 
@@ -171,7 +171,7 @@ def test_result_that_never_arrives_leaves_the_others_their_turn(ears: Ears):
 
 
 def test_looks_that_failed_go_behind_the_others_and_make_the_next_write_smaller(ears: Ears):
-    line, ids, others = SlowLine(carries=3), names(waiting.LOOKS), names(waiting.LOOKS, "other")
+    line, ids, others = SlowLine(carries=3), names(results.LOOKS), names(results.LOOKS, "other")
 
     async def work() -> None:
         async with waiters(line) as wait:
@@ -187,7 +187,7 @@ def test_looks_that_failed_go_behind_the_others_and_make_the_next_write_smaller(
     run_in_no_time(work())
     assert line.writes[line.failed[0]] == ids
     # while that write was under way all were to be looked at again
-    assert line.writes[line.failed[0] + 1] == others[: waiting.LOOKS // 2]
+    assert line.writes[line.failed[0] + 1] == others[: results.LOOKS // 2]
 
 
 def test_many_looks_go_out_in_one_write_where_the_link_is_fast(ears: Ears):
@@ -201,4 +201,4 @@ def test_many_looks_go_out_in_one_write_where_the_link_is_fast(ears: Ears):
                 task.cancel()
 
     run_in_no_time(work())
-    assert max(map(len, line.writes)) == waiting.LOOKS
+    assert max(map(len, line.writes)) == results.LOOKS

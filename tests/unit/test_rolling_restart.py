@@ -2,9 +2,9 @@
 
 import asyncio
 
-from qcore.config import SupervisorConfig
 from qcore.model.fleet import RollState
 from qcore.runtime.supervisor.rolling_restart import RollingRestart
+from qcore.settings import SupervisorConfig
 
 
 async def test_signal_after_an_order_carries_the_order_out_too():

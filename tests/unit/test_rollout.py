@@ -15,7 +15,7 @@ from qcore.model.fleet import (
     WorkerView,
 )
 from qcore.model.views import Member
-from qcore_cli.rollout import Outcome, Rollout, Target, shown_rollout
+from qcore_cli.fleet.rollout import Outcome, Rollout, Target, shown_rollout
 
 ORDER_MS = 1000
 READY, STARTING = WorkerState.RUNNING, WorkerState.STARTING

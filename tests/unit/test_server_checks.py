@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from qcore.broker.redis import server_checks as examined
+from qcore.broker.redis import server_checks
 from qcore.broker.redis.keys import QUEUE_KEYS
 from qcore.broker.redis.queue_checks import QueueReading, check_queue
 from qcore.broker.redis.scripts import AUDIT
 from qcore.broker.redis.server_checks import ServerReading
-from qcore.config import WorkerConfig
 from qcore.model.findings import Finding, Level
+from qcore.settings import WorkerConfig
 
 NOW = 1_800_000_000_000
 WORKER = WorkerConfig(queues=("orders",))
@@ -53,7 +53,7 @@ def findings_of(found: list[Finding]) -> list[tuple[str, str]]:
 
 
 def test_sound_server_has_no_finding():
-    found = examined.check_server(reading())
+    found = server_checks.check_server(reading())
     assert findings_of(found) == []
     assert len({finding.check for finding in found}) == len(found) == 11
 
@@ -83,18 +83,18 @@ def test_sound_server_has_no_finding():
     ],
 )
 def test_server_that_is_not_sound_is_told_with_a_remedy(info, check, level, said):
-    found = examined.check_server(reading(info))
+    found = server_checks.check_server(reading(info))
     assert findings_of(found) == [(check, level)]
     assert any(said in finding.said for finding in found)
 
 
 def test_valkey_is_new_enough_whatever_redis_it_says_it_is():
     info = {"redis_version": "6.0.0", "valkey_version": "9.1.2"}
-    assert findings_of(examined.check_server(reading(info))) == []
+    assert findings_of(server_checks.check_server(reading(info))) == []
 
 
 def test_version_whose_minor_part_has_two_digits_is_newer():
-    assert findings_of(examined.check_server(reading({"redis_version": "6.10.1"}))) == []
+    assert findings_of(server_checks.check_server(reading({"redis_version": "6.10.1"}))) == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_version_whose_minor_part_has_two_digits_is_newer():
     ],
 )
 def test_persistence_says_what_a_restart_loses(info, settings, level, said):
-    finding = examined.check_persistence(info, settings)
+    finding = server_checks.check_persistence(info, settings)
     assert (finding.level, finding.check) == (level, "persistence")
     assert said in finding.said
 
@@ -129,7 +129,7 @@ def test_persistence_says_what_a_restart_loses(info, settings, level, said):
     ],
 )
 def test_clocks_that_differ_by_more_than_a_second_are_a_fault(skew_s, round_trip_s, level):
-    finding = examined.check_skew(reading(skew_s=skew_s, round_trip_s=round_trip_s))
+    finding = server_checks.check_skew(reading(skew_s=skew_s, round_trip_s=round_trip_s))
     assert finding.level == level
     if level == "fault":
         assert ("ahead of" if skew_s > 0 else "behind") in finding.said
@@ -139,12 +139,12 @@ def test_clocks_that_differ_by_more_than_a_second_are_a_fault(skew_s, round_trip
     ("timeout", "level"), [("0", "ok"), ("5", "warning"), ("10", "warning"), ("60", "ok")]
 )
 def test_server_that_closes_idle_connections_early_is_told(timeout, level):
-    assert examined.check_idle({"timeout": timeout}).level == level
+    assert server_checks.check_idle({"timeout": timeout}).level == level
 
 
 def test_server_that_refuses_info_and_config_is_checked_as_far_as_it_goes():
     refusing = ServerReading(url="u", info={}, settings={}, skew_s=5.0, round_trip_s=0.0)
-    assert findings_of(examined.check_server(refusing)) == [
+    assert findings_of(server_checks.check_server(refusing)) == [
         ("server", "warning"),
         ("clock", "fault"),
     ]
@@ -152,7 +152,7 @@ def test_server_that_refuses_info_and_config_is_checked_as_far_as_it_goes():
 
 def test_task_that_may_run_longer_than_a_deploy_waits_is_named_with_both_times():
     timeouts = {"slow": 300.0, "quick": 5.0, "endless": None}
-    (finding,) = examined.check_clocks(WORKER, 5.0, timeouts)
+    (finding,) = server_checks.check_clocks(WORKER, 5.0, timeouts)
     assert finding.check == "task slow"
     assert (
         "its timeout is 300 s, but of the shutdown timeout of 30 s jobs have 24 s" in finding.said
@@ -161,16 +161,16 @@ def test_task_that_may_run_longer_than_a_deploy_waits_is_named_with_both_times()
 
 
 def test_task_must_fit_into_what_a_stop_leaves_to_jobs():
-    assert findings_of(examined.check_clocks(WORKER, 5.0, {"fits": 24.0})) == []
-    assert findings_of(examined.check_clocks(WORKER, 5.0, {"long": 25.0})) == [
+    assert findings_of(server_checks.check_clocks(WORKER, 5.0, {"fits": 24.0})) == []
+    assert findings_of(server_checks.check_clocks(WORKER, 5.0, {"long": 25.0})) == [
         ("task long", "warning")
     ]
 
 
 def test_lease_that_one_late_renewal_may_lose_is_told():
     short = WorkerConfig(queues=("orders",), lease_s=6.0, extend_s=2.0, sweep_s=1.5)
-    assert findings_of(examined.check_clocks(short, 5.0, {})) == [("lease", "warning")]
-    assert findings_of(examined.check_clocks(WORKER, 5.0, {})) == []
+    assert findings_of(server_checks.check_clocks(short, 5.0, {})) == [("lease", "warning")]
+    assert findings_of(server_checks.check_clocks(WORKER, 5.0, {})) == []
 
 
 # -- queues ----------------------------------------------------------------------------------------

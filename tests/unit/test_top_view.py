@@ -16,7 +16,7 @@ from qcore.model.fleet import (
     WorkerView,
 )
 from qcore.model.views import Member, Pause, QueueStats
-from qcore_cli.top_view import Sight, Snapshot, drawn
+from qcore_cli.fleet.top_view import Sight, Snapshot, drawn
 
 
 def queue(name: str, *, ready: int = 0, **held: Any) -> QueueStats:

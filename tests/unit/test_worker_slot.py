@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from qcore.broker import backoff
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.supervisor import worker_slot as module
 from qcore.runtime.supervisor.worker_slot import WorkerSlot
+from qcore.settings import SupervisorConfig, WorkerConfig
 
 
 class Backoff(backoff.Backoff):

@@ -4,9 +4,9 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from qcore.config import SupervisorConfig
 from qcore.runtime.ipc.orders import QUIET, RESUME
 from qcore.runtime.supervisor.workers import Workers
+from qcore.settings import SupervisorConfig
 
 
 def test_worker_that_is_to_leave_stays_quiet_when_the_others_go_on():

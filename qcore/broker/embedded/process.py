@@ -27,7 +27,7 @@ from qcore.broker.embedded.folder import (
     private_folder,
     read_file,
 )
-from qcore.config import server_program
+from qcore.environment import server_program
 from qcore.errors import BrokerUnavailable, ConfigError
 
 #: The scripts of qcore need this.

@@ -6,8 +6,7 @@ from typing import Any
 
 from qcore.broker.backoff import Backoff
 from qcore.broker.contract import CHORE_LIMIT, ClaimRequest, Pruned, Swept, Turn
-from qcore.broker.redis import owner_leases as holdings
-from qcore.broker.redis import scripts
+from qcore.broker.redis import owner_leases, scripts
 from qcore.broker.redis.call_limits import leasing_s
 from qcore.broker.redis.claiming import claim_rest
 from qcore.broker.redis.cluster import answered, answers
@@ -26,12 +25,12 @@ from qcore.broker.redis.script_codec import (
     settle_calls,
 )
 from qcore.broker.redis.scripts import Call
-from qcore.config import NAME, BrokerConfig
 from qcore.errors import BrokerError, PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome, Reclaimed
 from qcore.model.reading import text_of
 from qcore.model.token import id_of
+from qcore.settings import NAME, BrokerConfig
 
 #: A trace of an outcome whose time is over stays as long again as it was kept, and so long at most.
 TRACE_MS = 24 * 3600 * 1000
@@ -241,7 +240,7 @@ class Broker:
         Redis: recover.lua once per queue and 1,000 leases of it; a round trip per 100 queues.
         """
         keys = [self._keys_of(queue) for queue in queues]
-        return await holdings.recover(
+        return await owner_leases.recover(
             self._upkeep, keys, _now(now_ms), lease_ms, prefix, payloads=payloads
         )
 
@@ -425,7 +424,7 @@ class Broker:
         """
         keys = [self._keys_of(queue) for queue in queues]
         how = _now(now_ms), owner, int(charge), crash_limit
-        return await holdings.reclaim_owner(self._upkeep, keys, *how, culprits=culprits)
+        return await owner_leases.reclaim_owner(self._upkeep, keys, *how, culprits=culprits)
 
     async def prune(self, queue: str, *, cursor: int = 0, now_ms: int | None = None) -> Pruned:
         """Completed, cancelled -> -: forget outcomes whose time is over, and silent producers.

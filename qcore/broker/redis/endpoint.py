@@ -7,7 +7,7 @@ from qcore.broker.redis.cluster import Cluster, ClusterPipeline
 from qcore.broker.redis.connectors import Embedded, Sentinels, Server
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.urls import shown_url, unknown_scheme
-from qcore.config import BrokerConfig
+from qcore.settings import BrokerConfig
 
 _CONNECTORS = {
     "redis": Server,

@@ -8,11 +8,11 @@ from qcore.broker.contract import Contact, Order
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import namespace_keys, queues_key
-from qcore.config import NAME
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView
 from qcore.model.reading import natural, text_of
 from qcore.model.views import Member, RunsOn
+from qcore.settings import NAME
 
 #: A record that was not renewed for so long is dropped; an order of so long ago, or so far ahead.
 FORGET_MS, OLD_ORDER_MS = 3600 * 1000, 7 * 24 * 3600 * 1000

@@ -13,7 +13,7 @@ from qcore.broker.redis.keys import queues_key
 from qcore.broker.redis.script_codec import earliest_ms
 from qcore.broker.redis.scripts import Call
 from qcore.broker.redis.urls import where_is
-from qcore.config import KEEP_S, NAME, Seconds, seconds
+from qcore.durations import Seconds, seconds
 from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
 from qcore.model.job import AttemptError, JobOutcome, JobState, JobStatus
@@ -26,6 +26,7 @@ from qcore.model.reading import (
     text_of,
 )
 from qcore.model.views import JobRecord, Pause, QueueStats
+from qcore.settings import KEEP_S, NAME
 
 #: A reason is one line for operators; a longer pause is a slip of the finger.
 _REASON_CHARS = 200

@@ -48,7 +48,7 @@ class QueueKeys(NamedTuple):
 
 
 def queue_keys(namespace: str, queue: str) -> QueueKeys:
-    """Return the keys of one queue; both names must match `qcore.config.NAME`."""
+    """Return the keys of one queue; both names must match `qcore.settings.NAME`."""
     tag = f"{{{namespace}:{queue}}}"
     return QueueKeys(queue, {name: f"{tag}:{name}".encode() for name in QUEUE_KEYS})
 

@@ -9,9 +9,9 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.script_codec import earliest_ms
 from qcore.broker.redis.server_checks import span
-from qcore.config import WorkerConfig
 from qcore.model.findings import Finding, fault, ok, warning
 from qcore.model.reading import losses_of, moment_ms, natural
+from qcore.settings import WorkerConfig
 
 #: Members of one page.
 PAGE = 500

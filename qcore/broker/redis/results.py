@@ -24,9 +24,9 @@ from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.subscription import Subscription, subscribed
-from qcore.config import BrokerConfig
 from qcore.errors import BrokerUnavailable, ConfigError
 from qcore.model.reading import text_of
+from qcore.settings import BrokerConfig
 
 #: Looks in one write, at first and at most: a kept result may be as large as the limit of a
 #: payload, so that a slow link carries fewer.

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig, shutdown_timeout_for, time_for_jobs_s
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.findings import Finding, Level, fault, ok, warning
+from qcore.settings import WorkerConfig, shutdown_timeout_for, time_for_jobs_s
 
 #: Redis and this machine may differ by so much.
 _SKEW_S = 1.0

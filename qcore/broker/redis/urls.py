@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from qcore.config import BrokerConfig
 from qcore.errors import ConfigError
+from qcore.settings import BrokerConfig
 
 SCHEMES = (
     "redis://host:6379/0, rediss://, unix:///path, embedded://PATH, "

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from qcore.config import BrokerConfig, WorkerConfig
+from qcore.settings import BrokerConfig, WorkerConfig
 
 #: Orders, one byte each, written by the supervisor. The end of the pipe is an order to drain: the
 #: supervisor is gone.

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from qcore.config import BrokerConfig
 from qcore.context import Facts
+from qcore.settings import BrokerConfig
 
 #: The environment variable in which a process of the pool finds its PoolStart.
 POOL_START = "QCORE_POOL"

@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from qcore.config import child_variable
+from qcore.environment import child_variable
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from qcore.config import environment, restore_environment
+from qcore.environment import environment, restore_environment
 from qcore.runtime.job_context import clean_context
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, NoReturn
 import msgspec
 
 from qcore.app import App
-from qcore.config import BrokerConfig, child_variable
 from qcore.context import Context, Facts, Lifecycle
+from qcore.environment import child_variable
 from qcore.errors import ArgumentError, ConfigError, Parked, ResultError
 from qcore.model.codec import encode
 from qcore.model.reasons import control_in, reason_of
@@ -34,6 +34,7 @@ from qcore.runtime.ipc.pool import (
 )
 from qcore.runtime.ipc.results import encode_result, error_text
 from qcore.runtime.pool.isolation import Isolation
+from qcore.settings import BrokerConfig
 from qcore.task import Task
 from qcore.telemetry import current_job
 

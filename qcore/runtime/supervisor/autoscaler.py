@@ -7,10 +7,10 @@ import anyio
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.errors import BrokerError
 from qcore.runtime.supervisor.scaling_policy import ScalingPolicy, Seen
 from qcore.runtime.supervisor.worker_slot import WorkerSlot
+from qcore.settings import SupervisorConfig, WorkerConfig
 from qcore.telemetry import log
 
 #: Beats between two looks: each look is to see something new.

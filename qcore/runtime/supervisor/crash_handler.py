@@ -8,7 +8,7 @@ import anyio
 
 from qcore.broker.redis.acquittal import acquit
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig, host_name
+from qcore.environment import host_name
 from qcore.errors import BrokerError
 from qcore.model.codec import decode_state, encode
 from qcore.model.job import (
@@ -25,6 +25,7 @@ from qcore.model.job import (
 from qcore.runtime.host.memory import BY_THE_KERNEL
 from qcore.runtime.host.signals import signal_name
 from qcore.runtime.supervisor.worker_process import WorkerProcess
+from qcore.settings import WorkerConfig
 from qcore.telemetry import log, log_reclaimed
 
 #: Signals by which code ends its own process. Any other may have come from anywhere, and exit code

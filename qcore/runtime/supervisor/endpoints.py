@@ -10,11 +10,11 @@ import anyio
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import SupervisorConfig
 from qcore.errors import BrokerError, ConfigError
 from qcore.runtime.supervisor.pages import Page, serving
 from qcore.runtime.supervisor.probes import dead, unready
 from qcore.runtime.supervisor.supervisor import Supervisor
+from qcore.settings import SupervisorConfig
 
 #: A scraper gets the rest when Redis does not tell the depths within this.
 _DEPTHS_S = 2.0

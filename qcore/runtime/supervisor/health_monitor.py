@@ -4,10 +4,10 @@ import asyncio
 
 import anyio
 
-from qcore.config import SupervisorConfig
 from qcore.runtime.host.memory import rss_bytes
 from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.runtime.supervisor.workers import Workers
+from qcore.settings import SupervisorConfig
 
 #: Between two looks at the children: the kernel kills soon after one takes too much memory.
 _LOOK_S = 0.2

@@ -12,9 +12,9 @@ from qcore.broker.contract import Contact, Order
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet
-from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.model.fleet import SupervisorView
+from qcore.settings import WorkerConfig
 from qcore.telemetry import log
 
 #: Supervisors that hear of the same order obey it spread over this.

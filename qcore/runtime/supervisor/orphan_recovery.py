@@ -8,10 +8,11 @@ import anyio
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import Fleet
-from qcore.config import WorkerConfig, host_name
+from qcore.environment import host_name
 from qcore.errors import BrokerError
 from qcore.model.views import Member
 from qcore.runtime.host.machine import is_there, is_working, machine
+from qcore.settings import WorkerConfig
 from qcore.telemetry import log, log_reclaimed
 
 #: Between two looks at who is gone; a claim that was on its way is found by the second one.

@@ -1,7 +1,7 @@
 """Whether a supervisor works: what a process manager asks, and why not where it does not."""
 
-from qcore.config import WorkerConfig
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState
+from qcore.settings import WorkerConfig
 
 
 def patience_s(worker: WorkerConfig) -> float:

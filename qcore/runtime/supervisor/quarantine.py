@@ -6,9 +6,9 @@ import anyio
 import msgspec
 
 from qcore.broker.backoff import Backoff
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.supervisor.workers import Workers
+from qcore.settings import SupervisorConfig, WorkerConfig
 
 #: So many quarantined jobs run in one process at most: the root of the hundred jobs of a worker,
 #: with which the one that ends its process is found by the fewest groups, and runs alone after.

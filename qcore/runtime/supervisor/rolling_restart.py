@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import anyio
 
 from qcore.broker.backoff import Backoff
-from qcore.config import SupervisorConfig
 from qcore.model.fleet import Roll, RollState
 from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.runtime.supervisor.worker_slot import WorkerSlot
+from qcore.settings import SupervisorConfig
 from qcore.telemetry import log
 
 

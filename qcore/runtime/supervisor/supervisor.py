@@ -11,15 +11,7 @@ import msgspec
 from qcore.broker.backoff import Backoff
 from qcore.broker.contract import Order
 from qcore.broker.redis.broker import Broker
-from qcore.config import (
-    SupervisorConfig,
-    WorkerConfig,
-    check_stall,
-    host_name,
-    service_manager,
-    supervisors_share_s,
-    time_for_jobs_s,
-)
+from qcore.environment import host_name, service_manager
 from qcore.errors import BrokerError
 from qcore.model.fleet import Processes, SupervisorState, SupervisorView, WorkerView
 from qcore.runtime.host.machine import machine
@@ -38,6 +30,13 @@ from qcore.runtime.supervisor.totals import Totals
 from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.runtime.supervisor.worker_slot import WorkerSlot
 from qcore.runtime.supervisor.workers import Workers
+from qcore.settings import (
+    SupervisorConfig,
+    WorkerConfig,
+    check_stall,
+    supervisors_share_s,
+    time_for_jobs_s,
+)
 from qcore.telemetry import log
 
 #: Exit code of a supervisor whose children never get ready.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import anyio
 
-from qcore.config import ServiceManager
+from qcore.environment import ServiceManager
 from qcore.model.fleet import RollState, SupervisorState, SupervisorView, WorkerState
 from qcore.telemetry import log
 

@@ -15,7 +15,7 @@ import anyio.to_thread
 import msgspec
 
 from qcore.broker.identity import new_owner
-from qcore.config import BrokerConfig, WorkerConfig, child_environment
+from qcore.environment import child_environment
 from qcore.model.fleet import WorkerState, WorkerView
 from qcore.runtime.host.machine import stat_of
 from qcore.runtime.host.memory import oom_kills, peak_bytes
@@ -23,6 +23,7 @@ from qcore.runtime.host.signals import ending
 from qcore.runtime.ipc.messages import Alarm, Beat
 from qcore.runtime.ipc.orders import CHILD_CONFIG, DRAIN, DUMP, ChildConfig
 from qcore.runtime.ipc.settings_file import settings_file
+from qcore.settings import BrokerConfig, WorkerConfig
 from qcore.telemetry import log
 
 #: A child that has not beaten for so long is taken for blocked.

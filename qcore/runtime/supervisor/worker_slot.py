@@ -6,11 +6,11 @@ from collections.abc import Callable
 import anyio
 
 from qcore.broker.backoff import Backoff
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.ipc.orders import QUIET, RESUME
 from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.runtime.supervisor.workers import Workers
+from qcore.settings import SupervisorConfig, WorkerConfig
 from qcore.telemetry import log
 
 #: A child that lived so long after it was ready resets the restart backoff.

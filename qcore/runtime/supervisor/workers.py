@@ -8,7 +8,6 @@ import anyio
 import anyio.abc
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerView
 from qcore.runtime.host.signals import signal_name
 from qcore.runtime.ipc.messages import Beat
@@ -17,6 +16,7 @@ from qcore.runtime.services import kept
 from qcore.runtime.supervisor.crash_handler import CrashHandler
 from qcore.runtime.supervisor.totals import Totals
 from qcore.runtime.supervisor.worker_process import WorkerProcess
+from qcore.settings import SupervisorConfig, WorkerConfig
 from qcore.telemetry import log
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qcore.config import WorkerConfig
 from qcore.model.job import ALONE, Lease
+from qcore.settings import WorkerConfig
 from qcore.task import RunIn, Task
 
 

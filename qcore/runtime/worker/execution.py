@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from qcore.config import KEEP_S, host_name
 from qcore.context import Context, Facts, Lifecycle
+from qcore.environment import host_name
 from qcore.errors import (
     ArgumentError,
     CodecError,
@@ -45,6 +45,7 @@ from qcore.runtime.ipc.results import NIL, encode_result, error_text
 from qcore.runtime.worker.process_pool import ProcessPool
 from qcore.runtime.worker.running_job import Running, Stop
 from qcore.runtime.worker.threads import Threads
+from qcore.settings import KEEP_S
 from qcore.task import Task
 from qcore.telemetry import log
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import anyio
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease
+from qcore.settings import WorkerConfig
 
 #: Of the time until the first lease ends, so much passes at most between two tries to renew it.
 _HASTE = 0.05

@@ -9,9 +9,9 @@ import anyio
 from qcore.broker.contract import CHORE_LIMIT
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.epoch import Epochs
-from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
 from qcore.runtime.worker.unserved_queues import UnservedQueues
+from qcore.settings import WorkerConfig
 from qcore.telemetry import log, log_reclaimed
 
 #: Sweeps between two prunings of kept outcomes.

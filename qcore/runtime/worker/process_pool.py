@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from qcore.config import BrokerConfig, child_environment
+from qcore.environment import child_environment
 from qcore.errors import Parked, ProcessDied, ResultError
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.host.inheritance import keep_private, no_longer_private
@@ -30,6 +30,7 @@ from qcore.runtime.ipc.pool import (
     encode,
     frame,
 )
+from qcore.settings import BrokerConfig
 from qcore.telemetry import log
 
 #: How long a process may take to load the app.

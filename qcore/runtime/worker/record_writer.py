@@ -8,9 +8,9 @@ import anyio
 
 from qcore.broker.contract import CALL_JOBS
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import Lease
+from qcore.settings import WorkerConfig
 from qcore.telemetry import log
 
 

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from qcore.config import WorkerConfig
 from qcore.model.job import Acked, Lease, Outcome, Released
 from qcore.runtime.ipc.run_counts import RunCounts
 from qcore.runtime.worker.capacity import Capacity
 from qcore.runtime.worker.execution import Executor
 from qcore.runtime.worker.running_job import Running, Stop
 from qcore.runtime.worker.session import Session
+from qcore.settings import WorkerConfig
 from qcore.telemetry import current_job, log
 
 #: An exclusive job trusts its lease for this share of it; the rest is for its cleanup.

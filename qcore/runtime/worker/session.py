@@ -9,10 +9,10 @@ from qcore.broker.contract import CALL_BYTES, CALL_JOBS, ClaimRequest, Turn
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.call_limits import CallSize
 from qcore.broker.redis.script_codec import leading
-from qcore.config import WorkerConfig
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released
 from qcore.runtime.worker.capacity import ClaimBudget
+from qcore.settings import WorkerConfig
 from qcore.telemetry import log
 
 #: A claim whose reply was lost may still have been on its way when it was first looked for.

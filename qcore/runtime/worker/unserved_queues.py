@@ -6,8 +6,8 @@ import random
 import anyio
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
+from qcore.settings import WorkerConfig
 
 #: So many queues, drawn from all, and so many calls for each of them, in one round.
 _QUEUES, _CALLS = 10, 50

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import anyio
 
 from qcore.broker.redis.broker import Broker
-from qcore.config import WorkerConfig
 from qcore.errors import BrokerError
+from qcore.settings import WorkerConfig
 from qcore.telemetry import log
 
 #: A queue whose wakeup was refused is listened to again after this.

@@ -13,7 +13,6 @@ import anyio
 from qcore.app import App
 from qcore.broker.contract import Turn
 from qcore.broker.outage import Outage
-from qcore.config import WorkerConfig, cleanup_s
 from qcore.context import Lifecycle
 from qcore.errors import BrokerError
 from qcore.runtime.host.memory import rss_bytes
@@ -34,6 +33,7 @@ from qcore.runtime.worker.stacks import dump
 from qcore.runtime.worker.threads import Thread, Threads
 from qcore.runtime.worker.timeouts import Timeouts
 from qcore.runtime.worker.wakeup import WakeupListener
+from qcore.settings import WorkerConfig, cleanup_s
 from qcore.telemetry import log
 
 #: A leaving worker wakes another one if Redis answers within this.

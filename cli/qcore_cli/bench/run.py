@@ -20,16 +20,16 @@ from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.namespace import drop_ready
 from qcore.broker.redis.server_checks import check_version
 from qcore.broker.redis.server_usage import cpu_s, ping
-from qcore.config import BrokerConfig, SupervisorConfig, WorkerConfig
 from qcore.model.fleet import WorkerState
 from qcore.runtime.supervisor.supervisor import Supervisor
-from qcore_cli.bench_producer import TASKS, Producer
-from qcore_cli.bench_report import Drain, Enqueue, Millis, Report, Settings
-from qcore_cli.bench_server import admit, check_unused, clean, max_jobs
-from qcore_cli.bench_tasks import app, begun
-from qcore_cli.bench_usage import Usage
-from qcore_cli.bench_verdict import Load, judge
-from qcore_cli.bench_view import Screen
+from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
+from qcore_cli.bench.producer import TASKS, Producer
+from qcore_cli.bench.report import Drain, Enqueue, Millis, Report, Settings
+from qcore_cli.bench.server import admit, check_unused, clean, max_jobs
+from qcore_cli.bench.tasks import app, begun
+from qcore_cli.bench.usage import Usage
+from qcore_cli.bench.verdict import Load, judge
+from qcore_cli.bench.view import Screen
 from qcore_cli.child import run_loop, worker_command
 from qcore_cli.logs import LogStyle, last_words, logs_to
 from qcore_cli.terminal import echo
@@ -180,7 +180,7 @@ class _Bench:
         supervisor = Supervisor(
             SupervisorConfig(processes=self._plan.settings.processes, name="bench"),
             self._plan.worker,
-            command=worker_command("qcore_cli.bench_tasks:app", LogStyle()),
+            command=worker_command("qcore_cli.bench.tasks:app", LogStyle()),
             broker=self._broker,
         )
         self._supervising = asyncio.create_task(supervisor.run())

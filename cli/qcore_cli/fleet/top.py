@@ -14,10 +14,11 @@ from qcore import QcoreError
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import Fleet
 from qcore.broker.redis.inspector import Inspector
-from qcore.config import broker_config
-from qcore_cli.keys import keyboard
-from qcore_cli.options import Namespace, Url, short_age, with_broker
-from qcore_cli.top_view import Sight, Snapshot, drawn
+from qcore.environment import broker_config
+from qcore_cli.fleet.keyboard import keyboard
+from qcore_cli.fleet.top_view import Sight, Snapshot, drawn
+from qcore_cli.format import short_age
+from qcore_cli.options import Namespace, Url, with_broker
 
 _LOOK_S = 1.0
 

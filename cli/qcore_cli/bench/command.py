@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from qcore.config import broker_config
-from qcore_cli.bench_report import Settings
-from qcore_cli.bench_run import Plan, run
-from qcore_cli.bench_tasks import MAX_QUEUES, app
-from qcore_cli.bench_view import Screen, Silent
+from qcore.environment import broker_config
+from qcore.settings import WorkerConfig
+from qcore_cli.bench.report import Settings
+from qcore_cli.bench.run import Plan, run
+from qcore_cli.bench.tasks import MAX_QUEUES, app
+from qcore_cli.bench.view import Screen, Silent
 from qcore_cli.options import AsJson, Url
-from qcore_cli.worker import count_processes, worker_config
+from qcore_cli.worker import count_processes
 
 
 def bench(
@@ -46,9 +47,7 @@ def bench(
     """
     plan = Plan(
         broker=broker_config(url, namespace or f"bench-{secrets.token_hex(4)}"),
-        worker=worker_config(
-            app.queues[:queues], concurrency=concurrency, lease=30.0, shutdown_timeout=30.0
-        ),
+        worker=WorkerConfig.for_lease(30.0, queues=app.queues[:queues], concurrency=concurrency),
         settings=Settings(
             payload_bytes=payload,
             concurrency=concurrency,

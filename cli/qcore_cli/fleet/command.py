@@ -10,18 +10,12 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import Fleet, namespaces_near
 from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.urls import where_is
-from qcore.config import broker_config
+from qcore.environment import broker_config
 from qcore.model.views import Member, QueueStats
-from qcore_cli.fleet_view import FleetState, Neighbour, state_of_fleet, status_lines
-from qcore_cli.options import (
-    AsJson,
-    Namespace,
-    Url,
-    print_json,
-    seconds_of,
-    with_broker,
-)
-from qcore_cli.rollout import Entry, Outcome, Rollout, Target, shown_rollout
+from qcore_cli.fleet.rollout import Entry, Outcome, Rollout, Target, shown_rollout
+from qcore_cli.fleet.view import FleetState, Neighbour, state_of_fleet, status_lines
+from qcore_cli.format import print_json
+from qcore_cli.options import AsJson, Namespace, Url, seconds_of, with_broker
 from qcore_cli.terminal import echo, printable
 
 #: Exit code: nobody works, or nobody is concerned.

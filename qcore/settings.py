@@ -1,13 +1,8 @@
-"""Frozen settings, built once and passed down; the only reader of the environment."""
+"""Frozen settings, built once and passed down."""
 
-import os
 import re
-import socket
-import sys
-from collections.abc import Mapping
-from datetime import timedelta
 from types import UnionType
-from typing import TextIO
+from typing import Self
 
 import msgspec
 
@@ -25,35 +20,6 @@ KILL_GRACE_S = 10.0
 TARGET_WAIT_S = 5.0
 #: No guard after an outage is shorter, unless the lease is.
 _GUARD_MIN_S = 1.0
-#: What a service manager leaves in the environment of the process that it starts.
-_SERVICE_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-
-#: A duration: a timedelta, seconds, or text such as "90", "90s", "10m", "2h", "1d".
-Seconds = timedelta | float | str
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds(option: str, value: Seconds, error: type[Exception] = ConfigError) -> float:
-    """Return a duration in seconds; the one place where durations are converted.
-
-    Args:
-        option: What the error names.
-        value: What was given for it; anything, whatever its type says.
-        error: Raised for what is no duration.
-    """
-    match value:
-        case timedelta():
-            return value.total_seconds()
-        case float() | int() if not isinstance(value, bool):
-            return float(value)
-        case str() if found := _DURATION.fullmatch(value):
-            return float(found[1]) * _UNITS_S[found[2]]
-        case _:
-            raise error(
-                f"{option} is {value!r}, which is no duration: give seconds, a timedelta, or text "
-                "such as '90s', '10m', '2h' or '1d'"
-            )
 
 
 def check_type(
@@ -158,6 +124,41 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
                     f"{option} is {value:g}, allowed is up to lease_s / {part} = "
                     f"{self.lease_s / part:g}"
                 )
+
+    @classmethod
+    def for_lease(
+        cls,
+        lease_s: float,
+        *,
+        queues: tuple[str, ...],
+        shutdown_timeout_s: float = 30.0,
+        concurrency: int = 100,
+        reconnect_s: float = 2.0,
+    ) -> Self:
+        """Return the settings for a lease, with the other times in proportion to it.
+
+        Raises:
+            ConfigError: an option is out of its range.
+        """
+        # a process that is silent for the stall limit, which is a part of the lease, is killed
+        sign_of_life_s = max(0.05, min(1.0, lease_s / 10))
+        return cls(
+            queues=queues,
+            concurrency=concurrency,
+            lease_s=lease_s,
+            extend_s=min(10.0, lease_s / 3),
+            sweep_s=min(5.0, lease_s / 4),
+            heartbeat_s=sign_of_life_s,
+            lag_limit_s=sign_of_life_s,
+            shutdown_timeout_s=shutdown_timeout_s,
+            reconnect_min_s=min(0.1, reconnect_s),
+            reconnect_max_s=reconnect_s,
+        )
+
+    @property
+    def stall_s(self) -> float:
+        """The stall limit that goes with the lease: well before its end."""
+        return min(15.0, 0.9 * (self.lease_s - self.extend_s))
 
     @property
     def stale_s(self) -> float:
@@ -295,104 +296,3 @@ def shutdown_timeout_for(jobs_s: float) -> float:
     """Return the shutdown timeout that leaves jobs so long: `time_for_jobs_s` the other way."""
     left_s = min(jobs_s / 0.8, jobs_s + 4.0)
     return min(left_s / 0.8, left_s + 2.0)
-
-
-def broker_config(
-    url: str | None, namespace: str | None, env: Mapping[str, str] | None = None
-) -> BrokerConfig:
-    """Return the broker settings: what is given, else `QCORE_URL` and `QCORE_NAMESPACE`.
-
-    With no URL at all: on a terminal the embedded server in `./.qcore`, elsewhere an error. A
-    production host must never fill a private server that nobody drains.
-
-    Raises:
-        ConfigError: no URL away from a terminal, or a name out of range.
-    """
-    env = os.environ if env is None else env
-    url = url or env.get("QCORE_URL")
-    if not url:
-        if not sys.stderr.isatty():
-            raise ConfigError(
-                "no Redis URL: set QCORE_URL (redis://host:6379/0, or embedded://PATH for a "
-                "private server on this machine)"
-            )
-        url = "embedded://.qcore"
-    timeout = env.get("QCORE_CALL_TIMEOUT")
-    return BrokerConfig(
-        url=url,
-        namespace=namespace or env.get("QCORE_NAMESPACE") or "qcore",
-        call_timeout_s=float(seconds("QCORE_CALL_TIMEOUT", _number(timeout))) if timeout else 5.0,
-    )
-
-
-def _number(text: str) -> Seconds:
-    """Return plain digits as seconds, other text as it is: durations with a unit are text."""
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else text
-
-
-def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with `extra` on top, for a child process.
-
-    The service manager is left out: only its own child may speak to it.
-    """
-    own = {name: value for name, value in os.environ.items() if name not in _SERVICE_MANAGER}
-    return {**own, **extra}
-
-
-def environment() -> dict[str, str]:
-    """Return the variables of this process's environment."""
-    return dict(os.environ)
-
-
-def restore_environment(variables: Mapping[str, str]) -> None:
-    """Let this process have these variables and no others, as after a job that has changed some."""
-    for name in os.environ.keys() - variables.keys():
-        del os.environ[name]
-    os.environ.update(variables)
-
-
-class ServiceManager(msgspec.Struct, frozen=True):
-    """How systemd, or what speaks as it does, wants to hear of this process."""
-
-    #: The path of its datagram socket; one that begins with "@" is abstract.
-    socket: str
-    #: It must hear at least so often that this process lives; None: it need not.
-    watchdog_s: float | None = None
-
-
-def service_manager(env: Mapping[str, str] | None = None) -> ServiceManager | None:
-    """Return the service manager that started this process, if there is one to be told."""
-    env = os.environ if env is None else env
-    socket_name = env.get("NOTIFY_SOCKET", "")
-    if socket_name[:1] not in ("/", "@"):
-        return None
-    limit, pid = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")
-    concerned = limit.isdigit() and int(limit) > 0 and pid in ("", str(os.getpid()))
-    return ServiceManager(socket_name, int(limit) / 1e6 if concerned else None)
-
-
-def wants_color(stream: TextIO) -> bool:
-    """Say whether to color what goes to `stream`: a terminal, unless NO_COLOR is set."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
-
-
-def server_program() -> str | None:
-    """Return the server program that `embedded://` must start, where QCORE_SERVER names one."""
-    return os.environ.get("QCORE_SERVER") or None
-
-
-def host_name() -> str:
-    """Return this machine's name as it is shown in error records."""
-    return socket.gethostname()
-
-
-def child_variable(name: str) -> str:
-    """Return what the parent of this process left in its environment.
-
-    Raises:
-        ConfigError: nothing; this process was not started by its parent.
-    """
-    value = os.environ.pop(name, None)
-    if value is None:
-        raise ConfigError(f"{name} is not set: this command is for the supervisor to start")
-    return value

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from qcore import ConfigError
-from qcore.config import child_environment
+from qcore.environment import child_environment
 from qcore.runtime.host.signals import ending
 from qcore_cli.child import COMMAND, OVERRIDES, Answer, Description, Overrides
 from qcore_cli.terminal import echo

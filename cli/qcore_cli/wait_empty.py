@@ -1,122 +1,28 @@
-"""`qcore pause`, `qcore resume`, `qcore wait-empty`: queues that are held up on purpose."""
+"""`qcore wait-empty`: wait until a queue holds no job."""
 
 import asyncio
 import contextlib
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 
 from qcore import BrokerError, BrokerUnavailable, ConfigError
 from qcore.broker.redis.inspector import Inspector
-from qcore.model.views import Pause, QueueStats
+from qcore.model.views import QueueStats
 from qcore_cli.options import (
-    AsJson,
     Namespace,
     Url,
     check_queue,
-    counted,
-    print_json,
     seconds_of,
-    shown_time,
-    span_of,
-    where_of,
     with_inspector,
 )
 from qcore_cli.terminal import echo, printable
 
 #: Between two looks at a queue, and between two lines of a log that say how far it is.
 _LOOK_EVERY_S, _LINE_EVERY_S = 0.5, 5.0
-
-Queue = Annotated[str | None, typer.Argument(help="Name of a queue.")]
-All = Annotated[bool, typer.Option("--all", help="Every queue that was ever used.")]
-
-
-def pause(
-    queue: Queue = None,
-    all_queues: All = False,
-    for_: Annotated[
-        float | None,
-        typer.Option("--for", parser=seconds_of, metavar="TIME", help="As 90, 10m, 2h, 1d."),
-    ] = None,
-    reason: Annotated[str, typer.Option(help="What other operators are shown.")] = "",
-    as_json: AsJson = False,
-    url: Url = None,
-    namespace: Namespace = None,
-) -> None:
-    """Let no worker claim from a queue, for some time or until it is resumed; what runs goes on."""
-
-    async def act(inspector: Inspector, name: str) -> tuple[Pause | None, Pause]:
-        (before,) = await inspector.queues([name])
-        return before.paused, await inspector.pause(name, for_=for_, reason=reason)
-
-    paused = _each(queue, all_queues, url, namespace, act)
-    if as_json:
-        now = {name: msgspec.to_builtins(held) for name, (_, held) in paused.items()}
-        print_json({"paused": now})
-        return
-    for name, (before, held) in paused.items():
-        until = f"`qcore resume {name}`" if held.until_ms is None else shown_time(held.until_ms)
-        echo(f"Paused {name} until {until}; what runs goes on.")
-        if before is not None:  # maybe of somebody else, who counts on it
-            echo(printable(f"This replaces a pause {span_of(before)}."))
-    if all_queues:
-        echo(printable(f"{counted(len(paused), 'queue')} of {where_of(url, namespace)}."))
-
-
-def resume(
-    queue: Queue = None,
-    all_queues: All = False,
-    as_json: AsJson = False,
-    url: Url = None,
-    namespace: Namespace = None,
-) -> None:
-    """Let workers claim from a queue again, and producers enqueue to it if it was closed."""
-
-    async def act(inspector: Inspector, name: str) -> bool:
-        return await inspector.resume(name)
-
-    found = _each(queue, all_queues, url, namespace, act)
-    resumed = [name for name, was_held in found.items() if was_held]
-    others = [name for name, was_held in found.items() if not was_held]
-    if as_json:
-        print_json({"resumed": resumed, "not_held": others})
-        return
-    for name in resumed:
-        echo(f"Resumed {name}.")
-    if all_queues:
-        known = counted(len(found), "queue")
-        echo(printable(f"{len(resumed)} of {known} of {where_of(url, namespace)}."))
-    elif others:
-        where = where_of(url, namespace)
-        echo(printable(f"{others[0]} was neither paused nor closed in {where}."))
-
-
-def _each(
-    queue: str | None,
-    all_queues: bool,
-    url: str | None,
-    namespace: str | None,
-    act: Callable[[Inspector, str], Awaitable[Any]],
-) -> dict[str, Any]:
-    """Do something to one queue or to all; return what came of it by their names."""
-    if (queue is None) != all_queues:
-        raise ConfigError("name a queue, or give --all, not both")
-
-    async def run(inspector: Inspector) -> dict[str, Any]:
-        if queue is not None:
-            await check_queue(inspector, queue)
-        names = await inspector.names() if queue is None else [queue]
-        return {name: await act(inspector, name) for name in names}
-
-    return with_inspector(url, namespace, run)
-
-
-# -- wait-empty --------------------------------------------------------------------------------
 
 
 def wait_empty(

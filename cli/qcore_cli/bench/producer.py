@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from qcore.broker.redis.broker import Broker
-from qcore_cli.bench_report import Alone, Settings
-from qcore_cli.bench_server import clean
-from qcore_cli.bench_tasks import work
+from qcore_cli.bench.report import Alone, Settings
+from qcore_cli.bench.server import clean
+from qcore_cli.bench.tasks import work
 
 #: Tasks that enqueue at the same time, and the jobs of each between two looks at the clock.
 TASKS = 100

@@ -6,21 +6,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from qcore.config import (
+from qcore.durations import seconds
+from qcore.environment import broker_config, child_environment, child_variable
+from qcore.errors import ConfigError
+from qcore.settings import (
     BrokerConfig,
     SupervisorConfig,
     WorkerConfig,
-    broker_config,
     check_name,
     check_stall,
-    child_environment,
-    child_variable,
-    seconds,
     shutdown_timeout_for,
     time_for_jobs_s,
 )
-from qcore.errors import ConfigError
-from qcore_cli.worker import stall_limit, worker_config
 
 URL = "redis://localhost:6379/0"
 #: What settings are called in messages: by the flag, where the command has one.
@@ -111,8 +108,8 @@ def test_stall_limit_lies_between_the_heartbeats_and_the_end_of_a_lease():
 
 @pytest.mark.parametrize("lease_s", [0.3, 1.0, 1.5, 10.0, 30.0, 86400.0])
 def test_command_chooses_times_that_fit_to_any_lease(lease_s):
-    clocks = worker_config(("default",), lease=lease_s, shutdown_timeout=30.0)
-    check_stall(stall_limit(clocks), clocks)
+    clocks = WorkerConfig.for_lease(lease_s, queues=("default",))
+    check_stall(clocks.stall_s, clocks)
 
 
 def test_worker_without_a_queue_is_refused():

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from qcore.model.fleet import RollState, RunningJob, WorkerView
 from qcore.model.views import Member, QueueStats
-from qcore_cli.options import by_depth, counted, short_age
+from qcore_cli.format import by_depth, counted, short_age, size_of
 from qcore_cli.terminal import printable
 
 #: Jobs a second are those of the last so many seconds.
@@ -228,7 +228,7 @@ def _worker_table(sight: Sight, rows: list[Row], room: int, width: int) -> Table
             Text(printable(row.state), style=_STYLES.get(row.state, "red")),
             f"{row.running:,}",
             f"{row.rate:,.0f}",
-            _size(row.rss_bytes),
+            size_of(row.rss_bytes),
             f"{100 * row.cpu:.0f}%",
             f"{row.lag_ms:.0f} ms" if row.lag_ms < 1000 else short_age(row.lag_ms / 1000),
             short_age(row.age_s),
@@ -360,7 +360,3 @@ def _worker_row(member: Member, worker: WorkerView, rates: Rates) -> Row:
         jobs=tuple((job, worker.name) for job in worker.oldest),
         is_worker=True,
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import msgspec
 
-from qcore_cli.bench_report import Alone, Drain, Millis, Report, Settings
-from qcore_cli.bench_verdict import Bottleneck, Load
-from qcore_cli.options import print_json
+from qcore_cli.bench.report import Alone, Drain, Millis, Report, Settings
+from qcore_cli.bench.verdict import Bottleneck, Load
+from qcore_cli.format import counted, print_json
 from qcore_cli.terminal import echo
 
 T = TypeVar("T")
@@ -39,10 +39,10 @@ class Screen:
             if settings.processes > 1
             else (f"concurrency {settings.concurrency}")
         )
-        workers = f"{_counted(settings.processes, 'process', 'es')}, {each}"
+        workers = f"{counted(settings.processes, 'process', 'es')}, {each}"
         echo(f"server     {server} at {url}")
         echo(f"namespace  {namespace}, removed at the end")
-        echo(f"workers    {workers}; {_counted(settings.cores, 'core')} here")
+        echo(f"workers    {workers}; {counted(settings.cores, 'core')} here")
         echo(f"jobs       {jobs}\n")
 
     async def step(self, label: str, measuring: Awaitable[T]) -> T:
@@ -103,7 +103,7 @@ def _usage(drain: Drain, settings: Settings) -> list[str]:
     rows = [
         ("worker CPU", drain.worker_cpu, f"{python}{_us(drain.python_us_per_job)}"),
         ("Redis CPU", drain.redis_cpu, f"of its one core{_us(drain.redis_us_per_job)}"),
-        ("this machine", drain.machine, f"of its {_counted(settings.cores, 'core')}, by all"),
+        ("this machine", drain.machine, f"of its {counted(settings.cores, 'core')}, by all"),
         ("round trips", drain.round_trips, "of a job's time in its slot"),
     ]
     if settings.task_ms:
@@ -122,7 +122,3 @@ def _us(us: float | None) -> str:
 
 def _wrap(text: str, mark: str) -> None:
     echo(textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark)))
-
-
-def _counted(count: int, noun: str, many: str = "s") -> str:
-    return f"{count} {noun}{'' if count == 1 else many}"

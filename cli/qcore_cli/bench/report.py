@@ -6,7 +6,7 @@ from typing import Self
 
 import msgspec
 
-from qcore_cli.bench_verdict import Advice, Bottleneck, Load
+from qcore_cli.bench.verdict import Advice, Bottleneck, Load
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from qcore import BrokerUnavailable
 from qcore.broker.redis.fleet import Fleet
 from qcore.model.fleet import RollState, WorkerState
 from qcore.model.views import Member
-from qcore_cli.options import short_age
+from qcore_cli.format import short_age
 from qcore_cli.terminal import printable
 
 _LOOK_S = 0.3

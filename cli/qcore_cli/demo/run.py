@@ -20,19 +20,19 @@ from typing import cast
 import anyio
 
 from qcore import BrokerUnavailable, ConfigError, QcoreError
-from qcore.config import SupervisorConfig, WorkerConfig
 from qcore.model.views import QueueStats
 from qcore.runtime.supervisor.supervisor import Supervisor
+from qcore.settings import SupervisorConfig, WorkerConfig
 from qcore_cli.child import worker_command
-from qcore_cli.demo_view import (
+from qcore_cli.demo.view import (
     Report,
     Snapshot,
     choose_view,
-    mib,
     print_report,
     print_sum,
     say,
 )
+from qcore_cli.format import size_of
 from qcore_cli.logs import LogStyle, last_words, logs_to
 from school_audit import books, folder, results
 from school_audit.app import app, audit_student
@@ -276,8 +276,8 @@ class _Demo:
         for pid, early in course.rss_early.items():
             if late := course.rss_last.get(pid):
                 say(
-                    f"worker {pid} with its pool: {mib(early)} at 20 %, {mib(late)} at the end"
-                    f" (x {late / early:.2f})"
+                    f"worker {pid} with its pool: {size_of(early)} at 20 %, "
+                    f"{size_of(late)} at the end (x {late / early:.2f})"
                 )
         if totals.unbalanced:
             say(f"{totals.unbalanced:,} documents say that the double entry does not balance")

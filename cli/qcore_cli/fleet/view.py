@@ -8,7 +8,7 @@ import msgspec
 
 from qcore.model.fleet import RollState, SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.model.views import SILENT_S, Member, QueueStats
-from qcore_cli.options import counted, short_age, state_of
+from qcore_cli.format import counted, short_age, state_of, table
 
 
 class FleetState(StrEnum):
@@ -139,7 +139,8 @@ def _member_lines(member: Member) -> Iterator[str]:
     if view.roll.why:
         roll = view.roll
         yield f"  {roll.why}: {roll.state}, {roll.replaced} of {roll.workers} workers are new"
-    yield from _table([_cells(worker) for worker in view.workers])
+    rows = [_cells(worker) for worker in view.workers]
+    yield from (f"  {line}" for line in table(_HEAD, rows, right=_RIGHT))
     for worker in view.workers:
         for job in worker.oldest:
             task = job.task or "?"
@@ -148,7 +149,9 @@ def _member_lines(member: Member) -> Iterator[str]:
             yield f"  {worker.name}  pid {worker.pid} is replaced, {worker.leaves_for}"
 
 
+#: Of these all but names and states go to the right.
 _HEAD = ("WORKER", "PID", "STATE", "JOBS", "DONE", "RSS", "CPU", "UP", "CODE")
+_RIGHT = set(range(len(_HEAD))) - {0, 2}
 
 
 def _cells(worker: WorkerView) -> tuple[str, ...]:
@@ -163,18 +166,3 @@ def _cells(worker: WorkerView) -> tuple[str, ...]:
         short_age(worker.age_s),
         worker.code,
     )
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Return aligned lines, the names to the left and all else to the right."""
-    lines = [_HEAD, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
-    left = {0, 2}
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]

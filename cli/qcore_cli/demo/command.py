@@ -58,7 +58,7 @@ def demo(
     if fresh and verify:
         raise ConfigError("--fresh leaves nothing to --verify: give one of them")
     _find_example()
-    from qcore_cli import demo_run
+    from qcore_cli.demo import run as demo_run
 
     plan = demo_run.Plan(
         students=students,

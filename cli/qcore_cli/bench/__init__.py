@@ -1,0 +1,1 @@
+"""How fast jobs run through this machine and this Redis."""

@@ -1,0 +1,1 @@
+"""A school's audit of a term, run as a queue."""

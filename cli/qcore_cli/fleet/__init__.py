@@ -1,0 +1,1 @@
+"""Supervisors and their workers: what they do, and how they are restarted."""
