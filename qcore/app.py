@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -11,7 +10,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -19,14 +17,23 @@ from qcore.broker.per_loop import Brokers
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
 from qcore.context import Context
-from qcore.durations import Seconds, seconds
+from qcore.declaration import (
+    check_combination,
+    check_types,
+    checked_callee,
+    expires_ms_of,
+    kill_timeout_s_of,
+    retry_of,
+    seconds_or_none,
+)
+from qcore.durations import Seconds
 from qcore.environment import broker_config
 from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
-from qcore.model.callee import check_callee, is_lazy, name_of, place_of, source_of
+from qcore.model.callee import is_lazy, place_of
 from qcore.model.codec import Arguments
 from qcore.model.retry import Retry
-from qcore.settings import KILL_GRACE_S, BrokerConfig, check_name, check_type
+from qcore.settings import BrokerConfig, check_name, check_type
 from qcore.task import AsyncTask, Settings, SyncTask, Task
 
 P = ParamSpec("P")
@@ -168,8 +175,8 @@ class App:
         """
 
         def register(function: Callable[..., Any], /) -> Task[Any, Any]:
-            function, own_name = _checked(function, name)
-            _check_types(
+            function, own_name = checked_callee(function, name)
+            check_types(
                 own_name,
                 name=(name, str, "text"),
                 queue=(queue, str, "a name"),
@@ -179,12 +186,12 @@ class App:
             settings = Settings(
                 name=own_name,
                 queue=str.__str__(queue or self._default_queue),
-                retry=_retry(own_name, 1 if retry is None and at_most_once else retry),
+                retry=retry_of(own_name, 1 if retry is None and at_most_once else retry),
                 run_in=place_of(own_name, function, run_in),
-                timeout_s=_seconds(own_name, "timeout", timeout),
-                kill_timeout_s=_kill_timeout_s(own_name, timeout, kill_timeout),
-                keep_s=_seconds(own_name, "keep", keep),
-                expires_ms=-1 if expires is None else _expires_ms(own_name, expires),
+                timeout_s=seconds_or_none(own_name, "timeout", timeout),
+                kill_timeout_s=kill_timeout_s_of(own_name, timeout, kill_timeout),
+                keep_s=seconds_or_none(own_name, "keep", keep),
+                expires_ms=-1 if expires is None else expires_ms_of(own_name, expires),
                 exclusive=exclusive,
                 at_most_once=at_most_once,
             )
@@ -205,7 +212,7 @@ class App:
             raise ConfigError(
                 f"task {settings.name}: keep is {settings.keep_s:g} s, allowed is 0 and more"
             )
-        _check_once(settings)
+        check_combination(settings)
         kind = cast(
             type[Task[Any, Any]],
             AsyncTask if settings.run_in == "loop" else SyncTask,
@@ -332,98 +339,6 @@ def _is_list(value: object) -> bool:
 
 def _is_module(name: object) -> bool:
     return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
-
-
-def _checked(function: Callable[..., Any], name: str | None) -> tuple[Callable[..., Any], str]:
-    """Return the function to call, and its name as a task."""
-    if isinstance(function, staticmethod):
-        function = cast(Callable[..., Any], function.__func__)
-    shown = name or getattr(function, "__qualname__", type(function).__qualname__)
-    if isinstance(function, Task):
-        raise ConfigError(f"task {shown}: this is a task already: register its function once")
-    check_callee(shown, function)
-    return function, name or f"{_module_of(source_of(function))}.{name_of(function)}"
-
-
-def _seconds(name: str, option: str, value: Seconds | None) -> float | None:
-    return None if value is None else seconds(f"task {name}: {option}", value)
-
-
-def _retry(name: str, retry: Retry | int | None) -> Retry:
-    """Return the policy; a number stands for one with so many attempts."""
-    if retry is None:
-        return Retry()
-    if isinstance(retry, Retry):
-        return retry
-    wanted = "a Retry, or how often it may run"
-    check_type(f"task {name}: retry", retry, int, wanted)
-    if retry < 1:
-        raise ConfigError(f"task {name}: retry is {retry}, allowed is 1 and more; 1: never again")
-    return Retry(max_attempts=retry)
-
-
-def _check_types(task: str, /, **options: tuple[object, type, str]) -> None:
-    for option, (value, kind, wanted) in options.items():
-        if value is not None:
-            check_type(f"task {task}: {option}", value, kind, wanted)
-
-
-def _expires_ms(name: str, expires: Seconds) -> int:
-    expires_s = seconds(f"task {name}: expires", expires)
-    if not 0.001 <= expires_s < math.inf:
-        raise ConfigError(f"task {name}: expires is {expires}, allowed is more than 0")
-    return round(expires_s * 1000)
-
-
-def _kill_timeout_s(
-    name: str, timeout: Seconds | None, kill_timeout: Seconds | None
-) -> float | None:
-    if timeout is None:
-        if kill_timeout is None:
-            return None
-        raise ConfigError(
-            f"task {name}: kill_timeout is {kill_timeout} and there is no timeout: give it one, at "
-            "which a run is asked to stop before its process is killed"
-        )
-    timeout_s = seconds(f"task {name}: timeout", timeout)
-    if not 0 < timeout_s < math.inf:
-        raise ConfigError(f"task {name}: timeout is {timeout_s:g} s, allowed is more than 0")
-    given_s = _seconds(name, "kill_timeout", kill_timeout)
-    kill_s = timeout_s + KILL_GRACE_S if given_s is None else given_s
-    if not timeout_s < kill_s < math.inf:
-        raise ConfigError(
-            f"task {name}: timeout is {timeout_s:g} s and kill_timeout {kill_s:g} s: the kill "
-            "timeout must be longer, for it ends what did not stop at the timeout"
-        )
-    return kill_s
-
-
-def _check_once(settings: Settings) -> None:
-    name = settings.name
-    if settings.at_most_once and settings.retry.max_attempts > 1:
-        raise ConfigError(
-            f"task {name}: at_most_once=True leaves no attempt to retry: drop retry=, or give "
-            "Retry(max_attempts=1)"
-        )
-    if settings.exclusive and settings.run_in == "thread":
-        raise ConfigError(
-            f"task {name}: exclusive=True needs a run that can be stopped, and a thread cannot: "
-            "use `async def`, or run_in='process'"
-        )
-
-
-def _module_of(function: Callable[..., Any]) -> str:
-    """Return the module by which a worker will import the function.
-
-    In a program that was started itself, as in `python tasks.py`, that is not `__main__`.
-    """
-    if function.__module__ != "__main__":
-        return function.__module__
-    main = sys.modules["__main__"]
-    if main.__spec__ is not None:  # python -m package.tasks
-        return main.__spec__.name.removesuffix(".__main__")
-    file = getattr(main, "__file__", None)  # none in an interactive session
-    return Path(file).stem if file else "__main__"
 
 
 def _anything() -> Any: ...

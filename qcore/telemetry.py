@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from qcore.model.job import Reclaimed
+from qcore.model.job import JobState, Reclaimed
 
 #: Of a trace in a log line: its end, which names the error.
 _TRACE_CHARS = 4000
@@ -229,3 +229,9 @@ def log_reclaimed(queue: str, reclaimed: list[Reclaimed]) -> None:
     """Log each job that was taken from its owner."""
     for item in reclaimed:
         log.warning("job.reclaimed", job=item.id, queue=queue, owner=item.owner, to=item.to)
+
+
+def trace_in(state: JobState) -> dict[str, str]:
+    """Return the last error of a record for a log line, where it is more than a line of words."""
+    text = state.errors[-1].text.rstrip() if state.errors else ""
+    return {"exception": text} if "\n" in text else {}

@@ -61,7 +61,7 @@ async def execution(app: App) -> AsyncIterator[tuple[str, float]]:
         Lifecycle(),
         threads=Threads(1, freed=lambda: None),
         pool=ProcessPool(1, app.config),
-        note=lambda lease, state: asyncio.sleep(0, result=True),
+        write_record=lambda lease, state: asyncio.sleep(0, result=True),
         result_limit_bytes=1000,
     )
     job = app.tasks["noop"]._job((), {})

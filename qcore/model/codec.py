@@ -1,7 +1,7 @@
 """Values to bytes and back: envelopes, records, and the arguments of a task."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -138,6 +138,20 @@ def _asks_for(wanted: type, hint: Any) -> bool:
     return hint is wanted
 
 
+def _parameters_of(
+    name: str, function: Callable[..., Any]
+) -> tuple[Collection[inspect.Parameter], dict[str, Any]]:
+    """Return the parameters of a task's function, and all its annotations by name."""
+    try:
+        hints = get_type_hints(source_of(function), include_extras=True)
+    except NameError as e:
+        raise ConfigError(f"task {name}: {e} in its annotations") from e
+    try:
+        return inspect.signature(function).parameters.values(), hints
+    except (TypeError, ValueError) as e:  # of a function that is not written in Python
+        raise ConfigError(f"task {name}: its parameters cannot be read: {e}") from e
+
+
 class Arguments:
     """The arguments of one function: bound, checked and encoded by name.
 
@@ -148,14 +162,7 @@ class Arguments:
 
     def __init__(self, name: str, function: Callable[..., Any], injected: type) -> None:
         self.name = name
-        try:
-            hints = get_type_hints(source_of(function), include_extras=True)
-        except NameError as e:
-            raise ConfigError(f"task {name}: {e} in its annotations") from e
-        try:
-            parameters = inspect.signature(function).parameters.values()
-        except (TypeError, ValueError) as e:  # of a function that is not written in Python
-            raise ConfigError(f"task {name}: its parameters cannot be read: {e}") from e
+        parameters, hints = _parameters_of(name, function)
         self.injected = [p.name for p in parameters if _asks_for(injected, hints.get(p.name))]
         own = [p for p in parameters if p.name not in self.injected]
         for p in own:

@@ -165,7 +165,7 @@ BUSY: dict[str, list[list[object]]] = {
     "claim": [[NOW + 10**6, 9, LEASE_MS, f"{OWNER}:7:", 10**6, 9, s, 9] for s in (0, 1, 2)],
     "recover": [[NOW, LEASE_MS, f"{OWNER}:", 1, 0], [NOW, LEASE_MS, f"{OWNER}:", 0, 0]],
     "extend": [[NOW, LEASE_MS, f"{OWNER}:2:held0"]],
-    "note": [[f"{OWNER}:2:held0", "record"]],
+    "update_record": [[f"{OWNER}:2:held0", "record"]],
     "settle": [
         [NOW, 1, 1, 1, 0, 0, *(f"{OWNER}:2:held{n}" for n in range(3)), "out", 9, "record", 9],
         [NOW, 0, 0, 0, 1, 2, *(f"{OWNER}:2:held{n}" for n in (1, 0, 2)), "record"],

@@ -168,7 +168,8 @@ async def test_pass_on_sets_every_wakeup_after_the_waits_have_ended(app: App):
     await app.broker.pass_on(app.queues)
     assert [await is_marked(app, queue) for queue in app.queues] == [True] * 3
     # one that goes on could take a wakeup as its process ends
-    assert not app.broker._cluster_wakeups._waits
+    assert (many := app.broker._wakeups._many) is not None
+    assert not many._waits
 
 
 async def test_confirmed_enqueue_says_whether_the_replica_has_it(app: App):

@@ -227,6 +227,11 @@ async def test_lag_between_two_scrapes_is_not_lost(fleet: Fleet, port: int):
     async with fleet.producer() as producer:
         number = await producer.send("block", 0.7)
         await eventually(lambda: number in fleet.done(), 20)
+
+        async def is_told() -> bool:
+            return (await scrape(port)).value("qcore_loop_lag_seconds") >= 0.3
+
+        await eventually(is_told, 20)  # not by the first beat, which may be faster than the look
         await producer.send("work")
         # beats that know nothing of the lag any more have come since
         found = await until(port, completed=1)

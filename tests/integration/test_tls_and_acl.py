@@ -216,7 +216,7 @@ def commands_of(*paths: Path) -> set[str]:
 def test_documented_rights_are_those_that_the_code_uses():
     folder = Path(qcore.__file__).parent / "broker"
     paths = {path for path in folder.rglob("*") if path.suffix in (".lua", ".py")}
-    of_doctor = {path for path in paths if path.stem == "audit"}
+    of_doctor = {path for path in paths if path.stem in ("audit", "job_audit")}
     worker, doctor, _ = (set(re.findall(r"\+(\S+)", line)) for line in documented())
     # a connection's own, and what another word must follow
     own = {"role", "client|setname", "cluster|slots", "select"}

@@ -102,13 +102,16 @@ class Link:
         self._taken += [((now - NOW) / 1000, token) for token, _ in taken]
         return Swept(now, {QUEUE: [Reclaimed(token.encode(), to) for token, to in taken]})
 
-    def keys(self, queue: str) -> QueueKeys:
+    def _keys_of(self, queue: str) -> QueueKeys:
         return queue_keys("qcore", queue)
 
-    async def ask(self, commands: Sequence[object]) -> list[object]:
+    async def _ask(self, commands: Sequence[object]) -> list[object]:
         raise BrokerUnavailable("not part of this model")
 
     async def register(self, queues: Sequence[str]) -> None: ...
+
+    async def some_queues(self, limit: int) -> list[str]:
+        return []
 
     async def prune(self, queue: str, *, cursor: int) -> Pruned:
         return Pruned(0, 0, more=False)

@@ -10,7 +10,6 @@ from qcore.broker.redis import owner_leases, scripts
 from qcore.broker.redis.call_limits import leasing_s
 from qcore.broker.redis.claiming import claim_rest
 from qcore.broker.redis.cluster import answered, answers
-from qcore.broker.redis.cluster_wakeups import ClusterWakeups
 from qcore.broker.redis.coalescer import Coalescer
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
@@ -25,7 +24,8 @@ from qcore.broker.redis.script_codec import (
     settle_calls,
 )
 from qcore.broker.redis.scripts import Call
-from qcore.errors import BrokerError, PayloadTooLarge
+from qcore.broker.redis.wakeups import Wakeups
+from qcore.errors import PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome, Reclaimed
 from qcore.model.reading import text_of
@@ -42,26 +42,19 @@ class Broker:
     """Every transition of every job of one namespace.
 
     It belongs to one process and event loop (`Brokers`). It holds few connections, each opened
-    when first needed: one for the worker's turns, one that blocks for the wakeup, one to renew
-    leases, one for upkeep and questions, one for enqueues, one for each value of `confirm`, and one
-    to hear of the ends of jobs that are awaited. In a Cluster those that block or enqueue are per
-    queue, the others per node, except the one that hears. Every method raises BrokerUnavailable
-    when Redis cannot be reached or is late, and repeats nothing by itself, except enqueue.
+    when first needed: for turns, for wakeups, for renewals, for upkeep and questions, for enqueues
+    (one for each value of `confirm`), and to hear of the ends of jobs. In a Cluster those that
+    block or enqueue are per queue, the others per node, except the one that hears. Every method
+    raises BrokerUnavailable when Redis is away or late, and repeats nothing, except enqueue.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
         self.config = config
         self._endpoint = Endpoint(config)
         self._turns = self._endpoint.pipeline()
-        self._wakeups = self._endpoint.pipeline()
         self._renewing = self._endpoint.pipeline()
         self._upkeep = self._endpoint.pipeline()
-        #: Where each queue has a node of its own.
-        self._cluster_wakeups = ClusterWakeups(
-            self._endpoint.pipeline,
-            wakeup=lambda queue: self._keys_of(queue).names["wakeup"],
-            hand_back=self.wake,
-        )
+        self._wakeups = Wakeups(self._endpoint, self._upkeep, self._keys_of)
         #: By what may fail alone, and by how many replicas confirm: none waits for another.
         self._coalescers: dict[tuple[str, int], Coalescer] = {}
         self._waiting = ResultWaiter(self._endpoint, self._upkeep, config)
@@ -88,11 +81,7 @@ class Broker:
         return keys
 
     async def _ask(self, commands: Sequence[Call | tuple[object, ...]]) -> list[Any]:
-        """Send commands of operators and upkeep; an error reply raises.
-
-        Raises:
-            BrokerError: the first error among the replies.
-        """
+        """Send commands of operators and upkeep; raise the first error among the replies."""
         return await answers(self._upkeep, commands)
 
     async def register(self, queues: Iterable[str]) -> None:
@@ -117,13 +106,8 @@ class Broker:
     async def close(self) -> None:
         """Deliver what waits, or if cancelled drop it; close connections; leave the server."""
         senders = list(self._coalescers.values())
-        pipelines = [
-            self._turns,
-            self._wakeups,
-            self._renewing,
-            self._upkeep,
-            *(s.pipeline for s in senders),
-        ]
+        own = self._turns, self._wakeups, self._renewing, self._upkeep
+        pipelines = [*own, *(sender.pipeline for sender in senders)]
         try:
             await self._waiting.close()
             for sender in senders:
@@ -131,7 +115,6 @@ class Broker:
             for pipeline in pipelines:
                 await pipeline.close()
         finally:
-            await self._cluster_wakeups.close()
             for sender in senders:
                 sender.abandon()
             for pipeline in pipelines:
@@ -159,8 +142,7 @@ class Broker:
 
         Redis: one script, shared with all callers of the moment.
         """
-        queue = jobs[0].queue
-        limit = self.config.payload_limit_bytes
+        queue, limit = jobs[0].queue, self.config.payload_limit_bytes
         for job in jobs:
             if len(job.envelope) > limit:
                 raise PayloadTooLarge(
@@ -256,10 +238,9 @@ class Broker:
 
         Redis: extend.lua once per queue and 500 leases; one round trip.
         """
+        words = _now(now_ms), lease_ms
         calls = [
-            scripts.EXTEND.call(
-                self._keys_of(queue), _now(now_ms), lease_ms, *(i.token for i in held)
-            )
+            scripts.EXTEND.call(self._keys_of(queue), *words, *(lease.token for lease in held))
             for queue, held in by_queue(leases)
         ]
         replies = await answers(self._renewing, calls, timeout_s=timeout_s)
@@ -308,39 +289,16 @@ class Broker:
         }
 
     async def wait_for_jobs(self, queues: Sequence[str], block_s: float) -> str | None:
-        """Block until a wakeup says that there may be work, at most `block_s`; take it.
-
-        Only a wakeup is ever popped, never a job: a reply that is lost costs nothing but time.
-
-        Returns:
-            The queue of the wakeup, or None.
-        """
-        margin_s = self._endpoint.margin_s
-        if self._endpoint.is_cluster:
-            return await self._cluster_wakeups.wait(queues, block_s, margin_s=margin_s)
-        wakeups = {self._keys_of(queue).names["wakeup"]: queue for queue in queues}
-        (reply,) = await self._wakeups.send(
-            [(b"BZPOPMIN", *wakeups, f"{block_s:.3f}")],
-            timeout_s=block_s + margin_s,
-            blocks=True,
-        )
-        if isinstance(reply, BrokerError):
-            raise reply
-        return None if reply is None else wakeups[reply[0]]
+        """Block until there may be work, at most `block_s`; return in which queue, or None."""
+        return await self._wakeups.wait(queues, block_s)
 
     async def wake(self, queues: Sequence[str]) -> None:
-        """Set the wakeups again, for another worker: this one cannot claim now."""
-        await self._ask([(b"ZADD", self._keys_of(q).names["wakeup"], 0, b"1") for q in queues])
+        """Wake another worker: this one cannot claim now."""
+        await self._wakeups.set(queues)
 
     async def pass_on(self, queues: Sequence[str]) -> None:
-        """Set the wakeups after a wait that was cut off: it may have taken one, unheard.
-
-        The connection of that wait is closed a moment before this; the round trip in front lets
-        the server see it, else the dead wait could take these wakeups too.
-        """
-        await self._cluster_wakeups.close()
-        await self._upkeep.send([(b"ZCARD", self._keys_of(q).names["wakeup"]) for q in queues])
-        await self.wake(queues)
+        """Wake another worker after a wait that was cut off: it may have heard, unheard."""
+        await self._wakeups.pass_on(queues)
 
     # -- upkeep ---------------------------------------------------------------------------------
 
@@ -406,10 +364,9 @@ class Broker:
         """Active of one owner -> ready, scheduled or dead, whatever the deadlines.
 
         Args:
-            queues: Where the owner may hold leases.
-            owner: A process that is certainly gone.
-            charge: Whether the loss counts as a crash; False when the process was ended for
-                nothing that its jobs did.
+            queues: Where the owner, a process that is certainly gone, may hold leases.
+            owner: That process.
+            charge: Whether the loss counts as a crash.
             crash_limit: The loss that makes a job dead.
             culprits: Tokens of the jobs for whose sake the process was ended: with some, only
                 these are charged, and the others go back as if nothing had been.

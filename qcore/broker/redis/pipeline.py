@@ -116,23 +116,25 @@ class Pipeline:
         except ConfigError:
             raise
         except TimeoutError as e:
-            # not the limit: a call that hangs at a server that was replaced ends earlier
-            after = f"{asyncio.get_running_loop().time() - began:.1f} s"
-            if not has_turn:
-                raise NotAsked(
-                    f"other calls to Redis at {self._connector.shown} took {after}"
-                ) from e
-            # a server without TLS waits for the rest of what it takes for a command
-            doubt = f"; {_NO_TLS}" if not sent and _is_tls(self._connector.shown) else ""
-            raise BrokerUnavailable(
-                f"Redis at {self._connector.shown} did not answer within {after}{doubt}", sent=sent
-            ) from e
+            took_s = asyncio.get_running_loop().time() - began
+            raise self._too_late(took_s, has_turn=has_turn, sent=sent) from e
         except Exception as e:
             failure = failure_of(e, self._connector.shown, sent=sent)
             failure.sent = failure.sent and sent  # a wrong password is refused before any call
             raise failure from e
         finally:
             patience.stop()
+
+    def _too_late(self, took_s: float, *, has_turn: bool, sent: bool) -> BrokerUnavailable:
+        # not the limit: a call that hangs at a server that was replaced ends earlier
+        shown, after = self._connector.shown, f"{took_s:.1f} s"
+        if not has_turn:
+            return NotAsked(f"other calls to Redis at {shown} took {after}")
+        # a server without TLS waits for the rest of what it takes for a command
+        doubt = f"; {_NO_TLS}" if not sent and _is_tls(shown) else ""
+        return BrokerUnavailable(
+            f"Redis at {shown} did not answer within {after}{doubt}", sent=sent
+        )
 
     def _moved(self) -> bytes | None:
         return moved(self._connection)

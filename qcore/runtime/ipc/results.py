@@ -12,6 +12,7 @@ from qcore.errors import QcoreError, ResultError
 from qcore.model.callee import is_unfinished
 from qcore.model.codec import encode
 from qcore.model.job import shorten
+from qcore.model.reasons import reason_of
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.ipc.pool import RemoteError
 
@@ -71,3 +72,8 @@ def _own_frames(error: BaseException) -> TracebackType | None:
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_ON_THE_WAY):
         frame = frame.tb_next
     return frame or error.__traceback__
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error in one line, also one of another process."""
+    return error.reason if isinstance(error, RemoteError) else reason_of(error)

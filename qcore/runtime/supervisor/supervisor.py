@@ -65,6 +65,21 @@ class Supervisor:
         ConfigError: the stall limit does not fit the clocks of the workers.
     """
 
+    #: Workers that ended before they were ready, in a row, and why the last one did.
+    _failures: int = 0
+    _boot_error: str = ""
+    #: Loop times at which the children that are left are killed, and the supervisor is gone.
+    _kill_at: float = 0.0
+    _leave_at: float = 0.0
+    #: The jobs of the dead are taken back in here; set when there are no children any more.
+    _last_takers: anyio.CancelScope | None = None
+    _ordered: bytes | None = None
+    _is_quiet: bool = False
+    _exit_code: int = 0
+    _started_at: float = 0.0
+    #: Where the slots are kept, those that are opened later as well.
+    _keepers: anyio.abc.TaskGroup | None = None
+
     def __init__(
         self,
         config: SupervisorConfig,
@@ -85,27 +100,16 @@ class Supervisor:
             memory_bytes=config.kill_memory_bytes,
         )
         self._broker = broker
-        #: Workers that ended before they were ready, in a row, and why the last one did.
-        self._failures, self._boot_error = 0, ""
         self._stopping = stopping = asyncio.Event()
         #: Redis was asked once, with or without an answer, or there is no need to.
         self._asked = asyncio.Event()
-        #: Loop times at which the children that are left are killed, and the supervisor is gone.
-        self._kill_at = self._leave_at = 0.0
         self._hurry = asyncio.Event()
-        #: The jobs of the dead are taken back in here; set when there are no children any more.
-        self._last_takers: anyio.CancelScope | None = None
-        self._ordered: bytes | None = None
-        self._is_quiet = False
-        self._exit_code = 0
         crash_handler = CrashHandler(broker, worker)
         self._workers = Workers(
             config, command=command, broker=broker, crash_handler=crash_handler, stopping=stopping
         )
         self._quarantine = Quarantine(self._workers, config, self._worker, stopping=stopping)
         self._slots = [self._slot(place) for place in range(config.processes)]
-        #: Where the slots are kept, those that are opened later as well.
-        self._keepers: anyio.abc.TaskGroup | None = None
         self._rolling = RollingRestart(
             config, self._slots, look_s=worker.heartbeat_s, stopping=stopping
         )
@@ -123,7 +127,6 @@ class Supervisor:
         )
         self._unregistered = asyncio.Event()
         self._notifier = Notifier(service_manager(), self.view)
-        self._started_at = 0.0
 
     def _slot(self, place: int) -> WorkerSlot:
         return WorkerSlot(

@@ -50,6 +50,38 @@ class WorkerProcess:
         on_beat: Called with the newest beat.
     """
 
+    #: What its supervisor killed it for; empty: it did not.
+    killed_for: str = ""
+    #: That was a deed of its jobs: its end is theirs.
+    blames_jobs: bool = False
+    #: Tokens of the jobs that did it, where that is known.
+    culprits: frozenset[bytes] = frozenset()
+    #: It is to go whatever its jobs do: they are not charged with its end.
+    is_dismissed: bool = False
+    #: It claims nothing more, and goes when it has nothing to do.
+    is_spare: bool = False
+    #: Why another one takes its place.
+    leaves_for: str = ""
+    #: How long its supervisor has waited for a beat: not the time in which that was stopped.
+    silent_s: float = 0.0
+    #: The token of the job that holds its event loop, which stands still; empty for none.
+    blocked_by: str = ""
+    #: Why it cannot work, in its own words; empty while it has said nothing of the kind.
+    refusal: str = ""
+    #: Loop time since when it leaves: it was told to, or has said so.
+    leaving_since: float | None = None
+    #: The most resident memory that was seen, that of its pool included.
+    peak_rss_bytes: int = 0
+    #: The kernel killed a process of this cgroup for lack of memory between the last beat and
+    #: the end.
+    lacked_memory: bool = False
+    _cpu: float = 0.0
+    beat: Beat | None = None
+    _buffer: bytes = b""
+    #: It has said what cannot be read, and that is logged.
+    _spoke_oddly: bool = False
+    _pidfd: int | None = None
+
     def __init__(
         self,
         name: str,
@@ -65,41 +97,14 @@ class WorkerProcess:
         self.owner = new_owner()
         #: It runs quarantined jobs; where it has one for itself, its end tells that this ended it.
         self.is_quarantine = worker.quarantined
-        #: What its supervisor killed it for; empty: it did not.
-        self.killed_for = ""
-        #: That was a deed of its jobs: its end is theirs.
-        self.blames_jobs = False
-        #: Tokens of the jobs that did it, where that is known.
-        self.culprits: frozenset[bytes] = frozenset()
-        #: It is to go whatever its jobs do: they are not charged with its end.
-        self.is_dismissed = False
-        #: It claims nothing more, and goes when it has nothing to do.
-        self.is_spare = False
         #: What it bears, as a share of the limits: no two reach them at the same time.
         self.patience = random.uniform(0.9, 1.1)
-        #: Why another one takes its place.
-        self.leaves_for = ""
-        #: How long its supervisor has waited for a beat: not the time in which that was stopped.
-        self.silent_s = 0.0
-        #: The token of the job that holds its event loop, which stands still; empty for none.
-        self.blocked_by = ""
         #: Tokens of jobs that run at their kill timeouts, with these.
         self.overdue: dict[str, float] = {}
-        #: Why it cannot work, in its own words; empty while it has said nothing of the kind.
-        self.refusal = ""
-        #: Loop time since when it leaves: it was told to, or has said so.
-        self.leaving_since: float | None = None
         #: Loop time of the last beat.
         self.beat_at = asyncio.get_running_loop().time()
-        #: The most resident memory that was seen, that of its pool included.
-        self.peak_rss_bytes = 0
-        #: The kernel killed a process of this cgroup for lack of memory between the last beat and
-        #: the end.
-        self.lacked_memory = False
         self._oom_kills = oom_kills()
-        self._cpu = 0.0
         self._on_beat = on_beat
-        self.beat: Beat | None = None
         self.gone = asyncio.Event()
         self.ready = asyncio.Event()
         #: It is ready, and Redis has answered a claim of it.
@@ -108,16 +113,12 @@ class WorkerProcess:
         self.booted = asyncio.Event()
         #: It is gone, its exit code is known and logged.
         self.ended = asyncio.Event()
-        self._buffer = b""
-        #: It has said what cannot be read, and that is logged.
-        self._spoke_oddly = False
         self._beats_fd, self._orders_fd, self.process = _launch(
             name, self.owner, broker, worker, command
         )
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._loop.add_reader(self._beats_fd, self._read)
-        self._pidfd: int | None = None
         # a Python that was built on an old system lacks it
         if sys.platform == "linux" and hasattr(os, "pidfd_open"):
             # the pipe alone would not do: what a task forked may hold its other end open

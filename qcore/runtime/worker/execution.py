@@ -38,16 +38,16 @@ from qcore.model.job import (
     Released,
     Retried,
 )
-from qcore.model.reasons import control_in, reason_of
+from qcore.model.reasons import control_in
 from qcore.model.retry import GiveUp, RetryLater
 from qcore.runtime.ipc.pool import RemoteError, Request
-from qcore.runtime.ipc.results import NIL, encode_result, error_text
+from qcore.runtime.ipc.results import NIL, encode_result, error_line, error_text
 from qcore.runtime.worker.process_pool import ProcessPool
 from qcore.runtime.worker.running_job import Running, Stop
 from qcore.runtime.worker.threads import Threads
 from qcore.settings import KEEP_S
 from qcore.task import Task
-from qcore.telemetry import log
+from qcore.telemetry import log, trace_in
 
 #: A job that no worker can run yet (its task unknown, its arguments of another version) is tried
 #: again for a day, which is longer than a rolling deploy, 5 s to 5 min apart.
@@ -67,7 +67,7 @@ class Executor:
         lifecycle: What the jobs see of the worker.
         threads: Where other `def` tasks run.
         pool: Where `run_in="process"` tasks run.
-        note: Writes the record of a job; returns False when its lease was lost.
+        write_record: Writes the record of a job; returns False when its lease was lost.
         result_limit_bytes: A job whose encoded result is larger has failed.
     """
 
@@ -78,14 +78,14 @@ class Executor:
         *,
         threads: Threads,
         pool: ProcessPool,
-        note: Callable[[Lease, bytes], Awaitable[bool]],
+        write_record: Callable[[Lease, bytes], Awaitable[bool]],
         result_limit_bytes: int,
     ) -> None:
         self._tasks = tasks
         self._lifecycle = lifecycle
         self._threads = threads
         self._pool = pool
-        self._note = note
+        self._write_record = write_record
         self._result_limit_bytes = result_limit_bytes
         # the fields of a line that is dropped would cost more than the rest of an empty job
         self._logs_acks = log.shows("debug", "job.acked")
@@ -154,7 +154,7 @@ class Executor:
             self._check_expiry(envelope, running)
         if task.settings.at_most_once:
             await self._begin_once(running)
-        _start_clock(task, running)
+        running.start_clock(task.settings.timeout_s)
 
     async def _begin_once(self, running: Running) -> None:
         """Write down that the only run begins; whoever finds that written does not begin it."""
@@ -163,7 +163,7 @@ class Executor:
             when = datetime.fromtimestamp(state.started_ms / 1000, UTC)
             raise GiveUp(f"at most once: its run of {when:%Y-%m-%d %H:%M:%S}Z was cut off")
         state = msgspec.structs.replace(state, started_ms=running.started_ms)
-        if not await self._note(running.lease, encode(state)):
+        if not await self._write_record(running.lease, encode(state)):
             running.cancel(Stop.LEASE_LOST)
             await asyncio.sleep(0)  # where the cancellation arrives
         running.begun_once = True
@@ -189,7 +189,7 @@ class Executor:
             return self._call_in_thread(task, envelope, running, named)
         if task.settings.at_most_once:
             return self._call_once(task, envelope, running, named)
-        _start_clock(task, running)
+        running.start_clock(task.settings.timeout_s)
         return task.function(**named)
 
     async def _call_once(
@@ -363,7 +363,7 @@ class Executor:
             ended_ms=_now_ms(),
             host=self._host,
             pid=self._pid,
-            reason=_one_line(error),
+            reason=error_line(error),
         )
         return state.failed(record, charge=charge)
 
@@ -374,28 +374,17 @@ class Executor:
         log.info(
             "job.retried",
             **running.log_fields(),
-            **_trace_in(state),
-            error=_one_line(error),
+            **trace_in(state),
+            error=error_line(error),
             delay_ms=delay_ms,
         )
         return Retried(delay_ms, encode(state))
 
     def _buried(self, error: BaseException, running: Running, state: JobState) -> Outcome:
         log.warning(
-            "job.buried", **running.log_fields(), **_trace_in(state), error=_one_line(error)
+            "job.buried", **running.log_fields(), **trace_in(state), error=error_line(error)
         )
         return Buried(encode(state))
-
-
-def _trace_in(state: JobState) -> dict[str, str]:
-    """Return the last error of a record for a log line, where it is more than a line of words."""
-    text = state.errors[-1].text.rstrip() if state.errors else ""
-    return {"exception": text} if "\n" in text else {}
-
-
-def _start_clock(task: Task[Any, Any], running: Running) -> None:
-    if task.settings.timeout_s is not None:
-        running.deadline = asyncio.get_running_loop().time() + task.settings.timeout_s
 
 
 def _last(error: BaseException) -> BaseException:
@@ -403,10 +392,6 @@ def _last(error: BaseException) -> BaseException:
     if isinstance(error, RetryLater):
         return GiveUp(f"at most once: it raised RetryLater ({error}), and must not run again")
     return error
-
-
-def _one_line(error: BaseException) -> str:
-    return error.reason if isinstance(error, RemoteError) else reason_of(error)
 
 
 def _now_ms() -> int:

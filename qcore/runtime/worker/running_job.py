@@ -72,6 +72,11 @@ class Running(msgspec.Struct, eq=False):
             "attempt": decode_state(lease.state).failures + 1,
         }
 
+    def start_clock(self, timeout_s: float | None) -> None:
+        """Let the task timeout begin now; None: there is none."""
+        if timeout_s is not None:
+            self.deadline = asyncio.get_running_loop().time() + timeout_s
+
     def cancel(self, why: Stop) -> None:
         """Cancel the job; again only for a reason that weighs more than those before.
 

@@ -61,6 +61,20 @@ class Worker:
         pool_command: What starts a process for `run_in="process"` tasks; none without such.
     """
 
+    #: There may be more to claim.
+    _more: bool = True
+    _due: asyncio.TimerHandle | None = None
+    #: Loop time by which this process must be done.
+    _stop_at: float = 0.0
+    _quarantined: int = 0
+    #: Loop time since when this quarantine process has had none.
+    _unused_since: float | None = None
+    _is_quiet: bool = False
+    _ready: bool = False
+    _stopped: bool = False
+    #: Loop time at which a claim was answered, or there was no room for one.
+    _claimed_at: float | None = None
+
     def __init__(
         self,
         app: App,
@@ -80,14 +94,7 @@ class Worker:
         self._threads = Threads(config.threads, freed=self._look_again)
         self._session = Session(broker, config, owner, wake=self._look_again)
         self._capacity = Capacity(config, app.tasks.values())
-        executor = Executor(
-            app.tasks,
-            self._lifecycle,
-            threads=self._threads,
-            pool=self._pool,
-            note=RecordWriter(broker, config).write,
-            result_limit_bytes=broker.config.payload_limit_bytes,
-        )
+        executor = self._executor()
         #: Something happened: a job ended, a wakeup came, a time has come.
         self._turn = asyncio.Event()
         self.jobs = RunningJobs(
@@ -111,19 +118,19 @@ class Worker:
             broker, config, claimable=self._claimable, look=self._look_again
         )
         self._outage = Outage(broker.shown_url)
-        #: There may be more to claim.
-        self._more = True
-        self._due: asyncio.TimerHandle | None = None
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
-        #: Loop time by which this process must be done.
-        self._stop_at = 0.0
-        self._quarantined = 0
-        #: Loop time since when this quarantine process has had none.
-        self._unused_since: float | None = None
-        self._is_quiet = self._ready = self._stopped = False
         self._code = digest_of(app.tasks.values())
-        #: Loop time at which a claim was answered, or there was no room for one.
-        self._claimed_at: float | None = None
+
+    def _executor(self) -> Executor:
+        broker = self._app.broker
+        return Executor(
+            self._app.tasks,
+            self._lifecycle,
+            threads=self._threads,
+            pool=self._pool,
+            write_record=RecordWriter(broker, self._config).write,
+            result_limit_bytes=broker.config.payload_limit_bytes,
+        )
 
     # -- from outside ---------------------------------------------------------------------------
 

@@ -1,0 +1,113 @@
+"""What the declaration of a task may say, and what its options become."""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from qcore.durations import Seconds, seconds
+from qcore.errors import ConfigError
+from qcore.model.callee import check_callee, name_of, source_of
+from qcore.model.retry import Retry
+from qcore.settings import KILL_GRACE_S, check_type
+from qcore.task import Settings, Task
+
+
+def checked_callee(
+    function: Callable[..., Any], name: str | None
+) -> tuple[Callable[..., Any], str]:
+    """Return the function to call, and its name as a task."""
+    if isinstance(function, staticmethod):
+        function = cast(Callable[..., Any], function.__func__)
+    shown = name or getattr(function, "__qualname__", type(function).__qualname__)
+    if isinstance(function, Task):
+        raise ConfigError(f"task {shown}: this is a task already: register its function once")
+    check_callee(shown, function)
+    return function, name or f"{_module_of(source_of(function))}.{name_of(function)}"
+
+
+def seconds_or_none(name: str, option: str, value: Seconds | None) -> float | None:
+    """Return a duration that may be left out."""
+    return None if value is None else seconds(f"task {name}: {option}", value)
+
+
+def retry_of(name: str, retry: Retry | int | None) -> Retry:
+    """Return the policy; a number stands for one with so many attempts."""
+    if retry is None:
+        return Retry()
+    if isinstance(retry, Retry):
+        return retry
+    wanted = "a Retry, or how often it may run"
+    check_type(f"task {name}: retry", retry, int, wanted)
+    if retry < 1:
+        raise ConfigError(f"task {name}: retry is {retry}, allowed is 1 and more; 1: never again")
+    return Retry(max_attempts=retry)
+
+
+def check_types(task: str, /, **options: tuple[object, type, str]) -> None:
+    """Raise ConfigError where an option that is given is of another type."""
+    for option, (value, kind, wanted) in options.items():
+        if value is not None:
+            check_type(f"task {task}: {option}", value, kind, wanted)
+
+
+def expires_ms_of(name: str, expires: Seconds) -> int:
+    """Return after how many milliseconds no run may start any more."""
+    expires_s = seconds(f"task {name}: expires", expires)
+    if not 0.001 <= expires_s < math.inf:
+        raise ConfigError(f"task {name}: expires is {expires}, allowed is more than 0")
+    return round(expires_s * 1000)
+
+
+def kill_timeout_s_of(
+    name: str, timeout: Seconds | None, kill_timeout: Seconds | None
+) -> float | None:
+    """Return when the process of a run that does not stop is killed; None without a timeout."""
+    if timeout is None:
+        if kill_timeout is None:
+            return None
+        raise ConfigError(
+            f"task {name}: kill_timeout is {kill_timeout} and there is no timeout: give it one, at "
+            "which a run is asked to stop before its process is killed"
+        )
+    timeout_s = seconds(f"task {name}: timeout", timeout)
+    if not 0 < timeout_s < math.inf:
+        raise ConfigError(f"task {name}: timeout is {timeout_s:g} s, allowed is more than 0")
+    given_s = seconds_or_none(name, "kill_timeout", kill_timeout)
+    kill_s = timeout_s + KILL_GRACE_S if given_s is None else given_s
+    if not timeout_s < kill_s < math.inf:
+        raise ConfigError(
+            f"task {name}: timeout is {timeout_s:g} s and kill_timeout {kill_s:g} s: the kill "
+            "timeout must be longer, for it ends what did not stop at the timeout"
+        )
+    return kill_s
+
+
+def check_combination(settings: Settings) -> None:
+    """Raise ConfigError where options of a task exclude each other."""
+    name = settings.name
+    if settings.at_most_once and settings.retry.max_attempts > 1:
+        raise ConfigError(
+            f"task {name}: at_most_once=True leaves no attempt to retry: drop retry=, or give "
+            "Retry(max_attempts=1)"
+        )
+    if settings.exclusive and settings.run_in == "thread":
+        raise ConfigError(
+            f"task {name}: exclusive=True needs a run that can be stopped, and a thread cannot: "
+            "use `async def`, or run_in='process'"
+        )
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    """Return the module by which a worker will import the function.
+
+    In a program that was started itself, as in `python tasks.py`, that is not `__main__`.
+    """
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m package.tasks
+        return main.__spec__.name.removesuffix(".__main__")
+    file = getattr(main, "__file__", None)  # none in an interactive session
+    return Path(file).stem if file else "__main__"
