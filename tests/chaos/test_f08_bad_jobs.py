@@ -31,6 +31,18 @@ async def died(producer: Producer, job: JobHandle[Any], timeout_s: float = 30) -
     return record
 
 
+#: How a job fails -> what an operator reads of it, and the kind of the error.
+WORDS = {
+    "sys.exit": "the task is done with this world",
+    "huge error": "the end of it",
+    "give up": "no such customer",
+    "segfault": "was ended by SIGSEGV",
+    "sigsegv": "was ended by SIGSEGV",
+    "_exit": "exited with 3",
+}
+ERROR_KINDS = {"sys.exit": "SystemExit", "huge error": "ValueError", "give up": "GiveUp"}
+
+
 async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fleet):
     async with fleet.producer() as producer:
         jobs: dict[tuple[str, str], JobHandle[Any]] = {}
@@ -40,8 +52,7 @@ async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fle
             jobs[task, how] = await producer.task(task).enqueue(number, how)
             numbers.add(number)
 
-        innocents: list[int] = []
-        numbers: set[int] = set()
+        innocents, numbers = list[int](), set[int]()
         ways = [(place, how) for place in PLACES for how in ("sys.exit", "huge error", "give up")]
         ways += [("bad_in_process", how) for how in ("segfault", "sigsegv", "_exit")]
         for place, how in ways:
@@ -57,22 +68,13 @@ async def test_jobs_that_fail_in_any_way_leave_their_neighbours_alone(fleet: Fle
 
         command = fleet.start(processes=2)
         await eventually(lambda: fleet.done() >= set(innocents), 30)
-        kinds = {"sys.exit": "SystemExit", "huge error": "ValueError", "give up": "GiveUp"}
         for (place, how), job in jobs.items():
             record = await died(producer, job)
             assert record.attempts == 1
             assert record.crashes == 0
-            assert [error.kind for error in record.errors] == [kinds.get(how, "ProcessDied")]
-            words = {
-                "sys.exit": "the task is done with this world",
-                "huge error": "the end of it",
-                "give up": "no such customer",
-                "segfault": "was ended by SIGSEGV",
-                "sigsegv": "was ended by SIGSEGV",
-                "_exit": "exited with 3",
-            }
-            assert words[how] in record.errors[0].text, (place, how)
-            assert words[how] in str(record.reason), (place, how)
+            assert [error.kind for error in record.errors] == [ERROR_KINDS.get(how, "ProcessDied")]
+            assert WORDS[how] in record.errors[0].text, (place, how)
+            assert WORDS[how] in str(record.reason), (place, how)
         record = await died(producer, undecodable)
         assert record.payload == raw
         assert "is not a qcore envelope" in str(record.reason)

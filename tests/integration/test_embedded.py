@@ -23,7 +23,7 @@ from qcore.broker.embedded.folder import (
     socket_path_for,
     write_marker,
 )
-from qcore.broker.embedded.process import Answer, probe, server_pid
+from qcore.broker.embedded.process import Answer, probe, server_pid, wait_until
 from qcore.broker.embedded.server import EmbeddedServer, find_server
 from qcore.errors import BrokerUnavailable
 from tests.support.servers import append_only_file
@@ -79,13 +79,6 @@ def ask(socket_path: str, command: str) -> str:
         connection.sendall(command.encode() + b"\r\n")
         reply = connection.recv(65536).decode()
     return reply.split("\r\n", 1)[1].rstrip() if reply.startswith("$") else reply.rstrip()
-
-
-def eventually(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "did not become true in time"
-        time.sleep(0.01)
 
 
 class User:
@@ -361,8 +354,7 @@ def test_loading_is_waited_for_longer_than_silence(folder, monkeypatch):
 
 
 def test_marker_tells_kind_version_and_socket(folder):
-    binary = find_server()
-    server = EmbeddedServer.join(folder)
+    binary, server = find_server(), EmbeddedServer.join(folder)
     assert json.loads((folder / "server.json").read_text()) == {
         "kind": binary.kind,
         "version": ".".join(map(str, binary.version)),
@@ -401,7 +393,7 @@ def test_run_foreground_joins_a_running_server_and_keeps_it_up(folder, new_user)
     pid = server_pid(folder)
     assert pid
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: probe(server.socket_path, 5) is Answer.READY)
+    assert wait_until(lambda: probe(server.socket_path, 5) is Answer.READY, 20)
     user.process.terminate()
     assert user.process.wait(20) == 0
     assert "stays up" in user.process.stdout.read()

@@ -30,13 +30,16 @@ def says(port: int, path: str, wanted: tuple[int, str]) -> Callable[[], Awaitabl
     return asked
 
 
-async def test_probes_through_a_whole_life(fleet: Fleet, own_server: Server, port: int):
-    gate = fleet.folder / "gate"
-    wait = f"""
+#: What holds up the import of a module, until a file is there.
+WAITS = """
 import pathlib, time
-while not pathlib.Path({str(gate)!r}).exists():
+while not pathlib.Path({gate!r}).exists():
     time.sleep(0.05)
 """
+
+
+async def test_probes_through_a_whole_life(fleet: Fleet, own_server: Server, port: int):
+    gate = fleet.folder / "gate"
     fleet.write_module("shop")
     command = fleet.start_with(
         processes=1,
@@ -51,7 +54,7 @@ while not pathlib.Path({str(gate)!r}).exists():
     await eventually(says(port, "/readyz", READY))
     assert await get(port, "/livez") == ALIVE
 
-    fleet.write_module("shop", wait)
+    fleet.write_module("shop", WAITS.format(gate=str(gate)))
     fleet.kill_worker(command.workers()[0])
     await eventually(says(port, "/readyz", (503, "not ready: no worker is ready\n")))
     assert await get(port, "/livez") == ALIVE
@@ -71,6 +74,11 @@ while not pathlib.Path({str(gate)!r}).exists():
     os.kill(command.workers()[0], signal.SIGCONT)
     await eventually(says(port, "/readyz", READY), 20)
 
+
+async def test_probes_of_one_that_is_quiet_and_then_drains(fleet: Fleet, port: int):
+    command = fleet.start_with(processes=1, block_s=0.2, heartbeat_s=0.2, health_port=port)
+    await command.ready(1)
+    await eventually(says(port, "/readyz", READY))
     command.signal(signal.SIGTSTP)
     await eventually(says(port, "/readyz", (503, "not ready: it is quiet")))
     assert await get(port, "/livez") == ALIVE

@@ -121,21 +121,13 @@ async def test_unit_tells_systemd_and_obeys_it(fleet: Fleet):
         assert "STOPPING=1" in manager.heard()
 
 
-async def test_program_runs_under_supervisord(fleet: Fleet):
-    folder = fleet.folder
-    sample = (DEPLOY / "supervisord.conf").read_text()
-    sample = sample.replace(COMMAND, f"{sys.executable} -m qcore_cli")
-    sample = sample.replace(FOLDER, str(folder)).replace("/var/log", str(folder))
-    sample = sample.replace(f"user={program()['user']}\n", "")
-    (folder / "qcore-worker.conf").write_text(sample)
-    (folder / "supervisord.conf").write_text(
-        f"""
+SUPERVISORD = """
 [supervisord]
 nodaemon = true
 logfile = {folder}/supervisord.log
 pidfile = {folder}/supervisord.pid
 [inet_http_server]
-port = 127.0.0.1:{(port := free_port())}
+port = 127.0.0.1:{port}
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
@@ -143,7 +135,16 @@ serverurl = http://127.0.0.1:{port}
 [include]
 files = {folder}/qcore-worker.conf
 """
-    )
+
+
+async def test_program_runs_under_supervisord(fleet: Fleet):
+    folder = fleet.folder
+    sample = (DEPLOY / "supervisord.conf").read_text()
+    sample = sample.replace(COMMAND, f"{sys.executable} -m qcore_cli")
+    sample = sample.replace(FOLDER, str(folder)).replace("/var/log", str(folder))
+    sample = sample.replace(f"user={program()['user']}\n", "")
+    (folder / "qcore-worker.conf").write_text(sample)
+    (folder / "supervisord.conf").write_text(SUPERVISORD.format(folder=folder, port=free_port()))
     manager = fleet.run(["supervisor.supervisord", "-c", f"{folder}/supervisord.conf"])
     log = folder / "qcore-worker.log"
 

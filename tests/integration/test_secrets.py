@@ -65,6 +65,24 @@ COMMANDS = [
 ]
 
 
+async def going(app: App) -> dict[str, str]:
+    """Return the references of two jobs that run and of one that is dead, by name."""
+    refs: dict[str, str] = {}
+    for name in ("runs", "runs_apart", "fails"):
+
+        async def task() -> None: ...
+
+        refs[name] = (await app.task(name=name)(task).enqueue()).ref
+
+    async def is_going() -> bool:
+        found = [await app.inspector.job(*ref.split("/")) for ref in refs.values()]
+        wanted = [JobStatus.ACTIVE, JobStatus.ACTIVE, JobStatus.DEAD]
+        return [job.status if job else None for job in found] == wanted
+
+    await eventually(is_going, 40)
+    return refs
+
+
 @pytest.mark.parametrize("form", ["console", "json"])
 async def test_a_password_in_the_url_is_seen_nowhere(
     fleet: Fleet, fleet_url: str, qcore: Qcore, form: str
@@ -74,20 +92,8 @@ async def test_a_password_in_the_url_is_seen_nowhere(
     flags = ["--processes", "1", "--log-level", "debug", "--log-format", form]
     flags += ["--metrics-port", str(port)]
     command = fleet.run(["qcore_cli", "worker", "shop:app", *flags])
-    refs: dict[str, str] = {}
     async with App(fleet_url, namespace=fleet.namespace) as app:
-        for name in ("runs", "runs_apart", "fails"):
-
-            async def task() -> None: ...
-
-            refs[name] = (await app.task(name=name)(task).enqueue()).ref
-
-        async def is_going() -> bool:
-            found = [await app.inspector.job(*ref.split("/")) for ref in refs.values()]
-            wanted = [JobStatus.ACTIVE, JobStatus.ACTIVE, JobStatus.DEAD]
-            return [job.status if job else None for job in found] == wanted
-
-        await eventually(is_going, 40)
+        refs = await going(app)
         seen = [repr(app), repr(app.config), repr(app.broker), repr(app.inspector)]
     config = ChildConfig(
         broker=BrokerConfig(url=fleet_url),

@@ -388,14 +388,13 @@ class Model:
         return pause
 
     def close(self, now: int) -> int:
-        closed = "closed" not in self.meta
+        is_new = "closed" not in self.meta
         self.meta.setdefault("closed", now)
-        return int(closed)
+        return int(is_new)
 
     def resume(self, now: int) -> list[int]:
         was_paused, was_closed = self.paused_until(now) is not None, "closed" in self.meta
-        self.meta.pop("paused", None)
-        self.meta.pop("closed", None)
+        self.meta = {k: v for k, v in self.meta.items() if k not in ("paused", "closed")}
         if was_paused and (self.ready or self.quarantine or self.scheduled):
             self.wakeup = dict(WAKEUP)
         return [int(was_paused), int(was_closed)]
