@@ -23,13 +23,13 @@
 -- reply { now_ms, when to claim again (unix ms, '' for never), quarantined jobs that wait, then per
 --       queue with jobs { number of it from 1, fence, ids, payloads, states, crashes, cancels },
 --       per queue that cannot be read { number, why } }
--- @include clock kinds losses ready_lists pausing lease leased
+-- @include clock kinds losses ready_lists pausing lease leased payloads claiming
 local per_queue = 11
 local now_ms, limit, lease_ms, prefix, max_bytes, promote, quarantine, limits = ARGV[1], ARGV[2],
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
 
-local now, queues, is_idle = clock(now_ms), {}, quarantine == '1'
-local reply, again, taken = { whole(now), '', 0 }, math.huge, 0
+local now, queues = clock(now_ms), {}
+local reply, again = { whole(now), '', 0 }, math.huge
 if not string.find(prefix, '^[^:]*:[^:]*:$') then error('not a prefix: ' .. prefix) end
 for q = 1, #KEYS / per_queue do
   local k, at = { number = q }, (q - 1) * per_queue
@@ -42,39 +42,26 @@ for q = 1, #KEYS / per_queue do
   if is_sound and found then queues[#queues + 1] = k end
 end
 if #queues == 0 then return reply end
-local left, room, deadline = bounded(limit), integer(max_bytes), whole(now + integer(lease_ms))
-promote = bounded(promote)
+local c = {
+  now = now, left = bounded(limit), room = integer(max_bytes), promote = bounded(promote), taken = 0,
+  is_plain = quarantine == '0', is_idle = quarantine == '1',
+}
+local deadline = whole(now + integer(lease_ms))
 
 redis.call('ZREM', queues[1].active, '')
 for _, k in ipairs(queues) do
-  if left <= 0 or room <= 0 then break end
-  local promoted = k.is_plain and 0 or promote_due(k, now, math.max(promote, 1))
-  promote = promote - promoted
-  -- who claims quarantined jobs wakes somebody for what else became ready
-  if promoted > 0 and quarantine ~= '0' and not k.pause then redis.call('ZADD', k.wakeup, 0, '1') end
-  local most = likely(k.list, k.jobs, math.min(left, k.most), room)
-  if quarantine ~= '0' then most, left = company(k, most, left, is_idle and taken == 0, now) end
-  local ids = not k.pause and redis.call('LPOP', k.list, most) or {}
+  if c.left <= 0 or c.room <= 0 then break end
+  local ids = pick(c, k)
   if #ids > 0 then
-    local payloads, free = fitting(k.list, k.jobs, ids, room)
+    local payloads = admit(c, k, ids)
     lease(k.active, k.running, ids, prefix, deadline)
-    left, room, taken = left - #ids, free, taken + #ids
+    c.left, c.taken = c.left - #ids, c.taken + #ids
     reply[#reply + 1] = { k.number, rise(k.meta, k.fence, now), ids, payloads, columns(k, ids) }
   end
 end
-
 for _, k in ipairs(queues) do
   if not k.pause and not k.is_plain then reply[3] = reply[3] + redis.call('LLEN', k.quarantine) end
-  if k.pause then
-    again = math.min(again, k.pause)
-  elseif redis.call('LLEN', k.list) > 0 then
-    again = now
-    -- Two idle workers would spin if a claim without jobs woke anybody; quarantine has no wakeup.
-    if taken > 0 and quarantine == '0' then redis.call('ZADD', k.wakeup, 0, '1') end
-  else
-    local first = redis.call('ZRANGE', k.scheduled, 0, 0, 'WITHSCORES')
-    if first[2] then again = math.min(again, math.max(now, tonumber(first[2]))) end
-  end
+  again = math.min(again, look_ahead(c, k))
 end
 if again < math.huge then reply[2] = whole(again) end
 return reply
