@@ -29,6 +29,7 @@ from qcore.errors import (
 from qcore.handle import JobHandle
 from qcore.model.job import JobStatus
 from qcore.model.retry import Exponential, GiveUp, Retry, RetryLater
+from qcore.queue import Queue
 from qcore.task import Task
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "PayloadTooLarge",
     "ProcessDied",
     "QcoreError",
+    "Queue",
     "QueueClosed",
     "QueueFull",
     "ResultError",

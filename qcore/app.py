@@ -7,11 +7,14 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Coroutine,
+    Generator,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+
+import msgspec
 
 from qcore.broker.per_loop import Brokers
 from qcore.broker.redis.broker import Broker
@@ -26,13 +29,14 @@ from qcore.declaration import (
     retry_of,
     seconds_or_none,
 )
-from qcore.durations import Seconds
+from qcore.durations import Seconds, seconds
 from qcore.environment import broker_config
 from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
 from qcore.model.callee import is_lazy, place_of
 from qcore.model.codec import Arguments
 from qcore.model.retry import Retry
+from qcore.queue import Queue
 from qcore.settings import BrokerConfig, check_name, check_type
 from qcore.task import AsyncTask, Settings, SyncTask, Task
 
@@ -63,29 +67,38 @@ class App:
     Args:
         url: Where Redis is; else `QCORE_URL`; else, on a terminal, the embedded server in
             `./.qcore`.
-        queues: Every queue of the app, most urgent first; workers drain them in this order.
+        queues: Every queue of the app, by name or as a `Queue`, most urgent first; workers drain
+            them in this order.
         namespace: Prefix of all keys; else `QCORE_NAMESPACE`, else `qcore`. Apps with different
             namespaces share a Redis without seeing each other.
         include: Modules with tasks, as "proj.emails". Workers and the command import them when
             they have loaded the app, so that they may import the app themselves.
+        payload_limit: Bytes of one job's arguments, and of one kept result, 1024 to 16 MB; 128 KiB
+            by default.
+        enqueue_timeout: Until an enqueue gives up on Redis, 0.05 s to 1 h; 5 s by default.
 
     Raises:
-        ConfigError: a name that cannot be part of a key, or no queue at all.
+        ConfigError: a name that cannot be part of a key, no queue at all, or a value out of range.
     """
 
     def __init__(
         self,
         url: str | None = None,
         *,
-        queues: Sequence[str] = ("default",),
+        queues: Sequence[str | Queue] = ("default",),
         namespace: str | None = None,
         include: Sequence[str] = (),
+        payload_limit: int = 128 * 1024,
+        enqueue_timeout: Seconds = 5.0,
     ) -> None:
         if url is not None:
             check_type("url", url, str, "text as redis://host:6379/0")
         if not _is_list(queues) or not queues:
             raise ConfigError(f'queues is {queues!r}, give a list of names: ["default"]')
-        self.queues = tuple(check_name("queue", queue) for queue in queues)
+        self.queues = tuple(
+            queue.name if isinstance(queue, Queue) else check_name("queue", queue)
+            for queue in queues
+        )
         if len(set(self.queues)) != len(self.queues):
             raise ConfigError(f"queues {list(self.queues)} names a queue twice")
         if namespace is not None:
@@ -93,6 +106,13 @@ class App:
         if not _is_list(include) or not all(map(_is_module, include)):
             raise ConfigError(f'include is {include!r}, give a list of modules: ["proj.emails"]')
         self.include = tuple(include)
+        check_type("payload_limit", payload_limit, int, "bytes, as 128 * 1024")
+        #: What is not known before it is opened is left out; a value out of range is refused here.
+        self._limits = BrokerConfig(
+            url="",
+            payload_limit_bytes=payload_limit,
+            enqueue_timeout_s=seconds("enqueue_timeout", enqueue_timeout),
+        )
         self.tasks: dict[str, Task[Any, Any]] = {}
         self._url = url
         self._namespace = namespace
@@ -261,6 +281,24 @@ class App:
         self._url = url or self._url
         self._namespace = namespace or self._namespace
 
+    @contextmanager
+    def override(
+        self, *, url: str | None = None, namespace: str | None = None
+    ) -> Generator[None, None, None]:
+        """Use another Redis or namespace within a `with` block, as a test does.
+
+        Raises:
+            ConfigError: the app is open: it would go on with what it was opened with.
+        """
+        if self._brokers.is_open:
+            raise ConfigError("the app is open: override its URL and namespace before it is opened")
+        before = self._url, self._namespace
+        self.configure(url=url, namespace=namespace)
+        try:
+            yield
+        finally:
+            self._url, self._namespace = before
+
     @property
     def config(self) -> BrokerConfig:
         """The broker settings: what was given, else the environment.
@@ -268,7 +306,12 @@ class App:
         Raises:
             ConfigError: no URL can be found.
         """
-        return broker_config(self._url, self._namespace)
+        found = broker_config(self._url, self._namespace)
+        return msgspec.structs.replace(
+            found,
+            payload_limit_bytes=self._limits.payload_limit_bytes,
+            enqueue_timeout_s=self._limits.enqueue_timeout_s,
+        )
 
     async def open(self) -> None:
         """Make the app ready to enqueue.

@@ -68,8 +68,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Check names and ranges."""
         check_name("namespace", self.namespace)
         _in_range("--call-timeout", self.call_timeout_s, 0.05, 300)
-        _in_range("enqueue_timeout_s", self.enqueue_timeout_s, 0.05, 3600)
-        _in_range("payload_limit_bytes", self.payload_limit_bytes, 1024, 16 * 1024 * 1024)
+        _in_range("enqueue_timeout", self.enqueue_timeout_s, 0.05, 3600)
+        _in_range("payload_limit", self.payload_limit_bytes, 1024, 16 * 1024 * 1024)
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,8 +107,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.queues:
             check_name("queue", name)
         _in_range("--concurrency", self.concurrency, 1, 10_000)
-        _in_range("threads", self.threads, 1, 1_000)
-        _in_range("pool_size", self.pool_size, 1, 256)
+        _in_range("--threads", self.threads, 1, 1_000)
+        _in_range("--pool-size", self.pool_size, 1, 256)
         _in_range("--lease", self.lease_s, 0.3, 24 * 3600)
         _in_range("block_s", self.block_s, 0.05, 60)
         _in_range("heartbeat_s", self.heartbeat_s, 0.05, 60)
@@ -133,6 +133,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         queues: tuple[str, ...],
         shutdown_timeout_s: float = 30.0,
         concurrency: int = 100,
+        threads: int = 32,
+        pool_size: int = 1,
         reconnect_s: float = 2.0,
     ) -> Self:
         """Return the settings for a lease, with the other times in proportion to it.
@@ -145,6 +147,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             queues=queues,
             concurrency=concurrency,
+            threads=threads,
+            pool_size=pool_size,
             lease_s=lease_s,
             extend_s=min(10.0, lease_s / 3),
             sweep_s=min(5.0, lease_s / 4),
@@ -219,7 +223,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("the most of --processes", self.process_limit, self.processes, 256)
         _in_range("--target-wait", self.target_wait_s, 0.05, 3600)
         _in_range("shrink_after_s", self.shrink_after_s, 0.1, 24 * 3600)
-        _in_range("ready_timeout_s", self.ready_timeout_s, 0.1, 3600)
+        _in_range("--ready-timeout", self.ready_timeout_s, 0.1, 3600)
         _in_range("--stall", self.stall_s, 0.05, 24 * 3600)
         _in_range("boot_failures", self.boot_failures, 1, 1_000)
         _in_range("restart_min_s", self.restart_min_s, 0.01, 60)

@@ -12,6 +12,7 @@ PAGE = ROOT / "docs" / "reference" / "python-api.md"
 #: Heading -> module and the classes that it describes; a base class adds its methods.
 SECTIONS = {
     "App": ("qcore/app.py", ("App",)),
+    "Queue": ("qcore/queue.py", ("Queue",)),
     "Task": ("qcore/task.py", ("Task", "Dispatch")),
     "JobHandle": ("qcore/handle.py", ("JobHandle",)),
     "Context": ("qcore/context.py", ("Context",)),

@@ -104,12 +104,24 @@ def worker(
         ),
     ] = None,
     concurrency: Annotated[int, typer.Option(help="Jobs at a time in each process.")] = 100,
+    threads: Annotated[int, typer.Option(help="Of these, jobs of `def` tasks.")] = 32,
+    pool_size: Annotated[
+        int, typer.Option(help='Of these, jobs of run_in="process" tasks, each in its process.')
+    ] = 1,
     queues: Annotated[
         str | None, typer.Option(help="Queues to serve, first one first: a,b,c; else all.")
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
     stall: Stall = None,
+    ready_timeout: Annotated[
+        float,
+        typer.Option(
+            parser=seconds_of,
+            metavar="TIME",
+            help="A process that is not ready by then is killed: imports and lifespan count.",
+        ),
+    ] = 30.0,
     reconnect: Reconnect = 2.0,
     call_timeout: CallTimeout = None,
     max_jobs: Annotated[
@@ -183,6 +195,8 @@ def worker(
         lease,
         queues=_served(queues, described.queues),
         concurrency=concurrency,
+        threads=threads,
+        pool_size=pool_size,
         shutdown_timeout_s=shutdown_timeout,
         reconnect_s=reconnect,
     )
@@ -198,6 +212,7 @@ def worker(
         max_processes=most,
         target_wait_s=TARGET_WAIT_S if target_wait is None else target_wait,
         stall_s=config.stall_s if stall is None else stall,
+        ready_timeout_s=ready_timeout,
         name=name,
         allow_eviction=allow_eviction,
         max_jobs=max_jobs,

@@ -57,6 +57,11 @@ class Brokers:
         # it holds what is open, so that connections are closed, not collected in another thread
         weakref.finalize(self, _close_all, self._own).atexit = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether some loop of this process has it open."""
+        return self._own.get().is_open()
+
     def get(self) -> Broker:
         """Return the broker of the running loop.
 

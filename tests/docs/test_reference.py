@@ -95,8 +95,8 @@ def test_configuration_names_the_range_that_is_checked(kind: Any):
         checked += 1
         low, high = float(bounds[1]), float(bounds[2])
         says = re.escape(f"allowed is {low:.15g} to {high:.15g}")
-        flag = re.search("--[a-z-]+", meaning)
-        called = flag[0] if flag else name
+        given = re.search(r"--[a-z-]+|(?<=App\()\w+", meaning)
+        called = given[0] if given else name
         for value in (low * 0.99 - 0.001, high * 1.01):
             with pytest.raises(ConfigError, match=f"^{called}.* is .*{says}"):
                 kind(**REQUIRED[kind] | {name: value})

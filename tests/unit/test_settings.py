@@ -23,7 +23,12 @@ URL = "redis://localhost:6379/0"
 #: What settings are called in messages: by the flag, where the command has one.
 FLAGS = {
     "call_timeout_s": "--call-timeout",
+    "enqueue_timeout_s": "enqueue_timeout",
+    "payload_limit_bytes": "payload_limit",
     "concurrency": "--concurrency",
+    "threads": "--threads",
+    "pool_size": "--pool-size",
+    "ready_timeout_s": "--ready-timeout",
     "max_jobs": "--max-jobs",
     "max_time_s": "--max-time",
     "max_memory_bytes": "--max-memory, in bytes,",
