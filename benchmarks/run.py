@@ -16,6 +16,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "cli")]  # this checkout, wh
 
 RESULTS = HERE / "results"
 LATEST = RESULTS / "latest.jsonl"
+#: The plots on the page; the others, and the lines, stay where they were measured.
+SHOWN = ("drain", "enqueue", "pickup")
 
 
 def main() -> None:
@@ -69,7 +71,8 @@ def _publish(lines: list[dict[str, Any]], text: str) -> None:
     """Draw the plots, and put tables and plots into the page."""
     from benchmarks.harness import plots, table
 
-    images = [f"![{path.stem}](results/{path.name})" for path in plots.draw(lines, RESULTS)]
+    drawn = [path for path in plots.draw(lines, RESULTS) if path.stem in SHOWN]
+    images = [f"![{path.stem}](results/{path.name})" for path in drawn]
     table.write_into(HERE / "README.md", "\n".join([text, *images, ""]))
 
 
