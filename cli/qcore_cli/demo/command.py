@@ -13,9 +13,9 @@ from qcore_cli.options import Url
 from qcore_cli.worker import count_processes
 
 #: Where the example lies: beside the package in a wheel, in `docs/` of a checkout.
-_CONNECTORS = (
-    Path(__file__).parent / "examples",
-    Path(__file__).parents[2] / "docs" / "examples",
+_FOLDERS = (
+    Path(__file__).parents[1] / "examples",
+    Path(__file__).parents[3] / "docs" / "examples",
 )
 
 
@@ -76,10 +76,10 @@ def demo(
 
 def _find_example() -> None:
     """Put the example where this process and its children find it."""
-    found = [place for place in _CONNECTORS if (place / "school_audit" / "app.py").exists()]
+    found = [place for place in _FOLDERS if (place / "school_audit" / "app.py").exists()]
     if not found:
         raise ConfigError(
-            f"the example school_audit is not in {' or '.join(map(str, _CONNECTORS))}"
+            f"the example school_audit is not in {' or '.join(map(str, _FOLDERS))}"
         )
     if importlib.util.find_spec("reportlab") is None:
         raise ConfigError("the demo needs reportlab: run pip install 'qcore-queue[demo,embedded]'")
