@@ -107,11 +107,14 @@ class Proxy:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             pipe.cancel()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._pipes[task] = writer
+        # known from here on: a task that is cancelled before its first step closes nothing itself
+        pipe = asyncio.ensure_future(self._pipe(reader, writer))
+        self._pipes[pipe] = writer
+        pipe.add_done_callback(lambda pipe: self._pipes.pop(pipe).transport.abort())
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_writer = None
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -127,10 +130,8 @@ class Proxy:
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            del self._pipes[task]
-            for end in (writer, far_writer):
-                if end is not None:
-                    end.transport.abort()
+            if far_writer is not None:
+                far_writer.transport.abort()
 
     def _begin(self) -> Talk:
         return Talk()
@@ -183,5 +184,8 @@ class Proxy:
     async def __aexit__(self, *_exc: object) -> None:
         with suppress(AssertionError):
             await self.refuse()
+        for _ in range(5):  # what was just being accepted
+            await asyncio.sleep(0)
+            self.cut()
         if self._pipes:
             await asyncio.wait(self._pipes)

@@ -78,9 +78,7 @@ def _find_example() -> None:
     """Put the example where this process and its children find it."""
     found = [place for place in _FOLDERS if (place / "school_audit" / "app.py").exists()]
     if not found:
-        raise ConfigError(
-            f"the example school_audit is not in {' or '.join(map(str, _FOLDERS))}"
-        )
+        raise ConfigError(f"the example school_audit is not in {' or '.join(map(str, _FOLDERS))}")
     if importlib.util.find_spec("reportlab") is None:
         raise ConfigError("the demo needs reportlab: run pip install 'qcore-queue[demo,embedded]'")
     place = str(found[0])
