@@ -73,7 +73,7 @@ class App:
             namespaces share a Redis without seeing each other.
         include: Modules with tasks, as "proj.emails". Workers and the command import them when
             they have loaded the app, so that they may import the app themselves.
-        payload_limit: Bytes of one job's arguments, and of one kept result, 1024 to 16 MB; 128 KiB
+        payload_limit: Bytes of one job's arguments, and of one kept result, 1 KiB to 1 MiB; 128 KiB
             by default.
         enqueue_timeout: Until an enqueue gives up on Redis, 0.05 s to 1 h; 5 s by default.
 
@@ -94,7 +94,9 @@ class App:
         if url is not None:
             check_type("url", url, str, "text as redis://host:6379/0")
         if not _is_list(queues) or not queues:
-            raise ConfigError(f'queues is {queues!r}, give a list of names: ["default"]')
+            raise ConfigError(
+                f'queues is {queues!r}, give a list of names or Queue objects: ["default"]'
+            )
         self.queues = tuple(
             queue.name if isinstance(queue, Queue) else check_name("queue", queue)
             for queue in queues
@@ -116,6 +118,7 @@ class App:
         self.tasks: dict[str, Task[Any, Any]] = {}
         self._url = url
         self._namespace = namespace
+        self._call_timeout_s: float | None = None
         self._lifespan: Lifespan | None = None
         self._brokers = Brokers(lambda: self.config)
 
@@ -136,7 +139,7 @@ class App:
         self,
         *,
         name: str | None = None,
-        queue: str | None = None,
+        queue: str | Queue | None = None,
         timeout: Seconds | None = None,
         kill_timeout: Seconds | None = None,
         retry: Retry | int | None = None,
@@ -152,7 +155,7 @@ class App:
         function: Callable[..., Any] | None = None,
         *,
         name: str | None = None,
-        queue: str | None = None,
+        queue: str | Queue | None = None,
         timeout: Seconds | None = None,
         kill_timeout: Seconds | None = None,
         retry: Retry | int | None = None,
@@ -196,16 +199,17 @@ class App:
 
         def register(function: Callable[..., Any], /) -> Task[Any, Any]:
             function, own_name = checked_callee(function, name)
+            queue_name = queue.name if isinstance(queue, Queue) else queue
             check_types(
                 own_name,
                 name=(name, str, "text"),
-                queue=(queue, str, "a name"),
+                queue=(queue_name, str, "a name"),
                 exclusive=(exclusive, bool, "True or False"),
                 at_most_once=(at_most_once, bool, "True or False"),
             )
             settings = Settings(
                 name=own_name,
-                queue=str.__str__(queue or self._default_queue),
+                queue=str.__str__(queue_name or self._default_queue),
                 retry=retry_of(own_name, 1 if retry is None and at_most_once else retry),
                 run_in=place_of(own_name, function, run_in),
                 timeout_s=seconds_or_none(own_name, "timeout", timeout),
@@ -276,16 +280,25 @@ class App:
             async with self._lifespan() as state:
                 yield state
 
-    def configure(self, *, url: str | None = None, namespace: str | None = None) -> None:
-        """Override URL and namespace, as the command does for its flags; before `open`."""
+    def configure(
+        self,
+        *,
+        url: str | None = None,
+        namespace: str | None = None,
+        call_timeout_s: float | None = None,
+    ) -> None:
+        """Override what the flags of the command name; before `open`."""
         self._url = url or self._url
         self._namespace = namespace or self._namespace
+        self._call_timeout_s = call_timeout_s or self._call_timeout_s
 
     @contextmanager
     def override(
         self, *, url: str | None = None, namespace: str | None = None
     ) -> Generator[None, None, None]:
         """Use another Redis or namespace within a `with` block, as a test does.
+
+        It holds for every thread and event loop of this process, `enqueue_sync` and its kin too.
 
         Raises:
             ConfigError: the app is open: it would go on with what it was opened with.
@@ -294,10 +307,12 @@ class App:
             raise ConfigError("the app is open: override its URL and namespace before it is opened")
         before = self._url, self._namespace
         self.configure(url=url, namespace=namespace)
+        self._brokers.let_go()
         try:
             yield
         finally:
             self._url, self._namespace = before
+            self._brokers.let_go()
 
     @property
     def config(self) -> BrokerConfig:
@@ -309,6 +324,7 @@ class App:
         found = broker_config(self._url, self._namespace)
         return msgspec.structs.replace(
             found,
+            call_timeout_s=self._call_timeout_s or found.call_timeout_s,
             payload_limit_bytes=self._limits.payload_limit_bytes,
             enqueue_timeout_s=self._limits.enqueue_timeout_s,
         )

@@ -69,7 +69,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
         check_name("namespace", self.namespace)
         _in_range("--call-timeout", self.call_timeout_s, 0.05, 300)
         _in_range("enqueue_timeout", self.enqueue_timeout_s, 0.05, 3600)
-        _in_range("payload_limit", self.payload_limit_bytes, 1024, 16 * 1024 * 1024)
+        _in_range("payload_limit", self.payload_limit_bytes, 1024, 1024 * 1024)
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout_s: float = 30.0
     reconnect_min_s: float = 0.1
     reconnect_max_s: float = 2.0
-    #: Leases a job may lose without a crash handler before it is dead.
+    #: So many lost leases make a job dead; a supervisor that saw the end may bury it sooner.
     crash_limit: int = 10
     #: For the supervisor to set: what a worker with its pool may take; the largest pool process is
     #: killed above that.

@@ -21,6 +21,7 @@ from qcore.model.callee import RunIn, returns_a_value, source_of
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
+from qcore.queue import Queue
 from qcore.settings import KEEP_S, check_type
 
 P = ParamSpec("P")
@@ -37,8 +38,14 @@ class Home(Protocol):
         """The broker for the running event loop."""
         ...
 
-    def configure(self, *, url: str | None = None, namespace: str | None = None) -> None:
-        """Override URL and namespace."""
+    def configure(
+        self,
+        *,
+        url: str | None = None,
+        namespace: str | None = None,
+        call_timeout_s: float | None = None,
+    ) -> None:
+        """Override where and how it calls on Redis."""
         ...
 
 
@@ -245,7 +252,7 @@ class Task(Dispatch[P, R]):
         *,
         delay: Seconds | None = None,
         eta: datetime | None = None,
-        queue: str | None = None,
+        queue: str | Queue | None = None,
         keep: Seconds | None = None,
         expires: Seconds | None = None,
         confirm: int = 0,
@@ -269,6 +276,8 @@ class Task(Dispatch[P, R]):
                 or a job that would expire before it is ready; with an `eta` only `enqueue` can
                 tell.
         """
+        if isinstance(queue, Queue):
+            queue = queue.name
         if queue is not None:
             check_type(f"task {self.name}: queue", queue, str, "a name", ArgumentError)
             self._check_queue(queue)

@@ -1,4 +1,4 @@
-"""What commands ask before they change all of a queue, and say afterwards."""
+"""Counts before a command changes a whole queue, and the message after it."""
 
 from qcore.broker.redis.inspector import Inspector
 from qcore.model.views import QueueStats

@@ -1,4 +1,4 @@
-"""The way of text to a terminal: what comes from jobs, servers and files may hold anything."""
+"""Prints text to a terminal, with control characters of jobs, servers and files escaped."""
 
 import sys
 

@@ -6,17 +6,19 @@
     recover         active    -> active                    worker, after a lost claim reply
     extend          active    -> active                    leases
     update_records  active    -> active                    worker, before an at-most-once run
-    settle          active    -> completed, scheduled, dead, ready
-    reclaim         active    -> ready, scheduled, dead    maintenance
-    reclaim_owner   active    -> ready, scheduled, dead    supervisor
+    settle          active    -> completed, scheduled, dead, ready, cancelled
+    reclaim         active    -> ready, scheduled, dead, cancelled    maintenance
+    reclaim_owner   active    -> ready, scheduled, dead, cancelled    supervisor
+    acquit          none: a crash is taken back            supervisor
     prune           completed, cancelled -> -              maintenance
 
 What users and operators do:
 
-    cancel          scheduled -> cancelled; ready, active: a request, which the next step obeys
+    cancel          scheduled -> cancelled; ready, active: a request, obeyed by the next step
     clear           ready, scheduled -> cancelled
     revive          dead      -> ready
-    purge           completed, dead, cancelled -> -
+    purge           dead      -> -
+    forget          removes the keys of a queue that is empty and unused
     pause, close    nothing of a queue is claimed, or nothing new is taken, until `resume`
 
 Each is atomic: a fault finds a job before it or after it. A transition of a worker names the token
@@ -49,7 +51,7 @@ class Turn:
     lost: set[bytes] = field(default_factory=set[bytes])
     #: Milliseconds until a claim can bring more; 0: more is ready; None: nothing in sight.
     again_ms: int | None = None
-    #: Ready jobs that wait for a process of their own.
+    #: Quarantined jobs that are ready.
     quarantined: int = 0
     #: A claim was part of it.
     claimed: bool = False

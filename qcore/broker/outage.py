@@ -1,4 +1,4 @@
-"""What is logged when Redis is away, and when it is back."""
+"""Logs an outage of Redis once when it begins and once when it is over."""
 
 import time
 

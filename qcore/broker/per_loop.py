@@ -84,6 +84,16 @@ class Brokers:
             held = self._make(own, loop)
         return held.broker
 
+    def let_go(self) -> None:
+        """Close the brokers that nobody has opened, each in its own loop; the next call makes anew.
+
+        Such as that of the thread behind `enqueue_sync`.
+        """
+        held = self._own.get().held
+        for loop, one in [(loop, one) for loop, one in held.items() if not one.opens]:
+            del held[loop]
+            _close_from_anywhere(loop, one)
+
     async def open(self) -> None:
         """Open the broker of the running loop; each call needs a `close` of its own.
 
@@ -136,8 +146,12 @@ async def _guard(broker: Broker) -> AsyncGenerator[None, None]:
 def _close_all(own: PerProcess[_Own]) -> None:
     """Close the brokers of an app that is no more, each in its own loop."""
     for loop, one in own.get().held.items():
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(_close_soon, loop, one)
+        _close_from_anywhere(loop, one)
+
+
+def _close_from_anywhere(loop: asyncio.AbstractEventLoop, one: _Held) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(_close_soon, loop, one)
 
 
 def _close_soon(loop: asyncio.AbstractEventLoop, one: _Held) -> None:

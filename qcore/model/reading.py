@@ -1,4 +1,4 @@
-"""What stands in Redis, read as if anybody could have written it: odd bytes end nobody."""
+"""Parses what is read from Redis without trusting it: malformed values count as absent."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What an exception says to an operator: one line, and what it asks for."""
+"""Turns an exception into a reason of one line, and finds a GiveUp or RetryLater in a group."""
 
 from typing import cast
 

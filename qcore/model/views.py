@@ -26,7 +26,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     #: With quarantined jobs.
     ready: int
-    #: Those of the ready that have lost two leases: they wait for a process of their own.
+    #: Those of the ready that have lost two leases: they wait for a quarantine process.
     quarantined: int
     scheduled: int
     active: int

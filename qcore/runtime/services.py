@@ -1,4 +1,4 @@
-"""What goes on beside the work of a process: what fails is begun again, and ends nobody else."""
+"""Runs the background services of a process: one that raises is begun again, the others go on."""
 
 from collections.abc import Awaitable, Callable
 

@@ -11,6 +11,7 @@ import pytest
 
 from qcore import App, ConfigError, JobFailed, JobStatus, Retry
 from qcore.broker.redis.broker import Broker
+from qcore.model.views import JobRecord
 from tests.support import process_tasks
 from tests.support.content import keys_of
 from tests.support.process_tasks import Page
@@ -282,3 +283,33 @@ async def test_task_in_a_process_enqueues_where_its_worker_works(redis_url: str,
         job = process_tasks.number_of.handle(*ref.split("/"))
         assert await job.result(timeout=20) == Page(2, ["from a process", "the end"])
         assert await job.status() is JobStatus.COMPLETED
+
+
+def test_override_holds_for_the_thread_of_sync_calls_and_ends_for_it_too(
+    redis_url: str, namespace: str
+):
+    app = App(redis_url, namespace=namespace)
+
+    @app.task
+    async def task() -> None: ...
+
+    def found() -> list[bool]:
+        spaces = [namespace, f"{namespace}-other"]
+        return [job is not None for job in (_job_in(redis_url, s, ref) for s in spaces)]
+
+    ref = task.enqueue_sync().ref
+    assert found() == [True, False]
+    with app.override(namespace=f"{namespace}-other"):
+        ref = task.enqueue_sync().ref
+        assert found() == [False, True]
+    ref = task.enqueue_sync().ref
+    assert found() == [True, False]
+
+
+def _job_in(url: str, namespace: str, ref: str) -> JobRecord | None:
+    async def look() -> JobRecord | None:
+        async with App(url, namespace=namespace) as app:
+            queue, _, id = ref.partition("/")
+            return await app.inspector.job(queue, id)
+
+    return asyncio.run(look())

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qcore import App, ConfigError, Queue
+from qcore import App, ConfigError, Queue, UnknownQueue
 
 
 def test_queue_is_declared_by_its_name_or_as_an_object():
@@ -58,3 +58,14 @@ async def test_override_of_an_open_app_is_refused():
     async with App("redis://here") as app:
         with pytest.raises(ConfigError, match="the app is open"), app.override(namespace="other"):
             pytest.fail("it was overridden")
+
+
+def test_queue_object_stands_for_its_name_in_a_task_and_its_options():
+    app = App("redis://here", queues=["default", Queue("urgent")])
+
+    @app.task(queue=Queue("urgent"))
+    async def task() -> None: ...
+
+    assert task.settings.queue == "urgent"
+    with pytest.raises(UnknownQueue, match="other"):
+        task.options(queue=Queue("other"))

@@ -259,7 +259,7 @@ class _Demo:
             per_minute=round(60 * self._ledger.made(since) / (course.seconds or 1), 1),
             wait_p50_ms=self._ledger.wait_ms(since, 0.50),
             wait_p99_ms=self._ledger.wait_ms(since, 0.99),
-            rss_max_mb=round(course.rss_max / 2**20, 1),
+            rss_max_mb=round(course.rss_max / 1e6, 1),
         )
         self._tell(report, course, totals)
         if self._plan.as_json:

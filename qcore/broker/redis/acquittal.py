@@ -1,4 +1,4 @@
-"""Quarantined jobs that ran beside a job which is now known to have ended their process."""
+"""Takes a crash back from quarantined jobs that ran beside a job now known as the culprit."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""The state machine on Redis: one method per transition of the contract, each one script."""
+"""The state machine on Redis: a method per transition; settle and claim share one, `turn`."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Patience: how long a call may take, and how much it carries, by how fast the link is."""
+"""Time and size limits of a call on Redis, adapted to the speed of the link."""
 
 import asyncio
 import socket
@@ -46,8 +46,8 @@ class StallTimeout:
 
     Args:
         limit: The limit of the call, without a time of its own.
-        still_s: Seconds.
-        most_s: Seconds.
+        still_s: Seconds without a byte.
+        max_s: Seconds in all.
         moved: Returns something that changes when bytes move.
     """
 

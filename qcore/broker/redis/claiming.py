@@ -1,4 +1,4 @@
-"""A claim in several parts, which together keep to the bounds of one."""
+"""Splits one claim over many queues or nodes into calls that share its limits."""
 
 import asyncio
 from collections.abc import Callable, Iterable

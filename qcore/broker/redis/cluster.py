@@ -217,7 +217,7 @@ class Cluster:
 
 
 class ClusterPipeline:
-    """Sends each command to the node of its key, over one `Line` per node.
+    """Sends each command to the node of its key, over one `Pipeline` per node.
 
     The nodes are asked at the same time. What one of them does not answer is an error in the
     place of its commands; the others' replies stand.
@@ -241,8 +241,8 @@ class ClusterPipeline:
             commands: Scripts or plain commands; the key of a plain one is its second word. One
                 without goes where the one before it went. One that blocks is not sent on when its
                 slot has moved: it has less time by then, so its reply is Moved.
-            timeout_s: For everything together; see `Line.send`.
-            blocks: See `Line.send`.
+            timeout_s: For everything together; see `Pipeline.send`.
+            blocks: See `Pipeline.send`.
 
         Raises:
             ConfigError: a setting of the connection is wrong. Any other failure stands in the
@@ -252,11 +252,11 @@ class ClusterPipeline:
         max_s = MAX_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
         end = loop.time() + max_s
         replies: list[Any] = [None] * len(commands)
-        open_connectors: list[int] = [*range(len(commands))]
+        pending: list[int] = [*range(len(commands))]
         leaders = _leaders_of(commands)
         slots = [_slot_of(commands[i]) for i in leaders]
         for _ in range(_MOVES + 1):
-            nodes = await self._nodes_of({i: slots[i] for i in open_connectors}, replies, end)
+            nodes = await self._nodes_of({i: slots[i] for i in pending}, replies, end)
             await asyncio.gather(
                 *(
                     self._send_to(node, at, commands, replies, end, blocks=blocks)
@@ -264,9 +264,9 @@ class ClusterPipeline:
                 )
             )
             # what followed a command that moved, a WAIT, spoke of the wrong node
-            moved = [i for i in open_connectors if isinstance(replies[leaders[i]], Moved)]
-            open_connectors = [i for i in moved if not _blocks(commands[i])]
-            if not open_connectors:
+            moved = [i for i in pending if isinstance(replies[leaders[i]], Moved)]
+            pending = [i for i in moved if not _blocks(commands[i])]
+            if not pending:
                 break
         return replies
 

@@ -21,19 +21,19 @@ class ClusterWakeups:
     What it takes while nobody listens, it hands back.
 
     Args:
-        new_line: Makes a connection.
+        new_pipeline: Makes a connection.
         wakeup: Returns the key of a queue's wakeup.
         hand_back: Sets the wakeups of queues again.
     """
 
     def __init__(
         self,
-        new_line: Callable[[], Pipeline | ClusterPipeline],
+        new_pipeline: Callable[[], Pipeline | ClusterPipeline],
         *,
         wakeup: Callable[[str], bytes],
         hand_back: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
-        self._new_line = new_line
+        self._new_pipeline = new_pipeline
         self._wakeup = wakeup
         self._hand_back = hand_back
         self._pipelines: dict[str, Pipeline | ClusterPipeline] = {}
@@ -84,7 +84,7 @@ class ClusterWakeups:
 
     async def _listen(self, queue: str, block_s: float, margin_s: float) -> bool:
         if queue not in self._pipelines:
-            self._pipelines[queue] = self._new_line()
+            self._pipelines[queue] = self._new_pipeline()
         (reply,) = await self._pipelines[queue].send(
             [(b"BZPOPMIN", self._wakeup(queue), f"{block_s:.3f}")],
             timeout_s=block_s + margin_s,

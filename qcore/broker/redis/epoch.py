@@ -1,4 +1,4 @@
-"""Since when Redis holds a queue: whether what was accepted earlier can be there at all.
+"""When Redis began to hold a queue: tells a job that Redis lost from one that has ended.
 
 The first enqueue to a queue writes `epoch` into its `meta`: 0 where an older version had filled the
 queue before, which wrote none. A Redis that came back without its data, or was emptied by FLUSHALL,

@@ -1,4 +1,4 @@
-"""Queues that are no longer used: whether nothing and nobody holds one, and the end of its keys."""
+"""Removes the keys of an unused queue, or says what still holds it."""
 
 import msgspec
 

@@ -22,10 +22,10 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "done": ("hash", "job id -> `keep_ms outcome`, then the trace of it"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
     "producers": ("hash", "nonce -> `call ms`, its last call"),
-    "wakeup": ("zset", 'the wakeup "come and claim"'),
+    "wakeup": ("zset", 'one member, "come and claim", which an idle worker pops'),
     "meta": (
         "hash",
-        "fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps",
+        "fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps",
     ),
 }
 

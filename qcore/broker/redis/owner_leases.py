@@ -1,4 +1,4 @@
-"""What processes hold: found by the prefix of its tokens, queue by queue, many in one write."""
+"""Finds, renews and takes back all leases of one process, by the owner in their tokens."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Line: one connection that carries one call at a time, every call with a deadline."""
+"""One connection that carries one call at a time; every call has a deadline."""
 
 import asyncio
 import contextlib

@@ -35,7 +35,7 @@ class Beat(msgspec.Struct, frozen=True):
     done: int
     rss_bytes: int
     loop_lag_ms: float
-    #: Ready jobs that wait for a process of their own, seen since the last beat.
+    #: Ready jobs that wait for a quarantine process, seen since the last beat.
     quarantined: int = 0
     #: It holds leases, or may hold some that it does not know of.
     holding: bool = True

@@ -1,4 +1,4 @@
-"""What one job could leave to the next one of its process: and how it is put back."""
+"""Restores what belongs to the whole process (signals, umask, locale, ...) after each job."""
 
 import locale
 import os

@@ -1,4 +1,4 @@
-"""The jobs of a worker that is gone: what was seen of its end is noted, then they go back."""
+"""Takes back the jobs of a worker that ended, records how, and buries proven culprits."""
 
 import signal
 from collections.abc import Sequence

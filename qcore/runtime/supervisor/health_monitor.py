@@ -1,4 +1,4 @@
-"""Kills workers that do harm: deaf, too large, with a job that does not end, or not leaving."""
+"""Kills workers that block, take too much memory, overrun a kill timeout, or do not leave."""
 
 import asyncio
 

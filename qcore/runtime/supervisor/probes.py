@@ -1,4 +1,4 @@
-"""Whether a supervisor works: what a process manager asks, and why not where it does not."""
+"""Liveness and readiness: the answer to a probe, and the reason when it is no."""
 
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState
 from qcore.settings import WorkerConfig

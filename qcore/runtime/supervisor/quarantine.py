@@ -1,4 +1,4 @@
-"""Processes for quarantined jobs: some that lost two leases together, one that lost more alone."""
+"""Starts quarantine processes: for jobs that lost two leases, ten at a time; with three alone."""
 
 import asyncio
 

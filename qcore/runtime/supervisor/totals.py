@@ -1,4 +1,4 @@
-"""What the workers of one supervisor came to, added up from their beats."""
+"""Sums of what the workers of one supervisor report in their beats: runs, ends, lag."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Which asyncio tasks wait for another one, as its callbacks tell; they are looked at by need."""
+"""Finds which asyncio tasks wait for a given one, by looking at its done callbacks."""
 
 import asyncio
 from collections.abc import Callable, Iterator

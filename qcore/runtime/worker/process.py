@@ -31,13 +31,14 @@ _encode = msgspec.json.Encoder().encode
 async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str]) -> None:
     """Run one worker under a supervisor, until it is ordered to stop.
 
-    The app's URL and namespace are those that the supervisor was given.
+    The app's URL, namespace and call timeout are those that the supervisor was given.
 
     SIGTERM and SIGINT make it drain, once: a process manager may signal the children as well as
     their supervisor, and that must not count as the second signal. For the same reason signals by
     which the supervisor replaces its children do nothing here.
     """
-    app.configure(url=config.broker.url, namespace=config.broker.namespace)
+    broker = config.broker
+    app.configure(url=broker.url, namespace=broker.namespace, call_timeout_s=broker.call_timeout_s)
     async with app:
         worker = Worker(app, config.worker, owner=config.owner, pool_command=pool_command)
         _listen(worker, config)

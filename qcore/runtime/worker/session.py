@@ -1,4 +1,4 @@
-"""What a worker and its broker owe each other: outcomes not yet told, claims not yet answered."""
+"""Settles and claims in one call; after a lost reply it settles again and recovers the claim."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -46,7 +46,7 @@ class _Away:
 class Session:
     """One settle-and-claim call at a time; what a failed call leaves open is cleared up next.
 
-    `wakeup` is called when a lost claim is to be looked for once more, or an absent queue to be
+    `wake` is called when a lost claim is to be looked for once more, or an absent queue to be
     tried again.
 
     A settle that was sent and not answered is sent again: its token makes it count once. A claim

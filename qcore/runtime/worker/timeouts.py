@@ -1,4 +1,4 @@
-"""One timer for the task timeouts, the trust, and the odd ends of all running jobs."""
+"""One timer for all running jobs: cancels those past their timeout or their trusted lease."""
 
 import asyncio
 

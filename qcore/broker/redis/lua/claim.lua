@@ -10,13 +10,13 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
---       wakeup     zset  the wakeup "come and claim"
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many jobs in all
 --       lease_ms   ms    until the lease ends
 --       prefix     text  `owner:seq:`, in front of each id it makes the token
---       max_bytes int   payload in one reply; one job always fits
+--       max_bytes  int   payload in one reply; one job always fits
 --       promote    int   due jobs promoted in all; and one of each queue at least
 --       quarantine text  '0': claims none; '1' and '2': nothing else, with '1' also one to be alone
 --       limits...  int   at most so many jobs of each queue

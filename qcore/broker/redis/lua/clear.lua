@@ -12,7 +12,7 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
 --       outcome    bytes what a handle finds

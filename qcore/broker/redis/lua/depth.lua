@@ -5,7 +5,7 @@
 --       active     zset  token -> lease deadline, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 -- reply { now_ms, ready, quarantined, scheduled, active, dead, first 8 bytes of the next ready job
 --       or false, of the next quarantined one, the pause (`until_ms since_ms reason`) or false, since

@@ -3,8 +3,8 @@
 --       ready      list  job ids, oldest first
 --       scheduled  zset  job id -> due time, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
---       wakeup     zset  the wakeup "come and claim"
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       nonce      text  names the producing process
 --       call       int   grows with each call of this producer

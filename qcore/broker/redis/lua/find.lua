@@ -9,7 +9,7 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or `cancels` holds,
@@ -21,7 +21,7 @@ local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS
 local cancels, waiters, meta = unpack(KEYS, 9, 11)
 local id, channel = ARGV[1], ARGV[2]
 -- So many channels of one job hear of its end; who comes later looks again by himself.
-local MOST_BYTES = 1000
+local MAX_BYTES = 1000
 
 check('HLEN', state, crashes, waiters, meta)
 redis.call('ZREM', active, '')
@@ -53,7 +53,7 @@ if channel ~= '' and where ~= 'dead' and where ~= '' then
   local is_in = known and string.find(' ' .. known .. ' ', ' ' .. channel .. ' ', 1, true)
   if not known then
     redis.call('HSET', waiters, id, channel)
-  elseif not is_in and #known < MOST_BYTES then
+  elseif not is_in and #known < MAX_BYTES then
     redis.call('HSET', waiters, id, known .. ' ' .. channel)
   end
 end

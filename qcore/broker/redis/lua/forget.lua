@@ -13,8 +13,8 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       producers  hash  nonce -> `call ms`, its last call
---       wakeup     zset  the wakeup "come and claim"
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       away_ms    ms    workers that did not sweep for so long are away
 --       act        int   1: forget it, 0: say what it holds

@@ -4,8 +4,8 @@
 --       ready      list  job ids, oldest first
 --       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       crashes    hash  job id -> `count ms`
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
---       wakeup     zset  the wakeup "come and claim"
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
 -- reply { how many were promoted, quarantined jobs that wait; none while the queue is paused }

@@ -22,13 +22,13 @@ check('ZCARD', expiry)
 check('HLEN', done)
 -- So many bytes of outcomes are read, and so many producers looked at. While a tenth of them is
 -- silent, the next page is worth a look.
-local MOST_BYTES, PAGE = 1024 * 1024, 500
+local MAX_BYTES, PAGE = 1024 * 1024, 500
 local page = redis.call('HSCAN', producers, cursor, 'COUNT', PAGE)
 redis.call('ZREM', active, '')
 local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', whole(now), 'LIMIT', 0, limit)
 local read, count, silent = 0, 0, 0
 for _, id in ipairs(over) do
-  if read > MOST_BYTES then break end
+  if read > MAX_BYTES then break end
   -- a trace has no time in front
   local kept = redis.call('HGET', done, id) or ''
   read, count = read + #kept, count + 1
@@ -46,5 +46,5 @@ for i = 1, #page[2], 2 do
   local at = natural(string.match(page[2][i + 1], ' (%d+)$'))
   if not at or now - at > silent_ms then silent = silent + redis.call('HDEL', producers, page[2][i]) end
 end
-local is_more = #over == limit or read > MOST_BYTES or silent > PAGE / 10
+local is_more = #over == limit or read > MAX_BYTES or silent > PAGE / 10
 return { count, page[1], is_more and 1 or 0 }

@@ -6,7 +6,7 @@
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       age_ms     ms    purge what has been dead for so long; '' for the ids
 --       limit      int   at most so many

@@ -12,8 +12,8 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged; those of sweeps
---       wakeup     zset  the wakeup "come and claim"
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    the lease of this fleet
 --       stale_ms   ms    a last sweep older than this means that Redis or all sweepers were away

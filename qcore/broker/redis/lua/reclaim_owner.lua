@@ -12,7 +12,7 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       wakeup     zset  the wakeup "come and claim"
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       owner      text  the process that is gone
 --       charge     text  '1': the loss counts as a crash; '0': the process was ended for no fault of its jobs

@@ -5,7 +5,7 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       ready      list  job ids, oldest first
---       wakeup     zset  the wakeup "come and claim"
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  items...   id, its new record
 -- reply the ids that were revived: those dead, with a payload
 -- @include kinds

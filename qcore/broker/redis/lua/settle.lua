@@ -13,7 +13,7 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       wakeup     zset  the wakeup "come and claim"
+--       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       acks       int   how many of the items are acks without an outcome
 --       keeps      int   acks with an outcome to keep
