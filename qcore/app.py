@@ -25,6 +25,8 @@ from qcore.declaration import (
     check_types,
     checked_callee,
     expires_ms_of,
+    is_list,
+    is_module,
     kill_timeout_s_of,
     retry_of,
     seconds_or_none,
@@ -93,7 +95,7 @@ class App:
     ) -> None:
         if url is not None:
             check_type("url", url, str, "text as redis://host:6379/0")
-        if not _is_list(queues) or not queues:
+        if not is_list(queues) or not queues:
             raise ConfigError(
                 f'queues is {queues!r}, give a list of names or Queue objects: ["default"]'
             )
@@ -105,7 +107,7 @@ class App:
             raise ConfigError(f"queues {list(self.queues)} names a queue twice")
         if namespace is not None:
             namespace = check_name("namespace", namespace)
-        if not _is_list(include) or not all(map(_is_module, include)):
+        if not is_list(include) or not all(map(is_module, include)):
             raise ConfigError(f'include is {include!r}, give a list of modules: ["proj.emails"]')
         self.include = tuple(include)
         check_type("payload_limit", payload_limit, int, "bytes, as 128 * 1024")
@@ -280,17 +282,15 @@ class App:
             async with self._lifespan() as state:
                 yield state
 
-    def configure(
-        self,
-        *,
-        url: str | None = None,
-        namespace: str | None = None,
-        call_timeout_s: float | None = None,
-    ) -> None:
-        """Override what the flags of the command name; before `open`."""
+    def configure(self, *, url: str | None = None, namespace: str | None = None) -> None:
+        """Override URL and namespace, as the command does for its flags; before `open`."""
         self._url = url or self._url
         self._namespace = namespace or self._namespace
-        self._call_timeout_s = call_timeout_s or self._call_timeout_s
+
+    def work_at(self, broker: BrokerConfig) -> None:
+        """Call on the Redis that a worker was told of, as it does; for workers and their pools."""
+        self.configure(url=broker.url, namespace=broker.namespace)
+        self._call_timeout_s = broker.call_timeout_s
 
     @contextmanager
     def override(
@@ -390,14 +390,6 @@ class App:
         if not (queue and slash and id):
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
         return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _is_module(name: object) -> bool:
-    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
 def _anything() -> Any: ...

@@ -1,8 +1,8 @@
-"""What the declaration of a task may say, and what its options become."""
+"""What the declarations of an app and its tasks may say, and what their options become."""
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,16 @@ from qcore.model.callee import check_callee, name_of, source_of
 from qcore.model.retry import Retry
 from qcore.settings import KILL_GRACE_S, check_type
 from qcore.task import Settings, Task
+
+
+def is_list(value: object) -> bool:
+    """Say whether it is a list of things, and not a text."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def is_module(name: object) -> bool:
+    """Say whether it can be the name of a module."""
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
 def checked_callee(

@@ -22,7 +22,7 @@ from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
 from qcore.queue import Queue
-from qcore.settings import KEEP_S, check_type
+from qcore.settings import KEEP_S, BrokerConfig, check_type
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,14 +38,8 @@ class Home(Protocol):
         """The broker for the running event loop."""
         ...
 
-    def configure(
-        self,
-        *,
-        url: str | None = None,
-        namespace: str | None = None,
-        call_timeout_s: float | None = None,
-    ) -> None:
-        """Override where and how it calls on Redis."""
+    def work_at(self, broker: BrokerConfig) -> None:
+        """Call on the Redis of the worker, as it does."""
         ...
 
 

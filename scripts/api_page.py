@@ -27,7 +27,7 @@ SECTIONS = {
 }
 #: Public names within the library that are of no use to who uses it.
 INTERNAL = {
-    *("App.broker", "App.config", "App.configure", "App.lifespan_state"),
+    *("App.broker", "App.config", "App.configure", "App.lifespan_state", "App.work_at"),
     *("Task.handle", "Task.keep_ms", "Task.with_context", "Retry.delay_s", "Exponential.delay_s"),
 }
 HEAD = """\

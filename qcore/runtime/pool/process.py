@@ -129,9 +129,7 @@ def _serve(request: Request, app: App, broker: BrokerConfig, isolation: Isolatio
     own, error = os.getpid(), None
     try:
         task, named = _prepared(request, app)
-        task.app.configure(  # for `enqueue_sync`
-            url=broker.url, namespace=broker.namespace, call_timeout_s=broker.call_timeout_s
-        )
+        task.app.work_at(broker)  # for `enqueue_sync`
         result = isolation.run(partial(_work_on, request.facts, partial(task.function, **named)))
         reply = Reply(result=msgspec.Raw(encode_result(result, request.result_limit_bytes)))
     except BaseException as e:  # noqa: BLE001 - whatever a task raises is its outcome

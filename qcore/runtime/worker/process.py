@@ -37,8 +37,7 @@ async def run_child(app: App, config: ChildConfig, *, pool_command: Sequence[str
     their supervisor, and that must not count as the second signal. For the same reason signals by
     which the supervisor replaces its children do nothing here.
     """
-    broker = config.broker
-    app.configure(url=broker.url, namespace=broker.namespace, call_timeout_s=broker.call_timeout_s)
+    app.work_at(config.broker)
     async with app:
         worker = Worker(app, config.worker, owner=config.owner, pool_command=pool_command)
         _listen(worker, config)
