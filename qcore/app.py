@@ -37,6 +37,7 @@ from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
 from qcore.model.callee import is_lazy, place_of
 from qcore.model.codec import Arguments
+from qcore.model.reference import parts_of
 from qcore.model.retry import Retry
 from qcore.queue import Queue
 from qcore.settings import BrokerConfig, check_name, check_type
@@ -386,10 +387,10 @@ class App:
         Raises:
             ArgumentError: `ref` is no reference.
         """
-        queue, slash, id = ref.partition("/")
-        if not (queue and slash and id):
+        parts = parts_of(ref)
+        if parts is None:
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
-        return JobHandle(lambda: self.broker, queue, id, decode=_untyped)
+        return JobHandle(lambda: self.broker, *parts, decode=_untyped)
 
 
 def _anything() -> Any: ...

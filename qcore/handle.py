@@ -21,6 +21,7 @@ from qcore.errors import (
     ResultExpired,
 )
 from qcore.model.job import JobStatus
+from qcore.model.reference import reference
 from qcore.model.views import JobRecord
 
 R = TypeVar("R")
@@ -63,7 +64,7 @@ class JobHandle(Generic[R]):
     @property
     def ref(self) -> str:
         """`QUEUE/ID`, as printed everywhere and taken by `app.job` and the command."""
-        return f"{self.queue}/{self.id}"
+        return reference(self.queue, self.id)
 
     def __repr__(self) -> str:
         return f"JobHandle({self.ref!r})"

@@ -7,6 +7,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.redis.inspector import Inspector
+from qcore.model.reference import reference
 from qcore.model.views import JobRecord
 from qcore_cli.asking import all_of, say_done, stats_of
 from qcore_cli.format import (
@@ -67,8 +68,8 @@ def dead_list(
     else:
         width = max(_MIN_WIDTH, shutil.get_terminal_size().columns)
         for record in records:
-            tries = counted(record.attempts, "attempt")
-            echo(printable(f"{record.queue}/{record.id}  {time_of(record.at_ms)}  {tries}"))
+            ref, tries = reference(record.queue, record.id), counted(record.attempts, "attempt")
+            echo(printable(f"{ref}  {time_of(record.at_ms)}  {tries}"))
             said = printable(f"{record.task or '-'}  {record.reason or ''}")
             echo(f"  {said if len(said) <= width - 2 else said[: width - 3] + '…'}")
         if len(records) < count:
@@ -106,10 +107,10 @@ def dead_revive(
     async def act(inspector: Inspector) -> list[str]:
         if queue is not None:
             await check_queue(inspector, queue)
-            return [f"{queue}/{id}" for id in await inspector.revive_all(queue)]
+            return [reference(queue, id) for id in await inspector.revive_all(queue)]
         done: list[str] = []
         for name, ids in split_refs(refs or []).items():
-            done += [f"{name}/{id}" for id in await inspector.revive(name, ids)]
+            done += [reference(name, id) for id in await inspector.revive(name, ids)]
         return done
 
     revived = with_inspector(url, namespace, act)

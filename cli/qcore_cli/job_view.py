@@ -10,6 +10,7 @@ from qcore.broker.redis.fleet import Fleet
 from qcore.broker.redis.inspector import Inspector
 from qcore.environment import broker_config
 from qcore.model.job import Death
+from qcore.model.reference import reference
 from qcore.model.views import JobRecord, RunsOn
 from qcore_cli.format import print_json, short_age, shown_time
 from qcore_cli.options import split_refs, with_broker
@@ -27,7 +28,7 @@ def find(ref: str, url: str | None, namespace: str | None) -> tuple[JobRecord, R
     async def read(broker: Broker) -> tuple[JobRecord | None, RunsOn | None, str]:
         record = await Inspector(broker).job(queue, ids[0])
         owner = (record.token or "").partition(":")[0] if record else ""
-        runs_on = await Fleet(broker).runs_on(owner, f"{queue}/{ids[0]}") if owner else None
+        runs_on = await Fleet(broker).runs_on(owner, ref) if owner else None
         return record, runs_on, Inspector(broker).where
 
     record, runs_on, where = with_broker(broker_config(url, namespace), read)
@@ -46,7 +47,7 @@ def show(record: JobRecord, runs_on: RunsOn | None, as_json: bool) -> None:
         print_json(plain)
         return
     rows = [
-        ("job", f"{record.queue}/{record.id}"),
+        ("job", plain["ref"]),
         ("status", record.status),
         ("task", record.task),
         ("arguments", plain["arguments"]),
@@ -100,7 +101,7 @@ def plain_of(record: JobRecord) -> dict[str, Any]:
     plain = msgspec.to_builtins(msgspec.structs.replace(record, payload=None, result=None))
     del plain["payload"]
     return plain | {
-        "ref": f"{record.queue}/{record.id}",
+        "ref": reference(record.queue, record.id),
         # in Redis these are arrays, to save their keys
         "errors": [msgspec.structs.asdict(error) for error in record.errors],
         "deaths": [msgspec.structs.asdict(death) for death in record.deaths],

@@ -6,6 +6,7 @@ import typer
 
 from qcore import ConfigError
 from qcore.broker.redis.inspector import Inspector
+from qcore.model.reference import reference
 from qcore_cli.format import print_json
 from qcore_cli.job_view import find, show
 from qcore_cli.options import (
@@ -45,7 +46,7 @@ def jobs_cancel(
         places: dict[str, str] = {}
         for name, ids in split_refs(refs).items():
             found = await inspector.cancel(name, ids)
-            places |= {f"{name}/{id}": place for id, place in zip(ids, found, strict=True)}
+            places |= {reference(name, id): place for id, place in zip(ids, found, strict=True)}
         return places
 
     places = with_inspector(url, namespace, act)

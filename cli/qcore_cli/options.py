@@ -16,6 +16,7 @@ from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.urls import where_is
 from qcore.durations import seconds
 from qcore.environment import broker_config
+from qcore.model.reference import parts_of
 from qcore.settings import BrokerConfig
 from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.terminal import printable
@@ -123,10 +124,10 @@ def split_refs(refs: Sequence[str]) -> dict[str, list[str]]:
     """Return job ids by queue from references QUEUE/ID."""
     queues: dict[str, list[str]] = {}
     for ref in refs:
-        queue, slash, id = ref.partition("/")
-        if not (queue and slash and id) or not ref.isprintable():
+        parts = parts_of(ref)
+        if parts is None or not ref.isprintable():
             raise ConfigError(f"{ref!r} is no job reference: it reads QUEUE/ID")
-        queues.setdefault(queue, []).append(id)
+        queues.setdefault(parts[0], []).append(parts[1])
     return queues
 
 

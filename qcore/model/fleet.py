@@ -5,6 +5,8 @@ from typing import Annotated
 
 import msgspec
 
+from qcore.model.reference import reference
+
 #: What records may hold: anybody can write them, and each reader reckons with them.
 _Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 _Pid = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
@@ -33,7 +35,7 @@ class RunningJob(msgspec.Struct, frozen=True):
     @property
     def ref(self) -> str:
         """The job as the command takes it, QUEUE/ID."""
-        return f"{self.queue}/{self.id}" if self.queue else self.id
+        return reference(self.queue, self.id) if self.queue else self.id
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from qcore.broker.redis.server_checks import span
 from qcore.errors import JobNotFound
 from qcore.model.findings import Finding, fault
 from qcore.model.reading import FAR_MS, natural
+from qcore.model.reference import reference
 
 #: Two clocks that measure the same span may differ by so much, and by so many parts of it.
 _SLACK_S, _SLACK_PART = 0.1, 0.001
@@ -66,8 +67,8 @@ class NoTrace:
             is_emptied = age_s + _SLACK_S + span_s * _SLACK_PART < span_s
         if is_emptied:
             raise JobNotFound(
-                f"there is no job {self.queue}/{self.id}: since it was enqueued Redis has lost all "
-                f"that it held of queue {self.queue}; nobody knows whether it ran"
+                f"there is no job {reference(self.queue, self.id)}: since it was enqueued Redis "
+                f"has lost all that it held of queue {self.queue}; nobody knows whether it ran"
             )
 
     def _check_not_purged(self, since: float | None) -> None:
@@ -93,7 +94,7 @@ class NoTrace:
     def _gone(self, stamp: bytes | None, event: str, fate: str) -> JobNotFound:
         at = datetime.fromtimestamp((natural(stamp) or 0) / 1000, UTC)
         return JobNotFound(
-            f"there is no trace of job {self.queue}/{self.id}: {event} at "
+            f"there is no trace of job {reference(self.queue, self.id)}: {event} at "
             f"{at:%Y-%m-%d %H:%M:%SZ}; it {fate}, or ended before and kept nothing"
         )
 

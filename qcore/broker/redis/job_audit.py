@@ -21,6 +21,7 @@ from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.queue_checks import PAGE, scan
 from qcore.model.findings import Finding, fault, ok
 from qcore.model.reading import raw_of, text_of
+from qcore.model.reference import reference
 
 #: Payloads of one page: a hundred may be 13 MB.
 _PAYLOADS = 100
@@ -324,7 +325,7 @@ def _removals(keys: QueueKeys, id: bytes, job: _Job, places: Sequence[str]) -> I
 
 def _without_payload(check: str, keys: QueueKeys, id: str, place: str) -> Finding:
     said = f"job {id} in {place} has no payload: its arguments are lost"
-    forget = f"qcore dead purge {keys.queue}/{id} --yes"
+    forget = f"qcore dead purge {reference(keys.queue, id)} --yes"
     match place:
         case "active":
             return fault(check, said, "If the run that is on fails, enqueue it anew.")

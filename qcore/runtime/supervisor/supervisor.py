@@ -305,7 +305,7 @@ class Supervisor:
             "supervisor.draining",
             workers=len(self._workers.living),
             running=sum(beat.running for beat in beats),
-            oldest=[f"{job.task} {job.queue}/{job.id}" for job in oldest[:_NAMED]],
+            oldest=[f"{job.task} {job.ref}" for job in oldest[:_NAMED]],
             timeout_s=self._jobs_s,
         )
 
