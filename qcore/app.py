@@ -22,6 +22,7 @@ from qcore.broker.redis.inspector import Inspector
 from qcore.context import Context
 from qcore.declaration import (
     check_combination,
+    check_payload_limit,
     check_types,
     checked_callee,
     expires_ms_of,
@@ -111,7 +112,7 @@ class App:
         if not is_list(include) or not all(map(is_module, include)):
             raise ConfigError(f'include is {include!r}, give a list of modules: ["proj.emails"]')
         self.include = tuple(include)
-        check_type("payload_limit", payload_limit, int, "bytes, as 128 * 1024")
+        check_payload_limit(payload_limit)
         #: What is not known before it is opened is left out; a value out of range is refused here.
         self._limits = BrokerConfig(
             url="",

@@ -13,6 +13,19 @@ from qcore.model.retry import Retry
 from qcore.settings import KILL_GRACE_S, check_type
 from qcore.task import Settings, Task
 
+#: A claim reads sixteen payloads at once, also where few of them fit.
+_MAX_PAYLOAD = 1024 * 1024
+
+
+def check_payload_limit(limit: int) -> None:
+    """Raise ConfigError unless it is a number of bytes that a claim can bear."""
+    check_type("payload_limit", limit, int, "bytes, as 128 * 1024")
+    if limit > _MAX_PAYLOAD:
+        raise ConfigError(
+            f"payload_limit is {limit}, allowed is 1024 to {_MAX_PAYLOAD}: store more elsewhere, "
+            "and pass its name"
+        )
+
 
 def is_list(value: object) -> bool:
     """Say whether it is a list of things, and not a text."""

@@ -69,7 +69,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
         check_name("namespace", self.namespace)
         _in_range("--call-timeout", self.call_timeout_s, 0.05, 300)
         _in_range("enqueue_timeout", self.enqueue_timeout_s, 0.05, 3600)
-        _in_range("payload_limit", self.payload_limit_bytes, 1024, 1024 * 1024)
+        _in_range("payload_limit", self.payload_limit_bytes, 1024, 16 * 1024 * 1024)
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ def test_limits_of_an_app_are_those_of_its_broker():
     ("options", "message"),
     [
         ({"payload_limit": 10}, "payload_limit is 10, allowed is 1024 to"),
+        ({"payload_limit": 2**20 + 1}, "payload_limit is 1048577, allowed is 1024 to 1048576"),
         ({"payload_limit": "1M"}, "payload_limit is '1M', give bytes"),
         ({"enqueue_timeout": 0}, "enqueue_timeout is 0, allowed is 0.05 to"),
         ({"enqueue_timeout": "soon"}, "enqueue_timeout is 'soon', which is no duration"),

@@ -56,7 +56,7 @@ def supervisor(**settings: Any) -> SupervisorConfig:
     [
         (broker, "call_timeout_s", 0.05, 300, (0.04, 301)),
         (broker, "enqueue_timeout_s", 0.05, 3600, (0, 3601)),
-        (broker, "payload_limit_bytes", 1024, 1024 * 1024, (1023, 1024 * 1024 + 1)),
+        (broker, "payload_limit_bytes", 1024, 16 * 1024**2, (1023, 16 * 1024**2 + 1)),
         (worker, "concurrency", 1, 10_000, (0, 10_001)),
         (supervisor, "max_jobs", 1, 1_000_000_000, (0, 1_000_000_001)),
         (supervisor, "max_time_s", 1, 30 * 86_400, (0.9, 30 * 86_400 + 1)),
