@@ -13,6 +13,9 @@ from qcore.model.retry import Retry
 from qcore.settings import KILL_GRACE_S, check_type
 from qcore.task import Settings, Task
 
+#: A claim reads sixteen payloads at once, also where few of them fit.
+_MAX_PAYLOAD = 1024 * 1024
+
 
 def check_payload_limit(limit: int) -> None:
     """Raise ConfigError unless it is a number of bytes that a claim can bear."""
@@ -22,10 +25,6 @@ def check_payload_limit(limit: int) -> None:
             f"payload_limit is {limit}, allowed is 1024 to {_MAX_PAYLOAD}: store more elsewhere, "
             "and pass its name"
         )
-
-
-#: A claim reads sixteen payloads at once, also where few of them fit.
-_MAX_PAYLOAD = 1024 * 1024
 
 
 def is_list(value: object) -> bool:
