@@ -28,11 +28,11 @@ from qcore_cli.demo.view import (
     Report,
     Snapshot,
     choose_view,
+    mib,
     print_report,
     print_sum,
     say,
 )
-from qcore_cli.format import size_of
 from qcore_cli.logs import LogStyle, last_words, logs_to
 from school_audit import books, folder, results
 from school_audit.app import app, audit_student
@@ -259,7 +259,7 @@ class _Demo:
             per_minute=round(60 * self._ledger.made(since) / (course.seconds or 1), 1),
             wait_p50_ms=self._ledger.wait_ms(since, 0.50),
             wait_p99_ms=self._ledger.wait_ms(since, 0.99),
-            rss_max_mb=round(course.rss_max / 1e6, 1),
+            rss_max_mb=round(course.rss_max / 2**20, 1),
         )
         self._tell(report, course, totals)
         if self._plan.as_json:
@@ -276,8 +276,8 @@ class _Demo:
         for pid, early in course.rss_early.items():
             if late := course.rss_last.get(pid):
                 say(
-                    f"worker {pid} with its pool: {size_of(early)} at 20 %, "
-                    f"{size_of(late)} at the end (x {late / early:.2f})"
+                    f"worker {pid} with its pool: {mib(early)} at 20 %, "
+                    f"{mib(late)} at the end (x {late / early:.2f})"
                 )
         if totals.unbalanced:
             say(f"{totals.unbalanced:,} documents say that the double entry does not balance")

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 from qcore.model.fleet import WorkerView
-from qcore_cli.format import size_of
 
 #: Speed is that of the last so many seconds.
 _WINDOW_S = 10.0
 _LINE_EVERY_S = 5.0
+_MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class Lines:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LINE_EVERY_S
-        memory = ", ".join(size_of(worker.rss_bytes) for worker in snapshot.workers)
+        memory = ", ".join(mib(worker.rss_bytes) for worker in snapshot.workers)
         say(
             f"{snapshot.done:,} of {snapshot.total:,}  {speed:,.0f} a minute  "
             f"{snapshot.dead} failed  wait p50 {seconds(snapshot.wait_p50_ms)}  "
@@ -145,7 +145,7 @@ class Screen:
                 str(worker.pid),
                 worker.state.value,
                 f"{worker.done:,}",
-                size_of(worker.rss_bytes),
+                mib(worker.rss_bytes),
                 f"{worker.loop_lag_ms:.0f} ms",
             )
         self._live.update(Group(self._bar, facts, workers))
@@ -191,3 +191,8 @@ def say(text: str) -> None:
 def seconds(ms: int) -> str:
     """Return a duration for people."""
     return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def mib(count: int) -> str:
+    """Return an amount of memory as the system that the demo is compared with counts it."""
+    return f"{count / _MIB:.0f} MB"
