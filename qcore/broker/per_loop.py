@@ -90,9 +90,9 @@ class Brokers:
         Such as that of the thread behind `enqueue_sync`.
         """
         held = self._own.get().held
-        for loop, one in [(loop, one) for loop, one in held.items() if not one.opens]:
-            del held[loop]
-            _close_from_anywhere(loop, one)
+        for loop, one in list(held.items()):  # other threads may add theirs meanwhile
+            if not one.opens and held.pop(loop, None):
+                _close_from_anywhere(loop, one)
 
     async def open(self) -> None:
         """Open the broker of the running loop; each call needs a `close` of its own.
