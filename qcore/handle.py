@@ -170,7 +170,7 @@ class JobHandle(Generic[R]):
             async with asyncio.timeout(_ANSWER_S):
                 return await standing(self._broker(), self.queue, self.id)
         except (TimeoutError, QcoreError) as e:
-            return f"where it is cannot be seen ({str(e) or 'Redis does not answer'})"
+            return f"where it is cannot be seen ({str(e) or 'the broker does not answer'})"
 
     @property
     def _since(self) -> float | None:
@@ -188,7 +188,7 @@ class JobHandle(Generic[R]):
         accepted = self._accepted
         if accepted is not None and accepted.keeps_all and time.monotonic() <= accepted.until:
             raise JobNotFound(
-                f"there is no job {self.ref}, and its outcome would still be kept: Redis lost it, "
+                f"there is no job {self.ref}, and its outcome would still be kept: it was lost, "
                 "or it was purged, or it returned None against its annotation"
             )
 

@@ -21,6 +21,17 @@ What users and operators do:
     forget          removes the keys of a queue that is empty and unused
     pause, close    nothing of a queue is claimed, or nothing new is taken, until `resume`
 
+What changes nothing, and is asked for by users, operators and supervisors:
+
+    ended           waits until a job has ended                       handle
+    job, dead       what is known of one job, of those that are dead  `JobRecord`
+    names, queues   which queues there are, and how full they are     `QueueStats`
+    members         which supervisors are alive, and what they run    `Member`
+    beat, restart   a supervisor says that it lives, and hears orders  `Contact`, `Order`
+
+An engine may offer more, and users ask for it by name: examining the server, the audit of all keys
+and the check for lost data know Redis and nothing else.
+
 Each is atomic: a fault finds a job before it or after it. A transition of a worker names the token
 of its lease, and does nothing once that is somebody else's; so it may be repeated, but for a claim.
 Times are those of the engine's clock, never of a worker's.

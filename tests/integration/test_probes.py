@@ -62,7 +62,7 @@ async def test_probes_through_a_whole_life(fleet: Fleet, own_server: Server, por
     await eventually(says(port, "/readyz", READY), 20)
 
     own_server.kill()
-    gone = (503, "not ready: Redis has not answered a claim for ")
+    gone = (503, "not ready: the broker has not answered a claim for ")
     await eventually(says(port, "/readyz", gone), 20)
     assert await get(port, "/livez") == ALIVE
     own_server.start()
@@ -117,7 +117,7 @@ async def test_readiness_waits_for_the_first_claim(fleet: Fleet, own_server: Ser
     own_server.kill()
     command = fleet.start_with(processes=1, health_port=port)
     await eventually(lambda: command.events("worker.started"), 30)
-    said = (503, "not ready: Redis has not answered a claim yet\n")
+    said = (503, "not ready: the broker has not answered a claim yet\n")
     await eventually(says(port, "/readyz", said))
     assert await get(port, "/livez") == ALIVE
     own_server.start()

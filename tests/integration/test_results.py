@@ -252,7 +252,7 @@ async def test_handle_of_a_job_without_trace_knows_what_that_means(app: App, one
     assert await handle(Accepted(60, now + 60, now)).result() is None
     lost = handle(Accepted(60, now + 60, now, keeps_all=True))
     for ask in (lost.result, lost.status):
-        with pytest.raises(JobNotFound, match="Redis lost it, or it was purged"):
+        with pytest.raises(JobNotFound, match="it was lost, or it was purged"):
             await ask()
     assert (await one.options(keep=60).enqueue())._accepted.keeps_all
     assert not (await one.options(keep=0).enqueue())._accepted.keeps_all

@@ -30,9 +30,9 @@ def view(*ages_s: float | None, failures: int = 0, draining: bool = False) -> Su
     [
         ((1.0, 99.0), ""),
         ((None, 1.0), ""),
-        ((99.0, 50.0), "Redis has not answered a claim for 50 s"),
-        ((None, 50.0), "Redis has not answered a claim for 50 s"),
-        ((None, None), "Redis has not answered a claim yet"),
+        ((99.0, 50.0), "the broker has not answered a claim for 50 s"),
+        ((None, 50.0), "the broker has not answered a claim for 50 s"),
+        ((None, None), "the broker has not answered a claim yet"),
     ],
 )
 def test_one_worker_that_claims_is_enough(ages_s: tuple[float | None, ...], why: str):

@@ -90,6 +90,12 @@ def test_state_that_cannot_be_read_does_not_keep_a_job_from_running(raw):
     assert decode_state(raw) == JobState()
 
 
+def test_records_with_fields_of_a_later_version_still_read():
+    longer = [*msgspec.to_builtins(JobState(failures=2)), {"step": 3}]
+    assert decode_state(encode(longer)) == JobState(failures=2)
+    assert decode_outcome(encode(["completed", 5, "", {"trace": "a"}])).status == "completed"
+
+
 def test_outcome_comes_back():
     outcome = JobOutcome("completed", msgspec.Raw(encode([1, 2])))
     assert decode_outcome(encode(outcome)) == outcome

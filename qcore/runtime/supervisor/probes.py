@@ -28,9 +28,9 @@ def unready(view: SupervisorView, limit_s: float) -> str:
         return "no worker is ready"
     ages = [worker.claim_age_s for worker in working if worker.claim_age_s is not None]
     if not ages:
-        return "Redis has not answered a claim yet"
+        return "the broker has not answered a claim yet"
     if min(ages) > limit_s:
-        return f"Redis has not answered a claim for {min(ages):.0f} s"
+        return f"the broker has not answered a claim for {min(ages):.0f} s"
     return ""
 
 

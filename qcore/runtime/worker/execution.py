@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from qcore.context import Context, Facts, Lifecycle
+from qcore.context import Context, Lifecycle
 from qcore.environment import host_name
 from qcore.errors import (
     ArgumentError,
@@ -183,7 +183,7 @@ class Executor:
         if task.settings.run_in == "process":
             return self._call_in_process(task, envelope, running)
         if task.arguments.injected:
-            running.context = Context(self._facts(task, running), self._lifecycle)
+            running.context = Context(running.facts(task.settings.timeout_s), self._lifecycle)
             named = task.with_context(named, running.context)
         if task.settings.run_in == "thread":
             return self._call_in_thread(task, envelope, running, named)
@@ -218,21 +218,9 @@ class Executor:
             # any result but None is kept, or none is
             is_kept = task.keep_ms(envelope.keep_ms, result=...) > 0
             limit = self._result_limit_bytes if is_kept else -1
-            raw = await process.call(Request(self._facts(task, running), envelope.args, limit))
+            facts = running.facts(task.settings.timeout_s)
+            raw = await process.call(Request(facts, envelope.args, limit))
         return None if raw == NIL else msgspec.Raw(raw)
-
-    def _facts(self, task: Task[Any, Any], running: Running) -> Facts:
-        lease = running.lease
-        return Facts(
-            lease.id,
-            task.name,
-            lease.queue,
-            decode_state(lease.state).failures + 1,
-            lease.enqueued_ms,
-            lease.claimed_ms,
-            task.settings.timeout_s,
-            lease.fence,
-        )
 
     def _completed(self, result: Any, keep_ms: int, running: Running) -> Outcome:
         raw = NIL
@@ -298,14 +286,7 @@ class Executor:
         return Released()
 
     def _cancelled(self, reason: str, running: Running) -> Outcome:
-        lease = running.lease
-        log.info(
-            "job.cancelled",
-            job=lease.id,
-            task=running.task_name,
-            queue=lease.queue,
-            reason=reason,
-        )
+        log.info("job.cancelled", **running.log_fields(), reason=reason)
         kept = encode(JobOutcome(JobStatus.CANCELLED, reason=reason))
         return Cancelled(kept, round(KEEP_S * 1000))
 
@@ -342,14 +323,7 @@ class Executor:
         state = msgspec.structs.replace(state, parked_ms=since_ms, parks=state.parks + 1)
         bound_s = min(_PARK_MAX_S, _PARK_FIRST_S * 2 ** min(state.parks - 1, 16))
         delay_ms = round(bound_s * random.uniform(800, 1200))
-        log.warning(
-            "job.parked",
-            job=running.lease.id,
-            task=running.task_name,
-            queue=running.lease.queue,
-            error=str(error),
-            delay_ms=delay_ms,
-        )
+        log.warning("job.parked", **running.log_fields(), error=str(error), delay_ms=delay_ms)
         return Retried(delay_ms, encode(state))
 
     def _after(self, error: BaseException, running: Running, *, charge: bool) -> JobState:

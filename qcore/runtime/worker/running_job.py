@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from qcore.context import Context
+from qcore.context import Context, Facts
 from qcore.model.codec import decode_state
 from qcore.model.fleet import RunningJob
 from qcore.model.job import Lease
@@ -62,15 +62,23 @@ class Running(msgspec.Struct, eq=False):
         lease = self.lease
         return RunningJob(lease.id[:64], self.task_name[:100], age_s, lease.queue)
 
+    def facts(self, timeout_s: float | None) -> Facts:
+        """Return what its task may ask about it."""
+        lease = self.lease
+        return Facts(
+            lease.id,
+            self.task_name,
+            lease.queue,
+            decode_state(lease.state).failures + 1,
+            lease.enqueued_ms,
+            lease.claimed_ms,
+            timeout_s,
+            lease.fence,
+        )
+
     def log_fields(self) -> dict[str, Any]:
         """Return what its log lines name it by."""
-        lease = self.lease
-        return {
-            "job": lease.id,
-            "task": self.task_name,
-            "queue": lease.queue,
-            "attempt": decode_state(lease.state).failures + 1,
-        }
+        return self.facts(None).log_fields()
 
     def start_clock(self, timeout_s: float | None) -> None:
         """Let the task timeout begin now; None: there is none."""

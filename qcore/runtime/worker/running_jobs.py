@@ -145,7 +145,7 @@ class RunningJobs:
         """Give back what still runs: a thread, or a task that swallows its cancellation."""
         for running in self.all():
             lease = running.lease
-            log.warning("job.abandoned", job=lease.id, task=running.task_name, queue=lease.queue)
+            log.warning("job.abandoned", **running.log_fields())
             self.abandoned += 1
             if running.exclusive:
                 # nobody else may have it while it runs: its lease is renewed to the last, and the

@@ -175,16 +175,10 @@ class Watchdog:
             self._has_dumped = True
             dump(self._worker.jobs.all(), self._loop)
         for running, limit_s in overdue:
-            lease = running.lease
-            log.error(
-                "job.overdue",
-                job=lease.id,
-                task=running.task_name,
-                queue=lease.queue,
-                kill_timeout_s=limit_s,
-            )
-            if self._tell(Alarm(text_of(lease.token), limit_s)):
-                self._told.add(lease.token)
+            log.error("job.overdue", **running.log_fields(), kill_timeout_s=limit_s)
+            token = running.lease.token
+            if self._tell(Alarm(text_of(token), limit_s)):
+                self._told.add(token)
 
     def _look_at_threads(self) -> None:
         for thread in self._worker.hung_threads():
