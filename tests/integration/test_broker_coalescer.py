@@ -162,18 +162,19 @@ async def test_close_that_is_cancelled_leaves_nothing_open(own_server, own_broke
             await first
         with pytest.raises(BrokerUnavailable, match="not enqueued"):
             await second
-        assert coalescer.pipeline._connection is None
-        assert own_broker._upkeep._connection is None
+        assert coalescer.pipeline._wire is None
+        assert own_broker._upkeep._wire is None
     finally:
         own_server.signal(signal.SIGCONT)
 
 
 async def test_enqueue_while_all_tasks_are_cancelled_is_delivered(own_broker):
     """As in the `finally` of a task at the end of `asyncio.run`."""
+    (coalescer,) = own_broker._coalescers.values()
+    coalescer.pipeline.drop()  # a new connection takes a task
     first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
     await asyncio.sleep(0)
-    for coalescer in own_broker._coalescers.values():
-        coalescer._flusher.cancel()
+    coalescer._delivery.cancel()
     late = asyncio.create_task(own_broker.enqueue([Job("b", QUEUE, b"")]))
     assert await asyncio.wait_for(late, 10) == []
     assert await asyncio.wait_for(first, 10) == []
@@ -184,10 +185,11 @@ async def test_enqueue_that_is_in_flight_when_all_tasks_are_cancelled_is_unknown
 ):
     own_server.signal(signal.SIGSTOP)
     try:
-        first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
         (coalescer,) = own_broker._coalescers.values()
+        coalescer.pipeline.drop()  # a new connection takes a task
+        first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
         await eventually(lambda: coalescer._number > 1)
-        coalescer._flusher.cancel()
+        coalescer._delivery.cancel()
         with pytest.raises(BrokerUnavailable, match="may have been enqueued: the call was") as e:
             await asyncio.wait_for(first, 10)
         assert e.value.sent

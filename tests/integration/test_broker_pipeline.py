@@ -113,7 +113,7 @@ async def test_script_unknown_among_others_keeps_every_reply_in_its_place(own_se
 async def test_line_after_a_cancelled_call_gives_the_right_reply(new_line, redis_url):
     line = new_line(redis_url)
     blocked = asyncio.ensure_future(run(line, (b"BZPOPMIN", b"nobody-sets-this", 5)))
-    await eventually(lambda: line._connection is not None)  # it is on its way
+    await eventually(lambda: line._wire is not None)  # it is on its way
     blocked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await blocked
@@ -384,7 +384,7 @@ async def test_line_leaves_a_server_that_became_a_replica(own_server, own_broker
     read_only(own_server)
     with pytest.raises(BrokerUnavailable):
         await settle(own_broker, (lease, Acked()))
-    assert own_broker._turns._connection is None
+    assert own_broker._turns._wire is None
 
 
 async def test_deadline_of_a_line_covers_the_wait_for_it(own_server, own_broker):

@@ -15,7 +15,8 @@ def ended_after(moved: Callable[[float], bytes | None], *, max_s: float = 20.0) 
     async def call() -> float:
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout(None)
-        patience = StallTimeout(limit, still_s=5.0, max_s=max_s, moved=lambda: moved(loop.time()))
+        patience = StallTimeout(lambda: moved(loop.time()))
+        patience.start(loop, lambda: limit.reschedule(loop.time()), still_s=5.0, max_s=max_s)
         with pytest.raises(TimeoutError):
             async with limit:
                 await asyncio.sleep(3600)

@@ -106,19 +106,21 @@ class Broker:
     async def close(self) -> None:
         """Deliver what waits, or if cancelled drop it; close connections; leave the server."""
         senders = list(self._coalescers.values())
-        own = self._turns, self._wakeups, self._renewing, self._upkeep
+        own = self._turns, self._renewing, self._upkeep
         pipelines = [*own, *(sender.pipeline for sender in senders)]
         try:
             await self._waiting.close()
             for sender in senders:
                 await sender.close()
+            await self._wakeups.close()
             for pipeline in pipelines:
                 await pipeline.close()
         finally:
             for sender in senders:
                 sender.abandon()
             for pipeline in pipelines:
-                await pipeline.drop()
+                pipeline.drop()
+            await self._wakeups.drop()
             await self._endpoint.close()
 
     # -- producers ------------------------------------------------------------------------------

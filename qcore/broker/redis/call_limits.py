@@ -3,9 +3,8 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, cast
 
-from redis.asyncio.connection import AbstractConnection
+from qcore.broker.redis.wire import Wire
 
 #: A call in which bytes move may take so many call timeouts in all.
 MAX_TIMEOUTS = 4
@@ -22,19 +21,17 @@ def leasing_s(timeout_s: float, lease_ms: int) -> float:
     return min(MAX_TIMEOUTS * timeout_s, max(timeout_s, lease_ms / 1500))
 
 
-def moved(connection: AbstractConnection | None) -> bytes | None:
+def moved(wire: Wire | None) -> bytes | None:
     """Return something that changes whenever bytes have left or arrived; None: nobody counts.
 
     The kernel counts, so that calls pay nothing for it: on Linux over TCP. A process does not see
     its bytes leave, for the kernel takes them at once.
     """
     option: int | None = getattr(socket, "TCP_INFO", None)
-    writer = cast(Any, connection)._writer if connection is not None else None
-    if option is None or writer is None:
+    if option is None or wire is None:
         return None
     try:
-        end: socket.socket = writer.get_extra_info("socket")
-        return end.getsockopt(socket.IPPROTO_TCP, option, _TCP_INFO_BYTES)[_COUNTS]
+        return wire.socket().getsockopt(socket.IPPROTO_TCP, option, _TCP_INFO_BYTES)[_COUNTS]
     except OSError:  # a Unix socket, or one that is closed
         return None
 
@@ -42,48 +39,77 @@ def moved(connection: AbstractConnection | None) -> bytes | None:
 class StallTimeout:
     """Ends a call in which nothing has moved for `still_s`, or that takes `max_s` in all.
 
-    It begins when it is made.
+    One call at a time. Its timer outlives the call that set it, so that calls which are answered
+    soon set none.
 
     Args:
-        limit: The limit of the call, without a time of its own.
-        still_s: Seconds without a byte.
-        max_s: Seconds in all.
         moved: Returns something that changes when bytes move.
     """
 
-    def __init__(
+    def __init__(self, moved: Callable[[], bytes | None]) -> None:
+        self._moved = moved
+        self._expire: Callable[[], None] | None = None
+        self._end = self._step_s = self._next = 0.0
+        self._looks = self._still = 0
+        self._seen: bytes | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(
         self,
-        limit: asyncio.Timeout,
+        loop: asyncio.AbstractEventLoop,
+        expire: Callable[[], None],
         *,
         still_s: float,
         max_s: float,
-        moved: Callable[[], bytes | None],
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._limit = limit
-        self._moved = moved
-        self._end = self._loop.time() + max_s
+        """Begin with a call; `expire` is called if it is too late.
+
+        Args:
+            loop: The event loop of the call.
+            expire: Ends the call.
+            still_s: Seconds without a byte.
+            max_s: Seconds in all.
+        """
+        now = loop.time()
+        self._expire = expire
+        self._end = now + max_s
         self._step_s = min(still_s, max_s) / _LOOKS
+        self._next = now + self._step_s
         self._looks = self._still = 0
-        self._seen: bytes | None = None
-        self._timer = self._loop.call_later(self._step_s, self._look)
+        if self._timer is not None:
+            if self._timer.when() <= self._next:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(self._next, self._look, loop)
 
     def stop(self) -> None:
         """Look no more: the call is over."""
-        self._timer.cancel()
+        self._expire = None
 
-    def _look(self) -> None:
-        if self._limit.expired():
+    def close(self) -> None:
+        """Leave no timer."""
+        self._expire = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._expire is None:
             return
-        seen, now = self._moved(), self._loop.time()
-        # the first look has nothing to compare with
-        self._still = self._still + 1 if seen == self._seen or not self._looks else 0
-        self._looks += 1
-        self._seen = seen
-        if self._still >= _LOOKS or now >= self._end:
-            self._limit.reschedule(now)
-        else:
-            self._timer = self._loop.call_at(min(now + self._step_s, self._end), self._look)
+        now = loop.time()
+        if now >= self._next:
+            seen = self._moved()
+            # the first look has nothing to compare with
+            self._still = self._still + 1 if seen == self._seen or not self._looks else 0
+            self._looks += 1
+            self._seen = seen
+            if self._still >= _LOOKS or now >= self._end:
+                expire, self._expire = self._expire, None
+                expire()
+                return
+            self._next = min(now + self._step_s, self._end)
+        self._timer = loop.call_at(self._next, self._look, loop)
 
 
 class CallSize:

@@ -248,9 +248,8 @@ class ClusterPipeline:
             ConfigError: a setting of the connection is wrong. Any other failure stands in the
                 place of each command that it befell.
         """
-        loop = asyncio.get_running_loop()
         max_s = MAX_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
-        end = loop.time() + max_s
+        end = asyncio.get_running_loop().time() + max_s
         replies: list[Any] = [None] * len(commands)
         pending: list[int] = [*range(len(commands))]
         leaders = _leaders_of(commands)
@@ -327,6 +326,9 @@ class ClusterPipeline:
             elif isinstance(reply, BrokerUnavailable) and not isinstance(reply, NotAsked):
                 self._cluster.note_refusal()
 
+    def begin(self, commands: Sequence[Call | Command], *, max_s: float) -> None:
+        """Send nothing: who has their slots may have to be asked."""
+
     def _pipeline(self, node: Address) -> Pipeline:
         if node not in self._pipelines:
             self._pipelines[node] = Pipeline(self._cluster.server(node), self.timeout_s)
@@ -337,10 +339,10 @@ class ClusterPipeline:
         for pipeline in list(self._pipelines.values()):
             await pipeline.close()
 
-    async def drop(self) -> None:
+    def drop(self) -> None:
         """Close all connections at once; calls in flight fail."""
         for pipeline in list(self._pipelines.values()):
-            await pipeline.drop()
+            pipeline.drop()
 
 
 async def answers(

@@ -3,9 +3,10 @@
 import asyncio
 import copy
 import math
-from collections import defaultdict, deque
-from collections.abc import Set
+from collections import deque
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from qcore.broker.backoff import Backoff
@@ -43,6 +44,10 @@ class _Parcel:
     unknown: bool = field(default=False)
 
 
+#: What one script takes: the parcels of each queue, by its name.
+_Groups = dict[str, list[_Parcel]]
+
+
 class Coalescer:
     """Carries parcels to Redis, at most one call at a time.
 
@@ -76,7 +81,10 @@ class Coalescer:
         self._nonce = new_owner()
         self._number = 0
         self._waiting: deque[_Parcel] = deque()
-        self._flusher: asyncio.Task[None] | None = None
+        #: The call in flight, or the task that brings a batch to its end where a call does not do.
+        self._delivery: asyncio.Future[Any] | None = None
+        #: What it carries.
+        self._batch: list[_Parcel] = []
 
     async def add(self, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
         """Deliver `jobs` to one queue; all of them or none, but for ids that other jobs have.
@@ -95,52 +103,82 @@ class Coalescer:
                 enqueued, but the rest of the call is, whether replicas have it or not.
         """
         loop = asyncio.get_running_loop()
-        parcel = _Parcel(
-            keys,
-            jobs,
-            sum(len(job.envelope) for job in jobs),
-            loop.time() + self._timeout_s,
-            loop.create_future(),
-        )
+        size = sum([len(job.envelope) for job in jobs])
+        parcel = _Parcel(keys, jobs, size, loop.time() + self._timeout_s, loop.create_future())
         self._waiting.append(parcel)
-        if self._flusher is None:
-            self._start()
+        if self._delivery is None:
+            self._deliver_next(loop)
         return await parcel.done
 
     async def close(self) -> None:
         """Wait until everything that was added is delivered or has failed."""
-        while self._flusher is not None:
+        while self._delivery is not None:
             # not the task itself: cancelling this call must not cancel the others' enqueues
-            await asyncio.wait([self._flusher])
+            await asyncio.wait([self._delivery])
 
     def abandon(self) -> None:
         """Fail everything that was added and is not delivered."""
-        for parcel in self._waiting:
+        waiting, self._waiting = self._waiting, deque()
+        for parcel in waiting:
             _conclude(parcel, _cut_off(parcel, sent=False))
-        if self._flusher is not None:
-            self._flusher.cancel()
+        for parcel in self._batch:
+            _conclude(parcel, _cut_off(parcel, sent=True))
+        if isinstance(self._delivery, asyncio.Task):
+            self._delivery.cancel()
 
-    def _start(self) -> None:
-        self._flusher = asyncio.get_running_loop().create_task(self._flush())
-        self._flusher.add_done_callback(self._stopped)
+    def _deliver_next(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin the next call with what waits: at once where that can be, else in a task."""
+        self._batch = batch = self._take()
+        self._number += 1
+        groups = _by_queue(batch)
+        began = loop.time()
+        if self._confirm or self._unnamed(groups, began):
+            self._deliver_in_task(batch, None)
+            return
+        calls = [self._call(parcels) for parcels in groups.values()]
+        try:
+            landed = self.pipeline.begin(calls, max_s=min([p.deadline for p in batch]) - began)
+        except Exception:  # noqa: BLE001 - the task meets it again, and tells the callers
+            landed = None
+        if landed is None:
+            self._deliver_in_task(batch, None)
+        else:
+            self._delivery = landed
+            landed.add_done_callback(partial(self._landed, groups, began))
 
-    def _stopped(self, flusher: "asyncio.Task[None]") -> None:
-        """Leave no caller behind when the flusher was cancelled, with all tasks of its loop."""
-        self._flusher = None
-        # one that is left was added meanwhile, by a task that cleans up
-        self._waiting = deque(parcel for parcel in self._waiting if not parcel.done.done())
+    def _landed(self, groups: _Groups, began: float, landed: "asyncio.Future[list[Any]]") -> None:
+        """Tell the callers; what failed goes on in a task, else the next call begins."""
+        loop = asyncio.get_running_loop()
+        error = landed.exception()
+        if error is None:
+            replies = landed.result()
+            self._call_size.took(loop.time() - began)
+        else:
+            replies = [error] * len(groups)
+            self._call_size.failed()
+        failure = self._hear(groups, replies, None)
+        self._delivery = None
+        if failure is not None:
+            self._deliver_in_task(self._batch, failure)
+        elif self._waiting:
+            self._deliver_next(loop)
+
+    def _deliver_in_task(self, batch: list[_Parcel], failure: BrokerError | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._deliver(batch, failure))
+        self._delivery = task
+        task.add_done_callback(self._stopped)
+
+    def _stopped(self, task: "asyncio.Task[None]") -> None:
+        """Leave no caller behind when the task was cancelled, with all tasks of its loop."""
+        self._delivery = None
+        # of its own batch if it was cancelled before its first step
+        for parcel in reversed(self._batch):
+            if parcel.unknown:
+                _conclude(parcel, _cut_off(parcel, sent=True))
+            elif not parcel.done.done():
+                self._waiting.appendleft(parcel)
         if self._waiting:
-            self._start()
-
-    async def _flush(self) -> None:
-        while self._waiting:
-            batch = self._take()
-            try:
-                await self._deliver(batch)
-            except BaseException:
-                for parcel in batch:
-                    _conclude(parcel, _cut_off(parcel, sent=True))
-                raise
+            self._deliver_next(asyncio.get_running_loop())
 
     def _take(self) -> list[_Parcel]:
         batch = [self._waiting.popleft()]
@@ -153,30 +191,47 @@ class Coalescer:
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _deliver(self, batch: list[_Parcel]) -> None:
-        """Bring one batch to its end: each parcel accepted, refused or expired."""
-        self._number += 1
-        backoff = Backoff(0.05, 1.0)
-        while True:
-            failure = await self._attempt(batch)
-            now = asyncio.get_running_loop().time()
-            batch = [p for p in batch if not p.done.done() and not _expired(p, now, failure)]
-            if not batch:
-                return
-            left_s = min(p.deadline for p in batch) - now
-            await asyncio.sleep(min(backoff.next_s(), left_s))
+    async def _deliver(self, batch: list[_Parcel], failure: BrokerError | None) -> None:
+        """Bring one batch to its end: each parcel accepted, refused or expired.
 
-    async def _attempt(self, batch: list[_Parcel]) -> BrokerError:
-        groups: defaultdict[str, list[_Parcel]] = defaultdict(list)
-        for parcel in batch:
-            groups[parcel.keys.queue].append(parcel)
+        With `failure` its first call has failed.
+        """
+        backoff = Backoff(0.05, 1.0)
+        try:
+            while True:
+                failure = failure or await self._attempt(batch)
+                if failure is None:
+                    return
+                now = asyncio.get_running_loop().time()
+                batch = [p for p in batch if not p.done.done() and not _expired(p, now, failure)]
+                if not batch:
+                    return
+                left_s = min(p.deadline for p in batch) - now
+                await asyncio.sleep(min(backoff.next_s(), left_s))
+                failure = None
+        except BaseException:
+            for parcel in batch:
+                _conclude(parcel, _cut_off(parcel, sent=True))
+            raise
+
+    async def _attempt(self, batch: list[_Parcel]) -> BrokerError | None:
+        groups = _by_queue(batch)
         calls = [self._call(parcels) for parcels in groups.values()]
-        told_since = asyncio.get_running_loop().time() - _TOLD_S
-        unnamed = {queue for queue in groups if self._named.get(queue, -math.inf) < told_since}
+        unnamed = self._unnamed(groups, asyncio.get_running_loop().time())
         replies, replicas = await self._send(batch, calls, unnamed)
-        failure = BrokerError("no error")
+        return self._hear(groups, replies, replicas)
+
+    def _unnamed(self, queues: Iterable[str], now: float) -> Set[str]:
+        """Return the queues whose names are to be told, or told again."""
+        return {queue for queue in queues if self._named.get(queue, -math.inf) < now - _TOLD_S}
+
+    def _hear(self, groups: _Groups, replies: list[Any], replicas: Any) -> BrokerError | None:
+        """Tell the callers their ends; return why some have none yet."""
+        failure = None
         for parcels, reply in zip(groups.values(), replies, strict=True):
             for parcel in parcels:
+                if parcel.done.done():  # its caller was cancelled
+                    continue
                 end = self._end_of(parcel, reply, replicas)
                 if isinstance(end, BrokerUnavailable):
                     failure = end
@@ -241,6 +296,13 @@ class Coalescer:
             # the WAIT was as short as an older parcel of its batch, or the limit of a call
             return BrokerUnavailable(had, sent=True)
         return _unconfirmed(parcel, f"{had}; look at the replicas (INFO replication)")
+
+
+def _by_queue(batch: list[_Parcel]) -> _Groups:
+    groups: _Groups = {}
+    for parcel in batch:
+        groups.setdefault(parcel.keys.queue, []).append(parcel)
+    return groups
 
 
 def _when(job: Job) -> str:

@@ -1,18 +1,19 @@
 """One connection that carries one call at a time; every call has a deadline."""
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from qcore.broker.redis.call_limits import MAX_TIMEOUTS, StallTimeout, moved
 from qcore.broker.redis.scripts import Call, error_of, unknown_script
+from qcore.broker.redis.wire import Wire
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError
 
 #: A command as it goes out: its words.
@@ -48,6 +49,16 @@ class NotAsked(BrokerUnavailable):
     """The call went nowhere, so that this says nothing of the server."""
 
 
+class _Flight(NamedTuple):
+    """The call that is on its way."""
+
+    commands: Sequence[Call | Command]
+    #: Hears the replies, or a BrokerError.
+    landed: "asyncio.Future[list[Any]]"
+    #: Loop time of its beginning.
+    began: float
+
+
 class Pipeline:
     """One connection, one call at a time, every call with a deadline.
 
@@ -59,10 +70,16 @@ class Pipeline:
     def __init__(self, connector: Connector, timeout_s: float) -> None:
         self._connector = connector
         self.timeout_s = timeout_s
-        self._connection: AbstractConnection | None = None
+        self._wire: Wire | None = None
+        self._flight: _Flight | None = None
+        #: Ends the flight; those who wait for their turn have limits of their own.
+        self._stall = StallTimeout(self._moved)
+        #: Looks whether the server of the flight has been replaced.
+        self._watch: asyncio.TimerHandle | asyncio.Task[None] | None = None
         #: Digests of the scripts that went out by source over this connection.
         self._taught: set[bytes] = set()
-        self._busy = asyncio.Lock()
+        #: Held by who goes next.
+        self._next = asyncio.Lock()
 
     async def send(
         self,
@@ -87,109 +104,199 @@ class Pipeline:
                 commands may have run. Cancellation leaves that open too.
             NotAsked: the connection was not free in time.
         """
-        began = asyncio.get_running_loop().time()
+        if not commands:
+            return []
         max_s = MAX_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
-        has_turn = sent = False
-
-        async def exchange() -> list[Any]:
-            nonlocal sent
-            try:
-                connection = await self._open()
-                sent = True
-                replies = await _exchange(connection, commands, self._taught)
-            except BaseException:
-                await self.drop()
-                raise
-            if any(isinstance(reply, BrokerUnavailable) for reply in replies):
-                # a master that became a replica: its address may lead to the new one by now
-                await self.drop()
-            return replies
-
-        limit = asyncio.timeout(None)
-        still_s = max_s if blocks else self.timeout_s
-        patience = StallTimeout(limit, still_s=still_s, max_s=max_s, moved=self._moved)
+        landed = self.begin(commands, max_s=max_s, blocks=blocks)
+        if landed is None:
+            landed = await self._begin_in_turn(commands, max_s=max_s, blocks=blocks)
         try:
-            async with limit, self._busy:
-                has_turn = True
-                with nullcontext() if blocks else self._watching(limit):
-                    return await exchange()
-        except ConfigError:
+            return await landed
+        except asyncio.CancelledError:
+            self._give_up(landed)
             raise
-        except TimeoutError as e:
-            took_s = asyncio.get_running_loop().time() - began
-            raise self._too_late(took_s, has_turn=has_turn, sent=sent) from e
-        except Exception as e:
-            failure = failure_of(e, self._connector.shown, sent=sent)
-            failure.sent = failure.sent and sent  # a wrong password is refused before any call
-            raise failure from e
-        finally:
-            patience.stop()
 
-    def _too_late(self, took_s: float, *, has_turn: bool, sent: bool) -> BrokerUnavailable:
-        # not the limit: a call that hangs at a server that was replaced ends earlier
-        shown, after = self._connector.shown, f"{took_s:.1f} s"
-        if not has_turn:
-            return NotAsked(f"other calls to Redis at {shown} took {after}")
-        # a server without TLS waits for the rest of what it takes for a command
-        doubt = f"; {_NO_TLS}" if not sent and _is_tls(shown) else ""
-        return BrokerUnavailable(
-            f"Redis at {shown} did not answer within {after}{doubt}", sent=sent
-        )
+    def begin(
+        self, commands: Sequence[Call | Command], *, max_s: float, blocks: bool = False
+    ) -> "asyncio.Future[list[Any]] | None":
+        """Send all commands now, if a connection is open and free, and nobody waits for it.
+
+        Returns:
+            What hears the replies of `send`, or its error: not to be cancelled. None: nothing was
+            sent.
+        """
+        wire = self._wire
+        if wire is None or self._flight is not None or self._next.locked() or not wire.is_open():
+            return None
+        return self._take_off(wire, commands, max_s=max_s, blocks=blocks)
+
+    def _take_off(
+        self, wire: Wire, commands: Sequence[Call | Command], *, max_s: float, blocks: bool
+    ) -> "asyncio.Future[list[Any]]":
+        # the client's own packer for asyncio is written in Python: 2 us for each job
+        packed = [_pack(words) for words in self._words(commands)]
+        loop = asyncio.get_running_loop()
+        self._flight = flight = _Flight(commands, loop.create_future(), loop.time())
+        still_s = max_s if blocks else self.timeout_s
+        self._stall.start(loop, self._too_late, still_s=still_s, max_s=max_s)
+        if self._connector.fails_over and not blocks:
+            self._watch = loop.call_later(LOOK_S, self._start_watch)
+        wire.request(packed, partial(self._land, flight))
+        return flight.landed
+
+    def _words(self, commands: Sequence[Call | Command]) -> list[Command]:
+        """Send each script by its source once per connection, so that the order of a write holds.
+
+        One that a server has forgotten runs behind the others of its write.
+        """
+        words: list[Command] = []
+        for command in commands:
+            if not isinstance(command, Call):
+                words.append(command)
+            elif command.teaches or command.script.sha not in self._taught:
+                self._taught.add(command.script.sha)
+                words.append(command.by_source())
+            else:
+                words.append(command.by_digest())
+        return words
+
+    def _land(self, flight: _Flight, end: list[Any] | Exception) -> None:
+        """Take in the replies; scripts that the server has forgotten go out again first."""
+        again = _to_repeat(flight.commands, end) if isinstance(end, list) else {}
+        if not again or self._wire is None:
+            self._conclude(flight, end)
+            return
+
+        def land_again(repeated: list[Any] | Exception) -> None:
+            if isinstance(repeated, Exception):
+                self._conclude(flight, repeated)
+                return
+            replies = cast(list[Any], end)
+            for i, reply in zip(again, repeated, strict=True):
+                replies[i] = reply
+            self._conclude(flight, replies)
+
+        self._wire.request([_pack(command) for command in again.values()], land_again)
+
+    def _conclude(self, flight: _Flight, end: list[Any] | Exception) -> None:
+        self._stall.stop()
+        if self._watch is not None:
+            self._watch.cancel()
+        self._flight = None
+        if isinstance(end, list):
+            # what is an answer to whatever is asked: the server loads, or wants a password
+            end = next((reply for reply in end if isinstance(reply, ConnectionLost)), end)
+        if isinstance(end, Exception):
+            self.drop()
+            failure = failure_of(end, self._connector.shown, sent=True)
+            if not flight.landed.done():
+                flight.landed.set_exception(failure)
+            return
+        for i, reply in enumerate(end):
+            if isinstance(reply, ResponseError):
+                end[i] = error = error_of(reply)
+                if isinstance(error, BrokerUnavailable):
+                    # a master that became a replica: its address may lead to the new one by now
+                    self.drop()
+        if not flight.landed.done():
+            flight.landed.set_result(end)
+
+    def _give_up(self, landed: "asyncio.Future[list[Any]]") -> None:
+        """Drop the connection if this is still the flight: nobody hears it any more."""
+        if self._flight is not None and self._flight.landed is landed:
+            self.drop()
+
+    def _too_late(self) -> None:
+        flight = self._flight
+        if flight is not None and not flight.landed.done():
+            took_s = asyncio.get_running_loop().time() - flight.began
+            flight.landed.set_exception(self._late(took_s, sent=True))
+        self.drop()
 
     def _moved(self) -> bytes | None:
-        return moved(self._connection)
+        return moved(self._wire)
 
-    @contextmanager
-    def _watching(self, limit: asyncio.Timeout) -> Generator[None]:
-        """End the call early if it hangs at a server that has been replaced meanwhile."""
-        if not self._connector.fails_over:
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        watch: asyncio.Task[None] | None = None
+    def _start_watch(self) -> None:
+        self._watch = asyncio.get_running_loop().create_task(self._look_for_successor())
 
-        def start() -> None:
-            nonlocal watch
-            watch = loop.create_task(self._watch(limit))
-
-        timer = loop.call_later(LOOK_S, start)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if watch is not None:
-                watch.cancel()
-
-    async def _watch(self, limit: asyncio.Timeout) -> None:
-        while True:
-            connection = self._connection
-            if connection is not None and await self._connector.has_successor(connection):
-                limit.reschedule(asyncio.get_running_loop().time())
+    async def _look_for_successor(self) -> None:
+        """End the flight early if it hangs at a server that has been replaced meanwhile."""
+        while self._wire is not None:
+            if await self._connector.has_successor(self._wire.connection):
+                self._too_late()
                 return
             await asyncio.sleep(LOOK_S)
 
-    async def _open(self) -> AbstractConnection:
-        connection = self._connection
-        if connection is not None and connection.is_connected:
-            with contextlib.suppress(RedisError):
-                # something to read that nobody asked for: the server closed it while it was idle
-                if not await connection.can_read():
-                    return connection
-            await self.drop()
+    # -- those who have to wait -----------------------------------------------------------------
+
+    async def _begin_in_turn(
+        self, commands: Sequence[Call | Command], *, max_s: float, blocks: bool
+    ) -> "asyncio.Future[list[Any]]":
+        """Send all commands when those before have landed, over a new connection if need be."""
+        loop = asyncio.get_running_loop()
+        began, has_turn = loop.time(), False
+        limit = asyncio.timeout(None)
+        stall = StallTimeout(self._moved)
+        still_s = max_s if blocks else self.timeout_s
+        stall.start(loop, lambda: limit.reschedule(loop.time()), still_s=still_s, max_s=max_s)
+        try:
+            async with limit, self._next:
+                await self._settle_down()
+                has_turn = True
+                wire = await self._open()
+            left_s = began + max_s - loop.time()
+            return self._take_off(wire, commands, max_s=left_s, blocks=blocks)
+        except ConfigError:
+            raise
+        except TimeoutError as e:
+            took_s = loop.time() - began
+            if has_turn:
+                raise self._late(took_s, sent=False) from e
+            shown = self._connector.shown
+            raise NotAsked(f"other calls to Redis at {shown} took {took_s:.1f} s") from e
+        except Exception as e:
+            failure = failure_of(e, self._connector.shown)
+            failure.sent = False  # a wrong password is refused before any call
+            raise failure from e
+        finally:
+            stall.close()
+
+    async def _settle_down(self) -> None:
+        """Wait until the flight has landed."""
+        while self._flight is not None:
+            landed = self._flight.landed
+            await asyncio.wait([landed])
+            self._give_up(landed)
+
+    async def _open(self) -> Wire:
+        if self._wire is not None and self._wire.is_open():
+            return self._wire
+        self.drop()
         self._taught.clear()
-        self._connection = await self._connector.connect()
-        return self._connection
+        self._wire = Wire(await self._connector.connect())
+        return self._wire
+
+    def _late(self, took_s: float, *, sent: bool) -> BrokerUnavailable:
+        # not the limit: a call that hangs at a server that was replaced ends earlier
+        shown = self._connector.shown
+        # a server without TLS waits for the rest of what it takes for a command
+        doubt = f"; {_NO_TLS}" if not sent and _is_tls(shown) else ""
+        return BrokerUnavailable(
+            f"Redis at {shown} did not answer within {took_s:.1f} s{doubt}", sent=sent
+        )
 
     async def close(self) -> None:
         """Close the connection after the call in flight."""
-        async with self._busy:
-            await self.drop()
+        async with self._next:
+            await self._settle_down()
+            self.drop()
 
-    async def drop(self) -> None:
+    def drop(self) -> None:
         """Close the connection at once; a call in flight fails."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        self._stall.close()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
 
 _NO_TLS = "if that port does not speak TLS, use redis://, or its TLS port"
@@ -230,31 +337,6 @@ def failure_of(error: Exception, shown: str, *, sent: bool = False) -> BrokerErr
     return BrokerUnavailable(f"Redis at {shown} cannot be reached: {why}; {remedy}", sent=sent)
 
 
-async def _exchange(
-    connection: AbstractConnection, commands: Sequence[Call | Command], taught: set[bytes]
-) -> list[Any]:
-    """Send each script by its source once per connection, so that the order of a write holds.
-
-    One that a server has forgotten runs behind the others of its write.
-    """
-    words: list[Command] = []
-    for command in commands:
-        if not isinstance(command, Call):
-            words.append(command)
-        elif command.teaches or command.script.sha not in taught:
-            taught.add(command.script.sha)
-            words.append(command.by_source())
-        else:
-            words.append(command.by_digest())
-    replies = await _write_and_read(connection, words)
-    again = _to_repeat(commands, replies)
-    if again:
-        repeated = await _write_and_read(connection, again.values())
-        for i, reply in zip(again, repeated, strict=True):
-            replies[i] = reply
-    return [error_of(r) if isinstance(r, ResponseError) else r for r in replies]
-
-
 def _to_repeat(commands: Sequence[Call | Command], replies: Sequence[Any]) -> dict[int, Command]:
     """Return what the server could not run for lack of a script; its first use teaches it."""
     again: dict[int, Command] = {}
@@ -265,16 +347,3 @@ def _to_repeat(commands: Sequence[Call | Command], replies: Sequence[Any]) -> di
             again[i] = command.by_digest() if is_known else command.by_source()
             taught.add(command.script.sha)
     return again
-
-
-async def _write_and_read(connection: AbstractConnection, words: Collection[Command]) -> list[Any]:
-    # the client's own packer for asyncio is written in Python: 2 us for each job
-    packed = [_pack(command) for command in words]
-    await connection.send_packed_command(packed, check_health=False)
-    replies: list[Any] = []
-    for _ in words:
-        try:
-            replies.append(await connection.read_response())
-        except ResponseError as e:
-            replies.append(e)
-    return replies

@@ -76,4 +76,4 @@ class Wakeups:
         """End all waits at once, and close their connections."""
         if self._many is not None:
             await self._many.close()
-        await self._one.drop()
+        self._one.drop()
