@@ -55,7 +55,7 @@ async def test_every_kind_of_end_leaves_nothing_in_the_end(app: App, namespace: 
     for job in cancelled:
         await job.cancel()
     cancelled += [await task.options(expires=0.001).enqueue(0)]
-    await asyncio.sleep(0.002)
+    await asyncio.sleep(0.002)  # longer than it has to begin
     buried = [await app.task(retry=SOON)(fails).enqueue(), await app.task(gives_up).enqueue()]
     hanging = await app.task(hangs).enqueue()
 

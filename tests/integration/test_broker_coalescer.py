@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.coalescer import Coalescer
 from qcore.errors import (
     BrokerError,
     BrokerRefused,
@@ -233,10 +234,19 @@ async def test_enqueue_whose_reply_was_lost_does_not_run_a_finished_job_again(
     assert set(await content(direct)) <= {"wakeup"}
 
 
-async def test_outage_shorter_than_the_deadline_heals_unseen(proxy, proxied, direct):
+async def test_outage_shorter_than_the_deadline_heals_unseen(
+    proxy, proxied, direct, monkeypatch: pytest.MonkeyPatch
+):
+    attempt, failures = Coalescer._attempt, list[BrokerError]()
+
+    async def seen(coalescer: Coalescer, batch: list) -> BrokerError:
+        failures.append(await attempt(coalescer, batch))
+        return failures[-1]
+
+    monkeypatch.setattr(Coalescer, "_attempt", seen)
     await proxy.refuse()
     call = asyncio.ensure_future(enqueue_each(proxied, "a", "b", "c"))
-    await asyncio.sleep(0.3)
+    await eventually(lambda: len(failures) == 2)
     assert not call.done()
     await proxy.listen()
     assert await call == [[]] * 3
@@ -247,7 +257,12 @@ async def test_outage_shorter_than_the_deadline_heals_unseen(proxy, proxied, dir
 async def test_state_of_the_server_that_passes_heals_unseen(own_server, own_broker):
     await ask(own_broker, b"CONFIG", b"SET", b"min-replicas-to-write", 1)
     call = asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")]))
-    await asyncio.sleep(0.2)
+
+    def refusals() -> int:
+        counts = own_server.ask("INFO", "errorstats")
+        return counts.get("errorstat_NOREPLICAS", {"count": 0})["count"]
+
+    await eventually(lambda: refusals() >= 2)
     assert not call.done()
     await ask(own_broker, b"CONFIG", b"SET", b"min-replicas-to-write", 0)
     assert await call == []
@@ -305,7 +320,7 @@ async def test_enqueue_gets_its_whole_deadline_behind_one_that_fails(proxy, prox
     """A caller that comes late into an outage is not failed together with an early one."""
     await proxy.refuse()
     early = asyncio.ensure_future(proxied.enqueue([Job("early", QUEUE, b"")]))
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.5)  # most of its 2 s: what the late one has more than it
     late = asyncio.ensure_future(proxied.enqueue([Job("late", QUEUE, b"")]))
     with pytest.raises(BrokerUnavailable):
         await early
@@ -320,9 +335,11 @@ async def test_enqueue_gets_its_whole_deadline_behind_one_that_fails(proxy, prox
 async def test_confirm_has_its_whole_time_behind_one_that_fails(own_server):
     broker = Broker(BrokerConfig(url=own_server.url, enqueue_timeout_s=2))
     calls = [asyncio.ensure_future(broker.enqueue([Job("a", QUEUE, b"")], confirm=1))]
-    await asyncio.sleep(0.1)  # it is sent; the next two gather behind it
+    # it is sent; the next two gather behind it
+    await eventually(lambda: own_server.ask("INFO", "clients")["blocked_clients"] == 1)
+    await asyncio.sleep(0.5)  # what the second has more than the first
     calls.append(asyncio.ensure_future(broker.enqueue([Job("b", QUEUE, b"")], confirm=1)))
-    await asyncio.sleep(1.3)
+    await asyncio.sleep(0.7)  # what the third has more than the second
     began = time.monotonic()
     with pytest.raises(NotConfirmed, match="c enqueued, but 0 of 1 replicas"):
         await broker.enqueue([Job("c", QUEUE, b"")], confirm=1)

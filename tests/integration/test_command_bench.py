@@ -271,7 +271,7 @@ async def test_signals_do_not_stop_the_cleaning_up(own_server: Server):
     own_server.signal(signal.SIGSTOP)  # so that it cannot have ended when the last signal comes
     for _ in range(10):
         bench.process.send_signal(signal.SIGINT)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # or the kernel would make one signal of all
     own_server.signal(signal.SIGCONT)
 
     assert await bench.end() == (130, "qcore: interrupted; nothing is left in Redis\n")

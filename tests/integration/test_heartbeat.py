@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qcore.broker.contract import Order
+from qcore.broker.contract import Contact, Order
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.fleet import OLD_ORDER_MS, Fleet
 from qcore.broker.redis.keys import namespace_keys
@@ -26,15 +26,18 @@ async def test_order_that_comes_while_the_first_heartbeat_is_on_its_way_is_obeye
     async with Proxy(own_server.port) as proxy:
         broker = Broker(BrokerConfig(url=proxy.url))
         await broker._ask([(b"PING",)])
-        begun_at, asked = asyncio.get_running_loop().time(), asyncio.Event()
+        asked = asyncio.Event()
 
         def view() -> SupervisorView:
             asked.set()
-            age_s = asyncio.get_running_loop().time() - begun_at
             state = SupervisorState.RUNNING
             return SupervisorView(
-                host="web1", name="worker", pid=1, state=state, queues=("any",), age_s=age_s
+                host="web1", name="worker", pid=1, state=state, queues=("any",), age_s=0.05
             )
+
+        def now_ms() -> int:
+            seconds, micros = own_server.ask("TIME")
+            return seconds * 1000 + micros // 1000
 
         registration = Heartbeat(
             broker, WorkerConfig(queues=("any",)), view=view, obey=orders.append
@@ -43,9 +46,9 @@ async def test_order_that_comes_while_the_first_heartbeat_is_on_its_way_is_obeye
         async with asyncio.TaskGroup() as group:
             group.create_task(registration.run())
             await asked.wait()
-            await asyncio.sleep(0.05)
             generation = await Fleet(direct).restart()
-            await asyncio.sleep(0.05)
+            # the fault: it is on its way for longer than the supervisor was there when it began
+            await eventually(lambda: now_ms() > generation + 100)
             proxy.asks.set()
             await eventually(lambda: orders, 10)
             registration.end()
@@ -158,10 +161,17 @@ async def test_order_that_lay_far_ahead_is_not_obeyed_when_its_time_comes(
         ahead = int(now[0]) * 1000 + OLD_ORDER_MS + 60_000
         await broker._ask([(b"HSET", key, b"restart:web1:", f"{ahead} 1")])
         await eventually(lambda: registration._void)
+        valid, replies = registration._valid, list[Contact]()
+
+        def seen(contact: Contact) -> list[Order]:
+            replies.append(contact)
+            return valid(contact)
+
+        monkeypatch.setattr(registration, "_valid", seen)
         monkeypatch.setattr(
             "qcore.runtime.supervisor.heartbeat.OLD_ORDER_MS", OLD_ORDER_MS + 120_000
         )
-        await asyncio.sleep(0.2)
+        await eventually(lambda: len(replies) == 3)
         assert (registration._seen, orders) == (0, [])
         generation = await fleet.restart()
         await eventually(lambda: orders)

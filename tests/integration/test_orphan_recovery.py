@@ -19,7 +19,8 @@ from qcore.environment import host_name
 from qcore.errors import BrokerUnavailable
 from qcore.model.fleet import SupervisorState, SupervisorView, WorkerState, WorkerView
 from qcore.model.job import Reclaimed
-from qcore.runtime.host.machine import machine, stat_of
+from qcore.runtime.host.machine import is_working, machine, stat_of
+from qcore.runtime.supervisor import orphan_recovery
 from qcore.runtime.supervisor.orphan_recovery import OrphanRecovery
 from qcore.settings import WorkerConfig
 from tests.support.moves import OWNER, QUEUE, claim, content, leased
@@ -104,14 +105,24 @@ async def test_worker_that_is_dead_and_whose_parent_does_not_look_is_gone(broker
     assert not await is_held(broker)
 
 
-async def test_worker_whose_pool_still_runs_keeps_its_jobs(broker: Broker, parent: int):
+async def test_worker_whose_pool_still_runs_keeps_its_jobs(
+    broker: Broker, parent: int, monkeypatch: pytest.MonkeyPatch
+):
     """Its group is there though it is gone."""
+    looks: list[int] = []
+
+    def look(pid: int) -> bool:
+        looks.append(pid)
+        return is_working(pid)
+
+    monkeypatch.setattr(orphan_recovery, "is_working", look)
+    monkeypatch.setattr(orphan_recovery, "_LOOK_S", 0.05)
     worker = WorkerView(name="worker.1", pid=parent, state=WorkerState.RUNNING, owner=OWNER)
     await Fleet(broker).beat("it", supervisor(parent, worker))
     await leased(broker, "a")
     orphans = asyncio.create_task(OrphanRecovery(broker, WORKER).run())
     try:
-        await asyncio.sleep(1.5)  # it looks at once, and again after a second
+        await eventually(lambda: len(looks) == 3)
         assert await is_held(broker)
     finally:
         os.killpg(parent, signal.SIGKILL)

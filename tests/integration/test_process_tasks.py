@@ -1,6 +1,5 @@
 """Tasks that run in a process of their own."""
 
-import asyncio
 import os
 import re
 import signal
@@ -253,13 +252,11 @@ async def test_process_task_that_returns_work_nobody_did_is_dead(app: App):
     assert "returned a coroutine, which is yet to be run" in str(record.reason)
 
 
-async def test_stop_now_kills_a_busy_process_and_releases_its_job(app: App):
+async def test_stop_now_kills_a_busy_process_and_releases_its_job(app: App, tmp_path: Path):
     async with working(app) as worker:
-        job = await tasks.span.enqueue(60)
-        await reached(app, job, JobStatus.ACTIVE)
-        await eventually(lambda: worker._pool._all, 20)
-        (pid,) = [process.pid for process in worker._pool._all]
-        await asyncio.sleep(0.1)
+        job = await tasks.run_on.enqueue(str(tmp_path / "pid"))
+        await eventually((tmp_path / "pid").exists, 20)
+        pid = int((tmp_path / "pid").read_text())
         worker.stop_now()
         record = await reached(app, job, JobStatus.READY)
     assert (record.attempts, record.crashes) == (0, 0)

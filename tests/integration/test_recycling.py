@@ -54,7 +54,7 @@ async def test_worker_that_has_done_its_jobs_leaves_when_another_is_ready(fleet:
 
 
 async def test_limit_that_a_worker_reaches_at_boot_starves_no_other_slot(fleet: Fleet):
-    fleet.write_module("slow", "import time; time.sleep(1.1)")
+    fleet.write_module("slow", "import time; time.sleep(1.1)")  # longer than max_time
     command = fleet.start(processes=2, app="slow:app", max_time=1)
     events = await replaced(command, 2)
     assert {event["worker"] for event in events[:2]} == {"worker.1", "worker.2"}
@@ -179,6 +179,7 @@ async def test_old_worker_that_dies_meanwhile_is_succeeded_by_the_new_one(fleet:
     fleet.write_module("shop")
     command = fleet.start(processes=1, max_jobs=1, app="shop:app")
     (first,) = await command.ready(1)
+    # time for the old one to die in, and for a third to be started
     fleet.write_module("shop", "import time; time.sleep(2)")
     async with fleet.producer() as producer:
         await producer.send("work")

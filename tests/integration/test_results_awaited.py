@@ -18,6 +18,7 @@ from qcore import (
     ResultExpired,
     Task,
 )
+from qcore.broker.outage import Outage
 from qcore.broker.redis import results, scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
@@ -244,15 +245,17 @@ async def test_connection_that_falls_silent_is_replaced(
 
 
 async def test_results_are_awaited_over_a_restart_of_redis(
-    own_server: Server, other: Broker, one, patient: None
+    own_server: Server, other: Broker, one, patient: None, monkeypatch: pytest.MonkeyPatch
 ):
+    tries: list[Exception] = []
+    monkeypatch.setattr(Outage, "goes_on", lambda _, error: tries.append(error))
     own_server.options |= {"appendonly": "yes", "appendfsync": "always"}
     own_server.ask("CONFIG", "SET", "appendfsync", "always")
     own_server.ask("CONFIG", "SET", "appendonly", "yes")
     await eventually(lambda: "aof_rewrite_in_progress:0" in persistence(own_server))
     results = [await awaited(own_server, await one.enqueue()) for _ in range(3)]
     own_server.kill()
-    await asyncio.sleep(0.3)  # a few tries in vain
+    await eventually(lambda: len(tries) >= 3)
     own_server.start()
     for n, lease in enumerate(await leases(other)):
         await settle(other, (lease, kept(n)), now_ms=None)

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.support.checker import assert_sound
 from tests.support.commands import Command as Qcore
 from tests.support.commands import one_line
 from tests.support.fleet import TASKS, Command, Fleet, Producer, fleet_on
+from tests.support.meter import Meter
 from tests.support.moves import NOW, ask, put
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -186,34 +187,53 @@ async def running(producer: Producer, job: JobHandle[Any]) -> JobRecord | None:
     return record if record is not None and record.status == "active" else None
 
 
-async def test_quiet_supervisor_keeps_its_number(fleet: Fleet):
-    command = fleet.start_with(processes=1, max_processes=4, concurrency=1, **FAST)
-    await command.ready(1)
-    command.signal(signal.SIGTSTP)
-    await eventually(lambda: command.events("supervisor.quieted"), 10)
-    async with fleet.producer() as producer:
-        for _ in range(20):
-            await producer.send("work", 1.0)
-        await asyncio.sleep(1.5)  # several looks: nothing is to come of them
-        assert wanted(command) == []
-        command.signal(signal.SIGCONT)
-        await command.ready(4)
-        await fleet.emptied(30)
+@pytest.fixture
+async def heard(own_server: Server) -> AsyncIterator[Meter]:
+    async with Meter(own_server.port) as meter:
+        yield meter
 
 
-async def test_what_a_paused_queue_holds_is_no_backlog(fleet: Fleet):
-    command = fleet.start_with(processes=1, max_processes=4, concurrency=1, **FAST)
-    await command.ready(1)
-    async with fleet.producer() as producer:
-        inspector = producer.app.inspector
-        await inspector.pause("default")
-        for _ in range(20):
-            await producer.send("work", 1.0)
-        await asyncio.sleep(1.5)  # several looks: nothing is to come of them
-        assert wanted(command) == []
-        await inspector.resume("default")
-        await command.ready(4)
-        await fleet.emptied(30)
+async def looked(meter: Meter, command: Command) -> None:
+    """Wait until the supervisor has looked several times; it is to decide on nothing."""
+    meter.forget()
+    await eventually(lambda: meter.commands["depth"] >= 5)
+    assert wanted(command) == []
+
+
+async def test_quiet_supervisor_keeps_its_number(tmp_path: Path, own_server: Server, heard: Meter):
+    with fleet_on(tmp_path, own_server.url, "quiet") as fleet:
+        command = fleet.start_with(
+            url=heard.url, processes=1, max_processes=4, concurrency=1, **FAST
+        )
+        await command.ready(1)
+        command.signal(signal.SIGTSTP)
+        await eventually(lambda: command.events("supervisor.quieted"), 10)
+        async with fleet.producer() as producer:
+            for _ in range(20):
+                await producer.send("work", 1.0)
+            await looked(heard, command)
+            command.signal(signal.SIGCONT)
+            await command.ready(4)
+            await fleet.emptied(30)
+
+
+async def test_what_a_paused_queue_holds_is_no_backlog(
+    tmp_path: Path, own_server: Server, heard: Meter
+):
+    with fleet_on(tmp_path, own_server.url, "paused") as fleet:
+        command = fleet.start_with(
+            url=heard.url, processes=1, max_processes=4, concurrency=1, **FAST
+        )
+        await command.ready(1)
+        async with fleet.producer() as producer:
+            inspector = producer.app.inspector
+            await inspector.pause("default")
+            for _ in range(20):
+                await producer.send("work", 1.0)
+            await looked(heard, command)
+            await inspector.resume("default")
+            await command.ready(4)
+            await fleet.emptied(30)
 
 
 async def test_queue_that_waits_for_processes_is_not_hidden_by_a_fast_one(fleet: Fleet):

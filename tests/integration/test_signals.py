@@ -192,7 +192,7 @@ async def test_supervisor_stopped_in_the_middle_of_a_roll_ends_it_when_it_goes_o
     command.signal(signal.SIGHUP)
     await eventually(lambda: len(command.spawned()) == 3, 20)
     command.signal(signal.SIGSTOP)
-    await asyncio.sleep(9)
+    await asyncio.sleep(9)  # the fault, longer than the limit
     command.signal(signal.SIGCONT)
     await rolled(command)
     assert not command.events("worker.killed")
@@ -210,7 +210,7 @@ async def test_supervisor_stopped_while_an_old_worker_leaves_sees_that_it_has_le
         await eventually(lambda: command.events("worker.replaced"), 20)
         command.signal(signal.SIGSTOP)
         assert not command.events("worker.stopped")
-        await asyncio.sleep(9)
+        await asyncio.sleep(9)  # the fault, longer than the limit
         assert command.events("worker.stopped")
         command.signal(signal.SIGCONT)
         await rolled(command)

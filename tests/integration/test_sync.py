@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,12 +10,16 @@ import pytest
 
 from qcore import App, ConfigError, JobFailed, JobStatus, Retry
 from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.coalescer import Coalescer
+from qcore.broker.redis.keys import QueueKeys
+from qcore.model.job import Job
 from qcore.model.views import JobRecord
 from tests.support import process_tasks
 from tests.support.content import keys_of
 from tests.support.process_tasks import Page
 from tests.support.programs import ended, run, start
 from tests.support.servers import Server
+from tests.support.waiting import eventually
 from tests.support.workers import working
 
 
@@ -83,22 +86,19 @@ note.enqueue_sync(10)
     assert own_server.ask("HLEN", "{qcore:default}:producers") == 5
 
 
-def test_interrupt_ends_the_wait(redis_url: str, namespace: str):
+async def test_interrupt_ends_the_wait(own_server: Server):
     process = start(
         """
 job = note.enqueue_sync(1)
-print("waiting", flush=True)
 try:
     job.result_sync()
 except KeyboardInterrupt:
     print("interrupted", job.status_sync())
 """,
-        redis_url,
-        namespace,
+        own_server.url,
+        "qcore",
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waiting\n"
-    time.sleep(0.2)  # let it wait; were it not yet waiting, it would print the same
+    await eventually(lambda: own_server.ask("HLEN", "{qcore:default}:waiters") == 1)
     process.send_signal(signal.SIGINT)
     assert ended(process) == ["interrupted ready"]
 
@@ -198,20 +198,25 @@ async def test_blocking_use_does_not_open_the_app_for_loops(redis_url: str, name
         await one.enqueue()
 
 
-async def test_threads_share_round_trips(own_server: Server):
+async def test_threads_share_round_trips(own_server: Server, monkeypatch: pytest.MonkeyPatch):
     """What comes together while a call is in flight goes out together."""
-    app = App(own_server.url)
+    app, add, added = App(own_server.url), Coalescer.add, list[Job]()
+
+    async def seen(coalescer: Coalescer, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
+        added.extend(jobs)
+        return await add(coalescer, keys, jobs)
 
     @app.task
     async def one() -> None: ...
 
     await asyncio.to_thread(one.enqueue_sync)
     scripts = calls_of(own_server, "evalsha")
+    monkeypatch.setattr(Coalescer, "add", seen)
     threads = [threading.Thread(target=one.enqueue_sync) for _ in range(40)]
     own_server.signal(signal.SIGSTOP)
     for thread in threads:
         thread.start()
-    await asyncio.sleep(0.2)  # all of them are on their way, but for a very slow machine
+    await eventually(lambda: len(added) == 40)
     own_server.signal(signal.SIGCONT)
     for thread in threads:
         await asyncio.to_thread(thread.join)

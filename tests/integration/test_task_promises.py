@@ -38,7 +38,7 @@ async def test_expired_job_does_not_run_and_says_so(app: App):
 
     expired = [await by_task.enqueue("task"), await by_task.options(expires=0.02).enqueue("option")]
     lasting = await by_task.options(expires=60).enqueue("lasting")
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.06)  # longer than the first two last
     async with working(app):
         for job, limit in zip(expired, ("0.05", "0.02"), strict=True):
             with pytest.raises(JobCancelled, match=rf"it expired: .* within {limit} s"):
@@ -64,9 +64,9 @@ async def test_job_expires_while_it_waits_for_its_retry(app: App):
 
 
 async def test_job_that_began_in_time_may_end_later(app: App):
-    @app.task(expires=5)
+    @app.task(expires=1)
     async def work() -> str:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.1)  # longer than it had to begin
         return "done"
 
     async with working(app):
@@ -83,7 +83,7 @@ async def test_job_that_expires_while_it_waits_for_a_thread_does_not_run(app: Ap
     async with working_with_a_busy_thread(app) as (worker, go):
         job = await late.enqueue()
         await eventually(lambda: worker._threads.waiting == 1)
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # longer than it has to begin
         go.set()
         with pytest.raises(JobCancelled, match=r"it expired: .* within 1 s"):
             await job.result(timeout=10)
@@ -147,7 +147,7 @@ async def test_job_that_was_revived_does_not_expire(app: App):
     async with working(app):
         job = await work.enqueue()
         await dead(app, job)
-        await asyncio.sleep(2)
+        await asyncio.sleep(2)  # longer than it had to begin
         assert await app.inspector.revive("default", [job.id]) == [job.id]
         assert await job.result(timeout=10) == "done"
 

@@ -208,7 +208,7 @@ async def test_machine_that_was_frozen_kills_no_worker_that_goes_on_after_its_su
             os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(1.5 * LEASE_S)  # the fault
         os.kill(command.pid, signal.SIGCONT)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)  # the fault goes on: it looks at them several times meanwhile
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         await fleet.emptied(20)

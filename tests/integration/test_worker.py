@@ -11,6 +11,7 @@ import pytest
 
 from qcore import App, Context, JobStatus, Retry
 from qcore.broker.identity import new_owner
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 from tests.support.workers import LEASE_S, reached, record_of, working
 
@@ -119,6 +120,8 @@ async def test_task_can_enqueue_other_jobs(app: App):
 async def test_slots_and_threads_bound_what_runs_at_a_time(app: App):
     running, most = {"loop": 0, "thread": 0}, {"loop": 0, "thread": 0}
     lock = threading.Lock()
+    # none goes on before as many run as may
+    five, two = asyncio.Barrier(5), threading.Barrier(2)
 
     def count(where: str, change: int) -> None:
         with lock:
@@ -128,13 +131,15 @@ async def test_slots_and_threads_bound_what_runs_at_a_time(app: App):
     @app.task
     async def on_loop() -> None:
         count("loop", 1)
-        await asyncio.sleep(0.05)
+        await five.wait()
+        await asyncio.sleep(0.05)  # time for one too many
         count("loop", -1)
 
     @app.task
     def in_thread() -> None:
         count("thread", 1)
-        time.sleep(0.05)
+        two.wait(10)
+        time.sleep(0.05)  # time for one too many
         count("thread", -1)
 
     await on_loop.enqueue_many(() for _ in range(20))
@@ -215,7 +220,7 @@ async def test_lease_that_was_taken_away_cancels_the_job(app: App):
     async def slow(ctx: Context) -> str:
         said.append("start")
         try:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(60 if said == ["start"] else 0)
         except asyncio.CancelledError:
             said.append("cancelled")
             raise
@@ -267,11 +272,12 @@ async def is_leased_anew(app: App, job, token: str | None) -> bool:
 
 async def test_drain_finishes_what_runs_and_claims_nothing_more(app: App):
     told: list[bool] = []
+    go = asyncio.Event()
 
     @app.task
     async def slow(ctx: Context) -> str:
         told.append(ctx.shutdown_requested)
-        await asyncio.sleep(0.5)
+        await go.wait()
         told.append(ctx.shutdown_requested)
         return "done"
 
@@ -280,6 +286,8 @@ async def test_drain_finishes_what_runs_and_claims_nothing_more(app: App):
         await eventually(lambda: told)
         worker.drain()
         late = await slow.enqueue()
+        await eventually(lambda: has_wakeup(app, "default"))  # it was woken, and hands it back
+        go.set()
         assert await job.result(timeout=10) == "done"
     assert told == [False, True]
     assert await late.status() is JobStatus.READY
@@ -311,34 +319,41 @@ async def test_worker_that_stops_leaves_a_wakeup_for_the_next_one(app: App):
     async with working(app) as worker:
         await (await quick.enqueue()).result(timeout=10)
         await eventually(lambda: worker.beat().done == 1)
-    for queue in app.queues:
-        (count,) = await app.broker._ask([(b"ZCARD", app.broker._keys_of(queue).names["wakeup"])])
-        assert count == 1
+    assert all([await has_wakeup(app, queue) for queue in app.queues])
 
 
-async def test_wakeup_taken_by_a_draining_worker_wakes_another_one(
-    app: App, redis_url: str, namespace: str
-):
-    began: list[float] = []
+async def has_wakeup(app: App, queue: str) -> bool:
+    (count,) = await app.broker._ask([(b"ZCARD", app.broker._keys_of(queue).names["wakeup"])])
+    return count == 1
 
-    @app.task
-    async def slow() -> None:
-        await asyncio.sleep(2)
 
-    @app.task
-    async def quick() -> None:
-        began.append(time.monotonic())
+async def test_wakeup_taken_by_a_draining_worker_wakes_another_one(own_server: Server):
+    go, began = asyncio.Event(), asyncio.Event()
+    # neither the end of a block nor a sweep helps
+    rare: dict[str, Any] = {"block_s": 60, "lease_s": 120, "extend_s": 40, "sweep_s": 30}
 
-    async with working(app, block_s=60) as leaving:
-        job = await slow.enqueue()
-        await reached(app, job, JobStatus.ACTIVE)
-        leaving.drain()  # it has a free slot, and has been blocking for longer than the other
-        async with App(redis_url, namespace=namespace, queues=app.queues) as second:
-            second.tasks.update(app.tasks)
-            async with working(second, block_s=60):
-                await asyncio.sleep(0.3)  # the first look of a worker finds nothing; it blocks
-                sent = time.monotonic()
+    def blocked() -> int:
+        return own_server.ask("INFO", "clients")["blocked_clients"]
+
+    async with App(own_server.url) as app, App(own_server.url) as second:
+
+        @app.task
+        async def slow() -> None:
+            await go.wait()
+
+        @app.task
+        async def quick() -> None:
+            began.set()
+
+        second.tasks.update(app.tasks)
+        async with working(app, **rare, shutdown_timeout_s=20) as leaving:
+            job = await slow.enqueue()
+            await reached(app, job, JobStatus.ACTIVE)
+            await eventually(lambda: blocked() == 1)
+            leaving.drain()  # it has a free slot, and has been blocking for longer than the other
+            async with working(second, **rare):
+                await eventually(lambda: blocked() == 2)
                 await quick.enqueue()
-                await eventually(lambda: began, 10)
-                assert began[0] - sent < 1.0
+                await asyncio.wait_for(began.wait(), 10)  # while the first one is still there
+                go.set()
                 await job.result(timeout=10)

@@ -12,7 +12,8 @@ from qcore import App, Context, GiveUp, JobStatus, Retry, RetryLater
 from qcore.broker.identity import new_id
 from qcore.model.job import ERROR_TEXT_LIMIT, Job
 from qcore.runtime.worker import execution
-from tests.support.workers import dead, reached, working
+from tests.support.waiting import eventually
+from tests.support.workers import dead, reached, working, working_with_a_busy_thread
 
 SOON = Retry(max_attempts=3, backoff=[0.05, 0.2], jitter=0)
 
@@ -186,14 +187,16 @@ async def test_thread_that_hangs_after_its_timeout_keeps_its_place(app: App):
 
 
 async def test_timeout_counts_from_the_start_and_not_from_the_claim(app: App):
-    @app.task(timeout=0.5)
-    def slow() -> bool:
-        time.sleep(0.3)
+    @app.task(timeout=0.5, retry=Retry(max_attempts=1))
+    def quick() -> bool:
         return True
 
-    jobs = [await slow.enqueue() for _ in range(4)]
-    async with working(app, threads=1):
-        assert [await job.result(timeout=10) for job in jobs] == [True] * 4
+    async with working_with_a_busy_thread(app) as (worker, go):
+        job = await quick.enqueue()
+        await eventually(lambda: worker._threads.waiting == 1)
+        await asyncio.sleep(0.6)  # longer than its timeout
+        go.set()
+        assert await job.result(timeout=10)
 
 
 async def test_cancellation_that_nobody_ordered_is_a_failure(app: App):

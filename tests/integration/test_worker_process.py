@@ -19,6 +19,7 @@ from qcore.runtime.supervisor.health_monitor import HealthMonitor
 from qcore.runtime.supervisor.worker_process import WorkerProcess
 from qcore.runtime.supervisor.workers import Workers
 from qcore.settings import BrokerConfig, SupervisorConfig, WorkerConfig
+from tests.support.waiting import eventually
 
 SLEEP = "import time; time.sleep(60)"
 #: It is ready, and once more a while later.
@@ -143,7 +144,14 @@ async def test_child_that_has_spoken_is_not_deaf_although_its_supervisor_has_not
     pipe.register(child._beats_fd, select.POLLIN)
     pipe.poll()  # as if this process were stopped
     child._loop.remove_reader(child._beats_fd)
-    await asyncio.sleep(1.0)  # several looks
+    catch_up, looks = child.catch_up, list[float]()
+
+    def look() -> None:
+        looks.append(child.silent_s)
+        catch_up()
+
+    child.catch_up = look  # type: ignore[method-assign]
+    await eventually(lambda: len(looks) == 3)
     looking.cancel()
     assert not child.killed_for
     child.kill("the test is over")

@@ -9,6 +9,7 @@ import pytest
 from qcore.runtime.ipc.messages import Beat
 from qcore.runtime.supervisor.quarantine import Quarantine
 from qcore.settings import SupervisorConfig, WorkerConfig
+from tests.support.virtual_time import run_in_no_time
 
 
 def beat(quarantined: int) -> Beat:
@@ -48,31 +49,33 @@ async def turns() -> None:
 
 
 @pytest.mark.parametrize("places", [1, 2])
-async def test_each_quarantined_job_gets_one_process_and_none_is_started_when_all_are_gone(
-    places: int,
-):
+def test_each_quarantined_job_gets_one_process_and_none_is_started_when_all_are_gone(places: int):
     workers: Any = Workers()
-    stopping = asyncio.Event()
-    quarantine = Quarantine(
-        workers,
-        SupervisorConfig(processes=places, restart_min_s=0.01, restart_max_s=0.01),
-        WorkerConfig(queues=("default",), concurrency=100, threads=5, pool_size=2),
-        stopping=stopping,
-    )
-    async with asyncio.TaskGroup() as group:
-        for place in range(places):
-            group.create_task(quarantine.keep(place))
-        quarantine.see(beat(1))
-        await turns()
-        assert len(workers.started) == 1, "one for one"
-        workers.end()  # it has run it, and leaves none
-        await asyncio.sleep(0.05)  # longer than it rests before the next
-        assert len(workers.started) == 1
-        quarantine.see(beat(2))
-        await turns()
-        assert len(workers.started) == 1 + places
-        stopping.set()
-        workers.end()
-        quarantine.wake()
+
+    async def run() -> None:
+        stopping = asyncio.Event()
+        quarantine = Quarantine(
+            workers,
+            SupervisorConfig(processes=places, restart_min_s=0.01, restart_max_s=0.01),
+            WorkerConfig(queues=("default",), concurrency=100, threads=5, pool_size=2),
+            stopping=stopping,
+        )
+        async with asyncio.TaskGroup() as group:
+            for place in range(places):
+                group.create_task(quarantine.keep(place))
+            quarantine.see(beat(1))
+            await turns()
+            assert len(workers.started) == 1, "one for one"
+            workers.end()  # it has run it, and leaves none
+            await asyncio.sleep(60)  # longer than it rests before the next
+            assert len(workers.started) == 1
+            quarantine.see(beat(2))
+            await turns()
+            assert len(workers.started) == 1 + places
+            stopping.set()
+            workers.end()
+            quarantine.wake()
+
+    run_in_no_time(run())
     # never more than an ordinary one takes at a time
     assert {(w.concurrency, w.threads, w.pool_size) for w in workers.started} == {(10, 5, 2)}
