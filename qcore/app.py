@@ -120,11 +120,11 @@ class App:
             enqueue_timeout_s=seconds("enqueue_timeout", enqueue_timeout),
         )
         self.tasks: dict[str, Task[Any, Any]] = {}
-        self._url = url
-        self._namespace = namespace
+        self._url, self._namespace = url, namespace
         self._call_timeout_s: float | None = None
         self._lifespan: Lifespan | None = None
         self._brokers = Brokers(lambda: self.config)
+        self.producers = self._brokers.producers
 
     # -- tasks ----------------------------------------------------------------------------------
 

@@ -44,8 +44,7 @@ def call(function: Callable[..., Coroutine[Any, Any, T]], *args: object, instead
     Raises:
         ConfigError: an event loop runs here, and would stand still meanwhile.
     """
-    if _has_running_loop():
-        raise ConfigError(f"this would block the event loop that runs here: use `{instead}`")
+    refuse_in_a_loop(instead)
     loop = _started_loop()  # before there is a coroutine that nobody would await if it fails
     future = asyncio.run_coroutine_threadsafe(function(*args), loop)
     try:
@@ -54,17 +53,18 @@ def call(function: Callable[..., Coroutine[Any, Any, T]], *args: object, instead
         future.cancel()  # only what was interrupted is not done by now
 
 
-def is_own(loop: asyncio.AbstractEventLoop) -> bool:
-    """Say whether this is the loop that serves `call`."""
-    return loop is _thread.get().loop
-
-
-def _has_running_loop() -> bool:
+def refuse_in_a_loop(instead: str) -> None:
+    """Raise ConfigError where an event loop runs: it would stand still meanwhile."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return
+    raise ConfigError(f"this would block the event loop that runs here: use `{instead}`")
+
+
+def is_own(loop: asyncio.AbstractEventLoop) -> bool:
+    """Say whether this is the loop that serves `call`."""
+    return loop is _thread.get().loop
 
 
 def _started_loop() -> asyncio.AbstractEventLoop:

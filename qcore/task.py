@@ -9,13 +9,14 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
-from qcore import blocking
-from qcore.broker.contract import CALL_BYTES, CALL_JOBS
+from qcore import blocking, bulk
+from qcore.broker.contract import CALL_JOBS
 from qcore.broker.identity import new_id
+from qcore.broker.redis.blocking_producers import BlockingProducers
 from qcore.broker.redis.broker import Broker
 from qcore.context import Context, detached
 from qcore.durations import Seconds, seconds
-from qcore.errors import ArgumentError, QcoreError, UnknownQueue
+from qcore.errors import ArgumentError, UnknownQueue
 from qcore.handle import Accepted, JobHandle
 from qcore.model.callee import RunIn, returns_a_value, source_of
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
@@ -32,6 +33,8 @@ class Home(Protocol):
     """What a task needs of its app."""
 
     queues: tuple[str, ...]
+    #: For callers that block.
+    producers: BlockingProducers
 
     @property
     def broker(self) -> Broker:
@@ -108,17 +111,25 @@ class Dispatch(Generic[P, R]):
     def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Do the same as `enqueue`, for a caller that blocks: a script, a view, a shell.
 
-        The app need not be open. Threads that call at the same time share round trips.
+        The app need not be open. Each call has a connection for itself; there are as many as
+        threads that have called at the same time. With `confirm`, and at a URL of TLS, Sentinels,
+        a Cluster or the embedded server, all threads share one, and its round trips.
 
         Raises:
             ConfigError: an event loop runs here: use `await enqueue(...)`; or there is no URL.
             ArgumentError, PayloadTooLarge, QueueClosed, QueueFull, BrokerUnavailable: as `enqueue`.
         """
         job = self._job(args, kwargs)
+        blocking.refuse_in_a_loop("await enqueue(...)")
+        if not self._options.confirm and self._task.app.producers.enqueue([job]):
+            return self._handle(job)
         return blocking.call(self._accept, job, instead="await enqueue(...)")
 
     async def _accept(self, job: Job) -> JobHandle[R]:
         await self._enqueue([job])
+        return self._handle(job)
+
+    def _handle(self, job: Job) -> JobHandle[R]:
         return self._task.handle(job.queue, job.id, accepted=self._accepted(job))
 
     def _accepted(self, job: Job) -> Accepted:
@@ -140,7 +151,7 @@ class Dispatch(Generic[P, R]):
         *,
         chunk: int = CALL_JOBS,
     ) -> int:
-        """Enqueue one job per item, in order, with memory for one chunk only.
+        """Enqueue one job per item, in order, with memory for two chunks only.
 
         Args:
             calls: Each item is a tuple of positional arguments or a mapping of named ones.
@@ -157,24 +168,7 @@ class Dispatch(Generic[P, R]):
         check_type(f"task {self._task.name}: chunk", chunk, int, "a whole number", ArgumentError)
         if not 1 <= chunk <= CALL_JOBS:
             raise ArgumentError(f"chunk is {chunk}, allowed is 1 to {CALL_JOBS}")
-        accepted, waiting, size, sending = 0, list[Job](), 0, 0
-        try:
-            async for call in _each(calls):
-                job = self._job_of_item(accepted + len(waiting), call)
-                if waiting and (len(waiting) == chunk or size + len(job.envelope) > CALL_BYTES):
-                    sending = len(waiting)
-                    await self._enqueue(waiting)
-                    accepted, waiting, size, sending = accepted + sending, [], 0, 0
-                waiting.append(job)
-                size += len(job.envelope)
-            if waiting:
-                sending = len(waiting)
-                await self._enqueue(waiting)
-                accepted += sending
-        except BaseException as e:
-            e.add_note(_told(accepted, sending, e))
-            raise
-        return accepted
+        return await bulk.enqueue(calls, self._job_of_item, self._enqueue, chunk)
 
     async def _enqueue(self, jobs: list[Job]) -> None:
         await self._task.app.broker.enqueue(jobs, confirm=self._options.confirm)
@@ -378,22 +372,3 @@ def _expires_ms(settings: Settings, options: Options) -> int:
             "expires, or less delay"
         )
     return expires_ms
-
-
-def _told(accepted: int, sending: int, error: BaseException) -> str:
-    """Return how many of many jobs were enqueued when an error or a cancellation came."""
-    # an error of ours that does not say that it was sent is certain
-    is_open = sending and getattr(error, "sent", not isinstance(error, QcoreError))
-    more = f", and the next {sending} may have been" if is_open else ""
-    return f"{accepted} jobs were enqueued before{more}"
-
-
-async def _each(
-    items: Iterable[Any] | AsyncIterable[Any],
-) -> AsyncIterable[Any]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

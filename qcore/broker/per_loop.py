@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from qcore import blocking
+from qcore.broker.redis.blocking_producers import BlockingProducers
 from qcore.broker.redis.broker import Broker
 from qcore.errors import ConfigError
 from qcore.per_process import PerProcess
@@ -54,6 +55,8 @@ class Brokers:
     def __init__(self, config: Callable[[], BrokerConfig]) -> None:
         self._config = config
         self._own = PerProcess[_Own](_forked)
+        #: For callers that block.
+        self.producers = BlockingProducers(config)
         # it holds what is open, so that connections are closed, not collected in another thread
         weakref.finalize(self, _close_all, self._own).atexit = False
 
@@ -85,10 +88,11 @@ class Brokers:
         return held.broker
 
     def let_go(self) -> None:
-        """Close the brokers that nobody has opened, each in its own loop; the next call makes anew.
+        """Close what nobody has opened: brokers, each in its own loop, and blocking producers.
 
-        Such as that of the thread behind `enqueue_sync`.
+        The next call makes anew.
         """
+        self.producers.let_go()
         held = self._own.get().held
         for loop, one in list(held.items()):  # other threads may add theirs meanwhile
             if not one.opens and held.pop(loop, None):

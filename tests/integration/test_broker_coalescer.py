@@ -237,9 +237,9 @@ async def test_enqueue_whose_reply_was_lost_does_not_run_a_finished_job_again(
 async def test_outage_shorter_than_the_deadline_heals_unseen(
     proxy, proxied, direct, monkeypatch: pytest.MonkeyPatch
 ):
-    attempt, failures = Coalescer._attempt, list[BrokerError]()
+    attempt, failures = Coalescer._attempt, list[BrokerError | None]()
 
-    async def seen(coalescer: Coalescer, batch: list) -> BrokerError:
+    async def seen(coalescer: Coalescer, batch: list) -> BrokerError | None:
         failures.append(await attempt(coalescer, batch))
         return failures[-1]
 

@@ -27,7 +27,7 @@ EARLY = {"early": "note.enqueue_sync(0)\n", "late": ""}
 @pytest.mark.parametrize("early", EARLY)
 @pytest.mark.parametrize("fork", FORKS)
 def test_forked_processes_enqueue_from_many_threads(own_server: Server, fork: str, early: str):
-    """With a call before the fork, each process needs a thread and connections of its own."""
+    """With a call before the fork, each process needs connections of its own."""
     run(
         FORKS[fork]
         + EARLY[early]
@@ -45,7 +45,8 @@ note.enqueue_sync(9)
         "qcore",
     )
     assert own_server.ask("LLEN", READY) == 16 + (early == "early")
-    assert own_server.ask("HLEN", PRODUCERS) == 4
+    # one for each process, and for each thread that found the others' in use
+    assert 4 <= own_server.ask("HLEN", PRODUCERS) <= 16
 
 
 @pytest.mark.parametrize("early", EARLY)

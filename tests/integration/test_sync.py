@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,9 +9,6 @@ import pytest
 
 from qcore import App, ConfigError, JobFailed, JobStatus, Retry
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.coalescer import Coalescer
-from qcore.broker.redis.keys import QueueKeys
-from qcore.model.job import Job
 from qcore.model.views import JobRecord
 from tests.support import process_tasks
 from tests.support.content import keys_of
@@ -83,7 +79,8 @@ note.enqueue_sync(10)
         "qcore",
     )
     assert own_server.ask("LLEN", "{qcore:default}:ready") == 19
-    assert own_server.ask("HLEN", "{qcore:default}:producers") == 5
+    # one for each process, and for each thread that found the others' in use
+    assert 5 <= own_server.ask("HLEN", "{qcore:default}:producers") <= 17
 
 
 async def test_interrupt_ends_the_wait(own_server: Server):
@@ -196,39 +193,6 @@ async def test_blocking_use_does_not_open_the_app_for_loops(redis_url: str, name
     await asyncio.to_thread(one.enqueue_sync)
     with pytest.raises(ConfigError, match="the app is not open"):
         await one.enqueue()
-
-
-async def test_threads_share_round_trips(own_server: Server, monkeypatch: pytest.MonkeyPatch):
-    """What comes together while a call is in flight goes out together."""
-    app, add, added = App(own_server.url), Coalescer.add, list[Job]()
-
-    async def seen(coalescer: Coalescer, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
-        added.extend(jobs)
-        return await add(coalescer, keys, jobs)
-
-    @app.task
-    async def one() -> None: ...
-
-    await asyncio.to_thread(one.enqueue_sync)
-    scripts = calls_of(own_server, "evalsha")
-    monkeypatch.setattr(Coalescer, "add", seen)
-    threads = [threading.Thread(target=one.enqueue_sync) for _ in range(40)]
-    own_server.signal(signal.SIGSTOP)
-    for thread in threads:
-        thread.start()
-    await eventually(lambda: len(added) == 40)
-    own_server.signal(signal.SIGCONT)
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
-
-    assert own_server.ask("LLEN", "{qcore:default}:ready") == 41
-    assert calls_of(own_server, "evalsha") - scripts < 20
-
-
-def calls_of(server: Server, command: str) -> int:
-    found = server.ask("INFO", "commandstats")
-    assert isinstance(found, dict)
-    return found.get(f"cmdstat_{command}", {}).get("calls", 0)
 
 
 async def test_views_in_a_thread_pool_wait_for_their_results(app: App):

@@ -12,6 +12,7 @@ from qcore.broker.redis.claiming import claim_rest
 from qcore.broker.redis.cluster import answered, answers
 from qcore.broker.redis.coalescer import Coalescer
 from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.enqueueing import check_payloads
 from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.redis.results import Ending, ResultWaiter
 from qcore.broker.redis.script_codec import (
@@ -25,7 +26,6 @@ from qcore.broker.redis.script_codec import (
 )
 from qcore.broker.redis.scripts import Call
 from qcore.broker.redis.wakeups import Wakeups
-from qcore.errors import PayloadTooLarge
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome, Reclaimed
 from qcore.model.reading import text_of
@@ -144,13 +144,8 @@ class Broker:
 
         Redis: one script, shared with all callers of the moment.
         """
-        queue, limit = jobs[0].queue, self.config.payload_limit_bytes
-        for job in jobs:
-            if len(job.envelope) > limit:
-                raise PayloadTooLarge(
-                    f"queue {queue}: the arguments of job {job.id} take {len(job.envelope)} "
-                    f"bytes, the limit is {limit}: store the data elsewhere and pass its name"
-                )
+        check_payloads(jobs, self.config.payload_limit_bytes)
+        queue = jobs[0].queue
         return await self._coalescer(queue, confirm).add(self._keys_of(queue), jobs)
 
     def _coalescer(self, queue: str, confirm: int) -> Coalescer:

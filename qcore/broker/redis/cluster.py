@@ -12,12 +12,13 @@ from redis.exceptions import RedisError
 
 from qcore.broker.redis.call_limits import MAX_TIMEOUTS
 from qcore.broker.redis.connectors import STEP_S, Server
-from qcore.broker.redis.pipeline import Command, NotAsked, Pipeline
+from qcore.broker.redis.pipeline import NotAsked, Pipeline
 from qcore.broker.redis.scripts import Call, Moved
 from qcore.broker.redis.urls import Address, Hosts, bad_url, shown_url
+from qcore.broker.redis.wire import Command
 from qcore.errors import BrokerError, BrokerUnavailable, ConfigError
 
-#: Looks for a node that is away follow each other within so long, drawn at random.
+#: Looks for a node that is away follow each other within this, at random.
 _LOOK_MAX_S = 0.5
 #: A command may be sent on so often because its slot has moved; then its caller repeats.
 _MOVES = 2
@@ -353,9 +354,8 @@ async def answers(
 ) -> list[Any]:
     """Send commands over a pipeline; raise the first error among the replies."""
     replies = await pipeline.send(commands, timeout_s=timeout_s)
-    for reply in replies:
-        if isinstance(reply, BrokerError):
-            raise reply
+    if failures := [reply for reply in replies if isinstance(reply, BrokerError)]:
+        raise failures[0]
     return replies
 
 

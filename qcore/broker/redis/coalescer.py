@@ -14,17 +14,15 @@ from qcore.broker.contract import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.call_limits import CallSize
 from qcore.broker.redis.cluster import ClusterPipeline
+from qcore.broker.redis.enqueueing import TOLD_S, enqueue_call, gave_up, known_of, named
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline
-from qcore.broker.redis.scripts import ENQUEUE, Call
+from qcore.broker.redis.scripts import Call
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConfirmed
 from qcore.model.job import Job
 
 #: The share of a call's time that replicas get to confirm it; in the rest their number arrives.
 _WAIT_SHARE = 0.8
-#: The name of a queue is told again after so long: a queue may be forgotten, no sooner than an hour
-#: after its last enqueue.
-_TOLD_S = 1800.0
 #: A parcel that was not confirmed, and has no more of its time left than this share, is given up.
 _LEFT_SHARE = 0.25
 
@@ -223,7 +221,7 @@ class Coalescer:
 
     def _unnamed(self, queues: Iterable[str], now: float) -> Set[str]:
         """Return the queues whose names are to be told, or told again."""
-        return {queue for queue in queues if self._named.get(queue, -math.inf) < now - _TOLD_S}
+        return {queue for queue in queues if self._named.get(queue, -math.inf) < now - TOLD_S}
 
     def _hear(self, groups: _Groups, replies: list[Any], replicas: Any) -> BrokerError | None:
         """Tell the callers their ends; return why some have none yet."""
@@ -268,19 +266,18 @@ class Coalescer:
         return replies[: len(calls)], replies[len(calls)] if wait else None
 
     def _call(self, parcels: list[_Parcel]) -> Call:
-        items: list[object] = []
-        for parcel in parcels:
-            for job in parcel.jobs:
-                items += (job.id, _when(job), job.envelope)
-        return ENQUEUE.call(parcels[0].keys, b"", self._nonce, self._number, *items)
+        jobs = [job for parcel in parcels for job in parcel.jobs]
+        return enqueue_call(parcels[0].keys, self._nonce, self._number, jobs)
 
     def _end_of(self, parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Exception:
         """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated."""
-        if reply and not isinstance(reply, Exception):
-            reply, taken = _told_apart(parcel, reply)
-            if taken:
-                return _taken(parcel, taken)
-        if not self._confirm or isinstance(reply, Exception):
+        if isinstance(reply, Exception):
+            return reply
+        try:
+            reply = known_of(parcel.keys.queue, parcel.jobs, reply)
+        except BrokerError as e:
+            return e
+        if not self._confirm:
             return reply
         parcel.known += reply
         if isinstance(replicas, BrokerUnavailable):
@@ -305,12 +302,6 @@ def _by_queue(batch: list[_Parcel]) -> _Groups:
     return groups
 
 
-def _when(job: Job) -> str:
-    if job.delay_ms is not None:
-        return f"+{job.delay_ms}"
-    return "" if job.eta_ms is None else f"@{job.eta_ms}"
-
-
 def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
     if parcel.done.done():  # its caller was cancelled
         return
@@ -323,50 +314,20 @@ def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
         parcel.done.set_result(end)
 
 
-def _told_apart(parcel: _Parcel, reply: list[bytes | list[bytes]]) -> tuple[list[bytes], list[str]]:
-    """Return what was known of all jobs of the call, and which ids of this parcel were taken."""
-    own = {job.id for job in parcel.jobs}
-    taken = {id[0].decode() for id in reply if isinstance(id, list)}
-    return [id for id in reply if isinstance(id, bytes)], sorted(own & taken)
-
-
-def _taken(parcel: _Parcel, ids: list[str]) -> BrokerError:
-    why = "another job has this id; enqueue it again"
-    if len(ids) > 1:
-        why = "other jobs have these ids; enqueue them again"
-    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-    left = len(parcel.jobs) - len(ids)
-    rest = f"; the rest of the call, {left} of {len(parcel.jobs)}, is enqueued" if left else ""
-    return BrokerError(
-        f"queue {parcel.keys.queue}: {', '.join(ids[:3])}{more} not enqueued: {why}{rest}"
-    )
-
-
 def _cut_off(parcel: _Parcel, *, sent: bool) -> BrokerUnavailable:
-    outcome = "may have been enqueued" if sent else "not enqueued"
-    return BrokerUnavailable(
-        f"queue {parcel.keys.queue}: {_named(parcel)} {outcome}: the call was cut off", sent=sent
-    )
+    return gave_up(parcel.keys.queue, parcel.jobs, "the call was cut off", unknown=sent)
 
 
 def _unconfirmed(parcel: _Parcel, why: str) -> NotConfirmed:
     return NotConfirmed(
-        f"queue {parcel.keys.queue}: {_named(parcel)} enqueued, but {why}; it is lost if the "
+        f"queue {parcel.keys.queue}: {named(parcel.jobs)} enqueued, but {why}; it is lost if the "
         "master fails before one has it, so do not enqueue it again while it is there"
     )
-
-
-def _named(parcel: _Parcel) -> str:
-    return parcel.jobs[0].id if len(parcel.jobs) == 1 else f"{len(parcel.jobs)} jobs"
 
 
 def _expired(parcel: _Parcel, now: float, failure: BrokerError) -> bool:
     if now < parcel.deadline:
         return False
-    outcome = "may have been enqueued" if parcel.unknown else "not enqueued"
-    parcel.done.set_exception(
-        BrokerUnavailable(
-            f"queue {parcel.keys.queue}: {_named(parcel)} {outcome}: {failure}", sent=parcel.unknown
-        )
-    )
+    queue, jobs = parcel.keys.queue, parcel.jobs
+    parcel.done.set_exception(gave_up(queue, jobs, failure, unknown=parcel.unknown))
     return True

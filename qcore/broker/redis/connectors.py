@@ -22,6 +22,21 @@ from qcore.errors import BrokerUnavailable, ConfigError
 STEP_S = 1.0
 
 
+def connection_options(timeout_s: float) -> dict[str, Any]:
+    """Return how redis-py is to make connections; a pool of it serves for its knowledge of URLs.
+
+    What its defaults would do: replay scripts up to ten times when a reply is late, and (RESP3) not
+    replace a connection that the server closed while it was idle.
+    """
+    return {
+        "protocol": 2,
+        "retry_on_error": [],
+        "socket_connect_timeout": timeout_s,
+        "decode_responses": False,
+        "client_name": "qcore",
+    }
+
+
 class Server:
     """One server, by a plain URL."""
 
@@ -29,19 +44,12 @@ class Server:
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self.shown = shown_url(url)
-        # A pool only for its knowledge of URLs. What its defaults would do: replay scripts up to
-        # ten times when a reply is late, and (RESP3) not replace a connection that the server
-        # closed while it was idle.
         try:
             self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                 plain_url(url),
-                protocol=2,
+                **connection_options(timeout_s),
                 retry=Retry(NoBackoff(), 0),
-                retry_on_error=[],
                 socket_timeout=None,
-                socket_connect_timeout=timeout_s,
-                decode_responses=False,
-                client_name="qcore",
             )
             self._pool.make_connection()  # an option that nobody knows shows only here
         except (ValueError, TypeError, RedisError):

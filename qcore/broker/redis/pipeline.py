@@ -2,23 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
-import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from qcore.broker.redis.call_limits import MAX_TIMEOUTS, StallTimeout, moved
 from qcore.broker.redis.scripts import Call, error_of, unknown_script
-from qcore.broker.redis.wire import Wire
+from qcore.broker.redis.wire import Command, Wire, pack
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError
-
-#: A command as it goes out: its words.
-Command = tuple[object, ...]
-_pack = cast(Callable[[Command], bytes], hiredis.pack_command)
 
 #: A call that takes longer looks whether another server has taken over from one that hangs.
 LOOK_S = 1.0
@@ -134,7 +129,7 @@ class Pipeline:
         self, wire: Wire, commands: Sequence[Call | Command], *, max_s: float, blocks: bool
     ) -> "asyncio.Future[list[Any]]":
         # the client's own packer for asyncio is written in Python: 2 us for each job
-        packed = [_pack(words) for words in self._words(commands)]
+        packed = [pack(words) for words in self._words(commands)]
         loop = asyncio.get_running_loop()
         self._flight = flight = _Flight(commands, loop.create_future(), loop.time())
         still_s = max_s if blocks else self.timeout_s
@@ -176,7 +171,7 @@ class Pipeline:
                 replies[i] = reply
             self._conclude(flight, replies)
 
-        self._wire.request([_pack(command) for command in again.values()], land_again)
+        self._wire.request([pack(command) for command in again.values()], land_again)
 
     def _conclude(self, flight: _Flight, end: list[Any] | Exception) -> None:
         self._stall.stop()

@@ -13,7 +13,12 @@ from redis.exceptions import InvalidResponse, RedisError
 
 #: Who has heard nothing for so long asks the kernel, before it writes, whether the server has
 #: closed the connection meanwhile: an event loop that is held up does not know it yet.
-_POLL_AFTER_S = 0.05
+POLL_AFTER_S = 0.05
+
+#: A command as it goes out: its words.
+Command = tuple[object, ...]
+#: A command in the bytes of the protocol.
+pack = cast(Callable[[Command], bytes], hiredis.pack_command)
 
 #: The replies to one request, in order, or why there are none.
 Landing = Callable[[list[Any] | Exception], None]
@@ -61,7 +66,7 @@ class Wire(asyncio.Protocol):
         """Whether the next request can go out, as far as this side can know."""
         if self._lost:
             return False
-        if self._loop.time() - self._heard_at > _POLL_AFTER_S and self._has_news():
+        if self._loop.time() - self._heard_at > POLL_AFTER_S and self._has_news():
             self.close()
             return False
         return True

@@ -1,0 +1,183 @@
+"""Producers that block: each call has a connection for itself, and needs no event loop."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import RedisError, ResponseError
+
+from qcore.broker.backoff import Backoff
+from qcore.broker.identity import new_owner
+from qcore.broker.redis.blocking_wire import BlockingWire
+from qcore.broker.redis.enqueueing import (
+    TOLD_S,
+    check_payloads,
+    enqueue_call,
+    gave_up,
+    known_of,
+)
+from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
+from qcore.broker.redis.pipeline import failure_of
+from qcore.broker.redis.scripts import Call, error_of, unknown_script
+from qcore.broker.redis.urls import shown_url
+from qcore.broker.redis.wire import pack
+from qcore.errors import BrokerUnavailable
+from qcore.model.job import Job
+from qcore.per_process import PerProcess
+from qcore.settings import BrokerConfig
+
+#: Connections that stay open while nobody calls.
+KEPT = 32
+
+
+class BlockingProducer:
+    """One connection for one call at a time, with call numbers of its own.
+
+    A call that fails is repeated under its number until the enqueue timeout, so that it is executed
+    once however often it arrives.
+    """
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self._shown = shown_url(config.url)
+        self._nonce = new_owner()
+        self._number = 0
+        self._wire: BlockingWire | None = None
+        #: It has the script.
+        self._has_script = False
+        #: When, by `time.monotonic`, the name of which queue was told.
+        self._told: dict[str, float] = {}
+        self._keys: dict[str, QueueKeys] = {}
+
+    def enqueue(self, jobs: Sequence[Job]) -> None:
+        """- -> ready or scheduled; all jobs or none. See `Broker.enqueue`."""
+        check_payloads(jobs, self._config.payload_limit_bytes)
+        queue = jobs[0].queue
+        keys = self._keys.get(queue)
+        if keys is None:
+            keys = self._keys[queue] = queue_keys(self._config.namespace, queue)
+        self._number += 1
+        call = enqueue_call(keys, self._nonce, self._number, jobs)
+        end = time.monotonic() + self._config.enqueue_timeout_s
+        backoff: Backoff | None = None
+        unknown = False
+        while True:
+            try:
+                known_of(queue, jobs, self._attempt(call, queue, end))
+                return
+            except BrokerUnavailable as e:
+                unknown = unknown or e.sent
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    raise gave_up(queue, jobs, e, unknown=unknown) from e
+            backoff = backoff or Backoff(0.05, 1.0)
+            time.sleep(min(backoff.next_s(), left_s))
+
+    def _attempt(self, call: Call, queue: str, end: float) -> Any:
+        began = time.monotonic()
+        naming = began - self._told.get(queue, -TOLD_S) >= TOLD_S
+        sent = False
+        try:
+            wire = self._open(end - began)
+            wire.limit(min(self._config.call_timeout_s, end - began))
+            sent = True
+            reply, *named = self._exchange(wire, call, queue, naming=naming, end=end)
+        except (RedisError, OSError) as e:
+            self.close()
+            if isinstance(e, TimeoutError):
+                after_s = time.monotonic() - began
+                raise BrokerUnavailable(
+                    f"Redis at {self._shown} did not answer within {after_s:.1f} s", sent=sent
+                ) from e
+            failure = failure_of(e, self._shown, sent=sent)
+            failure.sent = failure.sent and sent
+            raise failure from e
+        except BaseException:  # an interruption: the reply is still to come
+            self.close()
+            raise
+        if isinstance(reply, ResponseError):
+            error = error_of(reply)
+            if isinstance(error, BrokerUnavailable):
+                self.close()  # its address may lead to a new master by now
+            raise error
+        if named and not isinstance(named[0], Exception):
+            self._told[queue] = began
+        return reply
+
+    def _open(self, left_s: float) -> BlockingWire:
+        if self._wire is None or not self._wire.is_open():
+            self.close()
+            timeout_s = max(0.05, min(self._config.call_timeout_s, left_s))
+            self._wire = BlockingWire(self._config.url, timeout_s=timeout_s)
+            self._has_script = False
+        return self._wire
+
+    def _exchange(
+        self, wire: BlockingWire, call: Call, queue: str, *, naming: bool, end: float
+    ) -> list[Any]:
+        words = call.by_digest() if self._has_script else call.by_source()
+        packed = pack(words)
+        if naming:
+            told = (b"SADD", queues_key(self._config.namespace), queue)
+            packed += pack(told)
+        replies = wire.request(packed, 1 + naming, until=end)
+        if unknown_script(replies[0]):
+            replies[:1] = wire.request(pack(call.by_source()), 1, until=end)
+        self._has_script = True
+        if isinstance(replies[0], ConnectionLost):  # an answer to whatever is asked
+            raise replies[0]
+        return replies
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+
+class BlockingProducers:
+    """The producers of one process: as many as have ever called at the same time.
+
+    A thread takes the one that was used last, so that few threads use few connections, however many
+    threads come and go. A forked child makes its own.
+
+    Args:
+        config: Where Redis is; asked when a producer is made.
+    """
+
+    def __init__(self, config: Callable[[], BrokerConfig]) -> None:
+        self._config = config
+        self._free = PerProcess[deque[BlockingProducer]](lambda _: deque())
+
+    def enqueue(self, jobs: Sequence[Job]) -> bool:
+        """Enqueue over a connection of this call's own; False: such a URL needs an event loop.
+
+        Raises:
+            ConfigError: there is no URL.
+            BrokerError, PayloadTooLarge: see `Broker.enqueue`.
+        """
+        free = self._free.get()
+        try:
+            producer = free.pop()
+        except IndexError:
+            config = self._config()
+            if not config.url.lower().startswith(("redis://", "unix://")):
+                return False
+            producer = BlockingProducer(config)
+        try:
+            producer.enqueue(jobs)
+        finally:
+            # elsewhere, if it was let go meanwhile, and it is closed with what it was made for
+            if len(free) < KEPT and free is self._free.get():
+                free.append(producer)
+            else:
+                producer.close()
+        return True
+
+    def let_go(self) -> None:
+        """Close the connections; the next call asks anew where Redis is."""
+        free, self._free = self._free.get(), PerProcess[deque[BlockingProducer]](lambda _: deque())
+        while free:
+            free.pop().close()

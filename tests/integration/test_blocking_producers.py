@@ -1,0 +1,172 @@
+"""`enqueue_sync` over connections of its own: faults of the way, threads, interruptions."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcore import App
+from qcore.broker.redis.blocking_producers import KEPT
+from qcore.errors import BrokerRefused, BrokerUnavailable, ConfigError, QueueClosed, QueueFull
+from tests.support.programs import ended, start
+from tests.support.proxy import Proxy
+from tests.support.servers import Server, free_port
+from tests.support.waiting import eventually
+
+READY = "{qcore:default}:ready"
+
+
+def note_of(url: str, **options: Any) -> Callable[[int], Any]:
+    """Return what enqueues a job of a new app there, and blocks."""
+    app = App(url, **options)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    return note.enqueue_sync
+
+
+def clients(server: Server) -> list[str]:
+    listed = str(server.ask("CLIENT", "LIST"))
+    return [line.split()[0][3:] for line in listed.splitlines() if "name=qcore " in line]
+
+
+def test_call_enqueues_and_names_the_queue(own_server: Server):
+    handle = note_of(own_server.url)(1)
+    assert own_server.ask("LRANGE", READY, 0, -1) == [handle.id]
+    assert own_server.ask("SMEMBERS", "qcore:queues") == {"default"}
+
+
+async def test_reply_that_is_lost_is_asked_for_again_and_leaves_one_job(own_server: Server):
+    async with Proxy(own_server.port) as proxy:
+        enqueue = note_of(proxy.url)
+        await asyncio.to_thread(enqueue, 1)
+        proxy.lose_reply(b"EVALSHA")
+        await asyncio.to_thread(enqueue, 2)
+        assert proxy.accepted == 2
+        assert own_server.ask("LLEN", READY) == 2
+
+
+def test_connection_that_was_closed_meanwhile_costs_no_error(own_server: Server):
+    enqueue = note_of(own_server.url)
+    enqueue(1)
+    (before,) = clients(own_server)
+    own_server.ask("CLIENT", "KILL", "ID", before)
+    enqueue(2)
+    assert clients(own_server) != [before]
+    assert own_server.ask("LLEN", READY) == 2
+
+
+def test_server_that_comes_back_finds_the_caller_waiting(own_server: Server):
+    enqueue = note_of(own_server.url, enqueue_timeout=60)
+    enqueue(1)
+    own_server.kill()
+    thread = threading.Thread(target=enqueue, args=(2,))
+    thread.start()
+    own_server.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert own_server.ask("LLEN", READY) == 1  # of the new server
+
+
+def test_server_that_hangs_ends_the_call_and_the_next_has_its_own_reply(own_server: Server):
+    enqueue = note_of(own_server.url, enqueue_timeout=0.5)
+    enqueue(1)
+    own_server.signal(signal.SIGSTOP)
+    with pytest.raises(BrokerUnavailable, match=r"may have been enqueued: .* did not answer") as e:
+        enqueue(2)
+    own_server.signal(signal.SIGCONT)
+    assert e.value.sent
+    last = enqueue(3)
+    assert own_server.ask("LINDEX", READY, -1) == last.id
+
+
+def test_server_that_is_away_says_so_and_nothing_was_sent():
+    enqueue = note_of(f"redis://:secret@127.0.0.1:{free_port()}/0", enqueue_timeout=0.2)
+    with pytest.raises(BrokerUnavailable, match=r"not enqueued: .*cannot be reached") as e:
+        enqueue(1)
+    assert not e.value.sent
+    assert "secret" not in str(e.value)
+
+
+def test_refusals_are_those_of_enqueue(own_server: Server):
+    enqueue = note_of(own_server.url)
+    enqueue(1)
+    own_server.ask("HSET", "{qcore:default}:meta", "closed", 1)
+    with pytest.raises(QueueClosed, match="queue default is closed since"):
+        enqueue(2)
+    own_server.ask("HDEL", "{qcore:default}:meta", "closed")
+    own_server.ask("CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(QueueFull):
+        enqueue(3)
+    own_server.ask("CONFIG", "SET", "maxmemory", 0)
+    own_server.ask("CONFIG", "SET", "requirepass", "right")
+    with pytest.raises(BrokerRefused, match="check user, password and rights"):
+        note_of(own_server.url)(4)
+    with pytest.raises(ConfigError, match="is no Redis URL"):
+        note_of("nothing")(5)
+
+
+def test_script_that_the_server_forgot_is_taught_again(own_server: Server):
+    enqueue = note_of(own_server.url)
+    for n in range(3):
+        own_server.ask("SCRIPT", "FLUSH")
+        enqueue(n)
+    assert own_server.ask("LLEN", READY) == 3
+
+
+def test_threads_that_call_at_once_have_a_connection_each_and_few_stay(own_server: Server):
+    enqueue = note_of(own_server.url, enqueue_timeout=60)
+    enqueue(0)
+    own_server.signal(signal.SIGSTOP)
+    threads = [threading.Thread(target=enqueue, args=(n,)) for n in range(KEPT + 8)]
+    for thread in threads:
+        thread.start()
+    own_server.signal(signal.SIGCONT)
+    for thread in threads:
+        thread.join()
+    assert own_server.ask("LLEN", READY) == 1 + len(threads)
+    assert 1 < len(clients(own_server)) <= KEPT
+    before = set(clients(own_server))
+    for n in range(50):
+        thread = threading.Thread(target=enqueue, args=(n,))
+        thread.start()
+        thread.join()
+    assert set(clients(own_server)) <= before
+
+
+async def test_interrupt_ends_a_call_and_the_next_has_its_own_reply(own_server: Server):
+    process = start(
+        """
+note.enqueue_sync(0)
+input()
+try:
+    note.enqueue_sync(1)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print(note.enqueue_sync(2).status_sync())
+""",
+        own_server.url,
+        "qcore",
+        stdin=True,
+    )
+    assert process.stdin is not None
+    await eventually(lambda: own_server.ask("LLEN", READY) == 1)
+    own_server.signal(signal.SIGSTOP)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    await eventually(lambda: _is_receiving(process.pid))
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.readline) == "interrupted\n"
+    own_server.signal(signal.SIGCONT)
+    assert ended(process) == ["ready"]
+
+
+def _is_receiving(pid: int) -> bool:
+    """Whether a process is in `recvfrom`: its number on x86-64 or ARM."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("45", "207")
