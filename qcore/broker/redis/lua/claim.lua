@@ -48,14 +48,13 @@ local c = {
 }
 local deadline = whole(now + integer(lease_ms))
 
-redis.call('ZREM', queues[1].active, '')
 for _, k in ipairs(queues) do
   if c.left <= 0 or c.room <= 0 then break end
   local ids = pick(c, k)
   if #ids > 0 then
     local payloads = admit(c, k, ids)
     lease(k.active, k.running, ids, prefix, deadline)
-    c.left, c.taken = c.left - #ids, c.taken + #ids
+    k.taken, c.left, c.taken = #ids, c.left - #ids, c.taken + #ids
     reply[#reply + 1] = { k.number, rise(k.meta, k.fence, now), ids, payloads, columns(k, ids) }
   end
 end

@@ -11,14 +11,13 @@
 --       items...   id, when ('' now, '+ms' from now, '@ms' at), envelope
 -- reply the ids that were there already, { id } for one that names another job: it was not enqueued;
 --       the error QCLOSED when the queue is closed
--- @include clock kinds
+-- @include clock kinds storing
 local jobs, ready, scheduled, producers, wakeup, meta = unpack(KEYS, 1, 6)
 local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
 
 -- due_of: when a job is due, as digits; false for now.
 local function due_of(when, now)
   local sign = string.sub(when, 1, 1)
-  if sign == '' then return false end
   local at = integer(string.sub(when, 2)) + (sign == '+' and now or 0)
   return at > now and whole(at)
 end
@@ -26,7 +25,9 @@ end
 local now, due = clock(now_ms), {}
 call = integer(call)
 if #ARGV % 3 ~= 0 or #ARGV > 6000 then error('not three words for each of 2,000 jobs') end
-for i = items, #ARGV, 3 do due[i] = due_of(ARGV[i + 1], now) or nil end
+for i = items, #ARGV, 3 do
+  if ARGV[i + 1] ~= '' then due[i] = due_of(ARGV[i + 1], now) or nil end
+end
 check('LLEN', ready)
 check('ZCARD', wakeup)
 if next(due) then check('ZCARD', scheduled) end
@@ -41,14 +42,11 @@ end
 local closed, epoch, fence = unpack(redis.call('HMGET', meta, 'closed', 'epoch', 'fence'))
 if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. jobs) end
 
-local stamp, added, known, earliest = struct.pack('>I8', now), {}, {}, false
+local before, added, known, earliest = store(jobs, items, struct.pack('>I8', now)), {}, {}, false
 for i = items, #ARGV, 3 do
   local id = ARGV[i]
-  -- The first write fails where `jobs` is of another type, and may allocate, so that a full Redis
-  -- refuses the whole call here.
-  if redis.call('HSETNX', jobs, id, stamp .. ARGV[i + 2]) == 0 then
-    local is_same = string.sub(redis.call('HGET', jobs, id), 9) == ARGV[i + 2]
-    known[#known + 1] = is_same and id or { id }
+  if before[i] then
+    known[#known + 1] = string.sub(before[i], 9) == ARGV[i + 2] and id or { id }
   elseif due[i] then
     redis.call('ZADD', scheduled, due[i], id)
     earliest = earliest or redis.call('ZRANK', scheduled, id) == 0

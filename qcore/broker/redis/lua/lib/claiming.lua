@@ -28,7 +28,9 @@ local function pick(c, k)
   c.promote = c.promote - promoted
   -- who claims quarantined jobs wakes somebody for what else became ready
   if promoted > 0 and not c.is_plain and not k.pause then redis.call('ZADD', k.wakeup, 0, '1') end
-  local most = likely(k.list, k.jobs, math.min(c.left, k.most), c.room)
+  local most = math.min(c.left, k.most)
+  if k.is_plain and c.is_plain then most = math.min(most, k.length) end
+  if most > 1 then most = likely(k.list, k.jobs, most, c.room) end
   if not c.is_plain then
     most, c.left = company(k, most, c.left, c.is_idle and c.taken == 0, c.now)
   end
@@ -45,11 +47,13 @@ end
 -- look_ahead: when there can be more to claim of a queue; wakes somebody where that is now.
 local function look_ahead(c, k)
   if k.pause then return k.pause end
-  if redis.call('LLEN', k.list) > 0 then
+  local left = k.is_plain and c.is_plain and k.length - (k.taken or 0) or redis.call('LLEN', k.list)
+  if left > 0 then
     -- Two idle workers would spin if a claim without jobs woke anybody; quarantine has no wakeup.
     if c.taken > 0 and c.is_plain then redis.call('ZADD', k.wakeup, 0, '1') end
     return c.now
   end
+  if k.is_plain then return math.huge end
   local first = redis.call('ZRANGE', k.scheduled, 0, 0, 'WITHSCORES')
   return first[2] and math.max(c.now, tonumber(first[2])) or math.huge
 end
