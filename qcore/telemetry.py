@@ -9,8 +9,6 @@ import traceback
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-import structlog
-
 from qcore.model.job import JobState, Reclaimed
 
 #: Of a trace in a log line: its end, which names the error.
@@ -125,6 +123,11 @@ class EventLog:
 
     sink: Sink | None = None
 
+    def get_ready(self) -> None:
+        """Import what lines go to: the first one may be said where nothing can wait for it."""
+        if self.sink is None:
+            _structlog_logger()
+
     def debug(self, event: str, /, **fields: Any) -> None:
         """Log what only helps to find faults."""
         self._emit("debug", event, fields)
@@ -151,7 +154,7 @@ class EventLog:
         try:
             if self.sink is not None:
                 return self.sink.shows(level, event)
-            return bool(structlog.get_logger().is_enabled_for(_LEVELS[level]))
+            return bool(_structlog_logger().is_enabled_for(_LEVELS[level]))
         except Exception:  # noqa: BLE001 - a logger of another kind, which does not tell
             return level != "debug"
 
@@ -170,8 +173,15 @@ _LEVELS = logging.getLevelNamesMapping() | {
 }
 
 
+def _structlog_logger() -> Any:
+    # with rich, which it imports, it takes 5 MB: a process with a sink never needs it
+    import structlog
+
+    return structlog.get_logger()
+
+
 def _to_structlog(level: str, event: str, fields: dict[str, Any]) -> None:
-    logged = getattr(structlog.get_logger(), level)(event, **fields)
+    logged = getattr(_structlog_logger(), level)(event, **fields)
     if inspect.iscoroutine(logged):  # a logger for coroutines: nobody would await it
         logged.close()
         raise TypeError("the logger is asynchronous")

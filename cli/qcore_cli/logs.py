@@ -12,14 +12,15 @@ from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import structlog
 
 from qcore.environment import wants_color
 from qcore.telemetry import job_fields, log, trace_of
+from qcore_cli.late_import import when_imported
 from qcore_cli.log_lines import json_line, terminal_line, text_line
 from qcore_cli.log_writer import LogWriter
 
@@ -88,16 +89,8 @@ def set_up_logging(style: LogStyle, *, everywhere: Mapping[str, object] | None =
     lines = _Lines(style, everywhere or {})
     _writer = lines.writer
     log.sink = lines
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.StackInfoRenderer(),
-            lines.take_structlog,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[style.level]),
-        logger_factory=structlog.ReturnLoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
+    # with rich, which it imports, it takes 5 MB: only an app that logs through it pays for it
+    when_imported("structlog", partial(_configure_structlog, lines, _LEVELS[style.level]))
     root = logging.getLogger()
     for handler in [*root.handlers]:
         if isinstance(handler, _Handler):
@@ -105,6 +98,21 @@ def set_up_logging(style: LogStyle, *, everywhere: Mapping[str, object] | None =
     root.addHandler(_Handler(lines))
     root.setLevel(_LEVELS[style.level])
     logging.captureWarnings(True)
+
+
+def _configure_structlog(lines: "_Lines", level: int) -> None:
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.StackInfoRenderer(),
+            lines.take_structlog,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
 
 
 class _Lines:

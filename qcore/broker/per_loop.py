@@ -12,6 +12,7 @@ from qcore.broker.redis.broker import Broker
 from qcore.errors import ConfigError
 from qcore.per_process import PerProcess
 from qcore.settings import BrokerConfig
+from qcore.telemetry import log
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +130,7 @@ class Brokers:
 
     def _make(self, own: _Own, loop: asyncio.AbstractEventLoop) -> _Held:
         own.forget_ended(lambda held: not held.opens)  # an app that was left open stays open
+        log.get_ready()
         broker = Broker(self._config())
         held = own.held[loop] = _Held(broker, _guard(broker))
         with suppress(StopIteration):  # runs to its yield, so that the loop knows of it
