@@ -43,6 +43,7 @@ def _emit(
     ideal_s: float,
 ) -> None:
     with stage(bench, system, workload=workload, most=jobs) as at:
+        at.preload(jobs)
         took = at.drain(jobs, concurrency, processes=1)
     bench.emit_of(
         system,
@@ -51,7 +52,6 @@ def _emit(
         "of ideal",
         jobs=jobs,
         concurrency=concurrency,
-        per_s=jobs / took.seconds,
-        worker_us=took.worker_us,
-        redis_us=took.redis_us,
+        per_s=took.per_s,
+        **took.facts,
     )

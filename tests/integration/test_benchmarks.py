@@ -17,7 +17,7 @@ from tests.support.fleet import ROOT
 
 #: `io` and `payloads` are left out: they drain as `drain` does, and each worker takes a second.
 CASES = {
-    "enqueue": {"one by one", "100 at a time", "bulk API"},
+    "enqueue": {"one by one, 2c", "one by one, 1c", "100 at a time", "bulk API"},
     "drain": {"1 process", "2 processes", "gain"},
     "open_loop": {"capacity"}
     | {
@@ -51,13 +51,18 @@ def test_part_measures_every_case(part: str, tmp_path: Path):
         assert line["versions"]["redis"]
         assert line["host"]["commit"]
         assert "at least once" in line["guarantee"]
+        assert line["unit"] == "times" or line["redis_us"] > 0
 
 
 def test_rounds_take_turns_and_end_in_a_table(tmp_path: Path):
     said, lines = run("pickup", "--systems", "qcore,bare", "--runs", "1", out=tmp_path / "lines")
     turns = [(line["round"], line["system"], line["case"]) for line in lines]
     assert turns == [
-        (i, system, case) for i in (0, 1) for system in ("qcore", "bare") for case in ("p50", "p99")
+        (i, system, f"{percentile}, {cores}")
+        for i in (0, 1)
+        for system in ("qcore", "bare")
+        for cores in ("2c", "1c")
+        for percentile in ("p50", "p99")
     ]
     assert "| pickup p50 / bare round trip | at most 1.5 |" in said
 
