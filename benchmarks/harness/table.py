@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import median
 
+from benchmarks.harness import ahead
 from benchmarks.harness.figures import (
     FACTS,
     column,
@@ -17,13 +18,16 @@ from benchmarks.harness.records import Record
 from benchmarks.harness.targets import OURS, TARGETS, is_met, measured
 
 START, END = "<!-- tables: written by benchmarks/run.py --plots -->", "<!-- end of tables -->"
+AHEAD = "Of the queues, whatever they guarantee; `bare`, `script` and `limit` are none."
 
 
 def report(records: list[Record]) -> str:
-    """Return all tables in Markdown: the systems, the targets, then each part."""
+    """Return all tables in Markdown: the systems, the targets, who is ahead, then each part."""
     if not records:
         return "no runs that count\n"
     pieces = [_host(records), _systems(records), "### Targets", _targets(records)]
+    if standing := ahead.report(records):
+        pieces += ["### Who is ahead", AHEAD, standing]
     for part in dict.fromkeys(r["part"] for r in records):
         of_part = [r for r in records if r["part"] == part]
         if {r["system"] for r in of_part} == {OURS}:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import journal, processes, records, systems, table, targets
+from benchmarks.harness import ahead, journal, processes, records, systems, table, targets
 from benchmarks.harness.targets import Target
 
 HOST = {"date": "d", "commit": "c", "cpu": "x", "cores": 2, "kernel": "k", "python": "3"}
@@ -80,6 +80,35 @@ def test_part_of_qcore_alone_has_columns_for_what_cpu_it_took():
     assert "| ratio | CPU of the process, µs a job | CPU of Redis, µs a job |" in text
     assert "| plain | jobs/s | 9 (9-9) |  | 8.5 (8.5-8.5) | 4 (4-4) |" in text
     assert "| size | MB | 7 (7-7) |  |  |  |" in text
+
+
+def test_best_other_queue_of_each_column_stands_beside_qcore():
+    found = [
+        *lines({"qcore": [100, 300], "saq": [50, 60], "arq": [10, 20], "bare": [900, 900]}),
+        *lines({"qcore": [2, 3], "saq": [8, 9], "arq": [1, 1]}, part="pickup", unit="ms"),
+        *lines({"qcore": [5]}, part="tax"),
+        *lines({"saq": [5]}, case="2 processes"),
+    ]
+    drain, pickup = ahead.standings(found)
+    assert drain == ("drain: 1 process, jobs/s", 200, "saq", 55, [2, 5])
+    assert drain.is_ahead
+    assert pickup == ("pickup: 1 process, ms", 2.5, "arq", 1, [0.5, 1 / 3])
+    assert not pickup.is_ahead
+    text = table.report(found)
+    assert "| drain: 1 process, jobs/s | 200 | saq | 55 | x3.5 (2-5) | yes |" in text
+    assert "qcore is not ahead in 1 of 2 columns:\n\n- pickup: 1 process, ms: arq, x0.417" in text
+
+
+def test_cpu_of_a_job_is_a_column_in_which_less_is_better():
+    found = [line("qcore", 1, 100, redis_us=8), line("saq", 1, 10, redis_us=2)]
+    assert [one.column for one in ahead.standings(found) if not one.is_ahead] == [
+        "drain: 1 process, CPU of Redis, µs a job"
+    ]
+
+
+def test_nobody_stands_beside_qcore_alone():
+    assert ahead.report(lines({"qcore": [1, 2], "bare": [1, 2]})) == ""
+    assert "Who is ahead" not in table.report(lines({"qcore": [1, 2]}))
 
 
 def test_part_of_qcore_alone_has_a_row_for_each_case():
