@@ -5,7 +5,8 @@ worker --concurrency C --processes P  work until killed; each process waits for 
 pickup --jobs N --gap-ms G            one job at a time; tell when each was sent, and CPU
 paced --jobs N --rate R [--mixed]     jobs at fixed times, however slow the answers; tell the same
 
-Standard library only: it is imported by every environment. `driver.mjs` is the same for Node.
+Standard library only: it is imported by every environment. `driver.mjs`, `driver.php` and
+`driver.rb` are the same for other languages.
 """
 
 import argparse

@@ -17,6 +17,7 @@ JOBS = {
     "qcore": (80_000, 120_000),
     "bullmq": (30_000, 30_000),
     "dramatiq": (8_000, 12_000),
+    "sidekiq": (10_000, 15_000),
 }
 OTHERS = (3_000, 4_000)
 #: The bare loop on qcore's own scripts: what qcore could reach at most.

@@ -26,6 +26,8 @@ CASES = (
 JOBS = {
     "qcore": {"one": 8_000, "gathered": 80_000, "bulk": 150_000},
     "bullmq": {"one": 4_000, "gathered": 15_000, "bulk": 15_000},
+    "laravel": {"one": 6_000, "bulk": 20_000},
+    "sidekiq": {"one": 4_000, "gathered": 3_000, "bulk": 30_000},
     "bare": {"one": 8_000},
     "script": {"one": 8_000},
 }

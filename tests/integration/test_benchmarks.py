@@ -12,7 +12,7 @@ from benchmarks.harness import journal
 from benchmarks.harness.bench import Bench, Options
 from benchmarks.harness.records import Lines
 from benchmarks.harness.stage import stage
-from benchmarks.harness.systems import load
+from benchmarks.harness.systems import available, load
 from tests.support.fleet import ROOT
 
 #: `io` and `payloads` are left out: they drain as `drain` does, and each worker takes a second.
@@ -65,6 +65,15 @@ def test_rounds_take_turns_and_end_in_a_table(tmp_path: Path):
         for percentile in ("p50", "p99")
     ]
     assert "| pickup p50 / bare round trip | at most 1.5 |" in said
+
+
+@pytest.mark.parametrize("name", ["laravel", "sidekiq"])
+def test_system_in_another_language_runs_each_job_once(name: str, tmp_path: Path):
+    if available(name) is None:
+        pytest.skip(f"{name} is not installed")
+    words = ("pickup", "drain", "--systems", name, "--runs", "0")
+    _, lines = run(*words, out=tmp_path / "lines")
+    assert {line["part"] for line in lines} == {"pickup", "drain"}
 
 
 def test_run_of_a_job_that_was_not_asked_for_fails_the_measurement(tmp_path: Path):

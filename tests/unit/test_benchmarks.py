@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import ahead, journal, processes, records, systems, table, targets
+from benchmarks.harness.bench import Bench, Options
 from benchmarks.harness.targets import Target
 
 HOST = {"date": "d", "commit": "c", "cpu": "x", "cores": 2, "kernel": "k", "python": "3"}
@@ -175,6 +176,24 @@ def test_system_is_short_and_says_what_it_is(name: str):
     assert said["SETTINGS"]
     assert len(said["DEPTH"].split()) == 2
     assert isinstance(said["BULK"], bool)
+
+
+@pytest.mark.parametrize("name", ["bullmq", "laravel", "sidekiq"])
+def test_system_whose_language_is_not_here_is_left_out_with_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PATH", "")
+    systems.available.cache_clear()
+    written = records.Lines(tmp_path / "lines")
+    bench = Bench("drain", Options(), written)
+    assert [system.name for _ in range(2) for system in bench.systems("qcore", name)] == [
+        "qcore",
+        "qcore",
+    ]
+    written.close()
+    needs = systems.constants(systems.path_of(name))["NEEDS"]
+    assert capsys.readouterr().err == f"{name} is left out: it needs {needs}.\n"
+    systems.available.cache_clear()
 
 
 def test_process_pinned_to_one_core_is_let_go():
