@@ -16,7 +16,8 @@ import inspect
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +28,8 @@ FOLDER = Path(os.environ.get("BENCH_FOLDER", "."))
 #: The file in it that takes what a producer tells, as JSON.
 TOLD = "told.json"
 URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/0")
-#: Tasks that enqueue at the same time, and jobs per call of a bulk API.
-PRODUCERS, BULK_JOBS = 100, 1000
+#: Tasks or threads that enqueue at the same time, and jobs per call of a bulk API.
+PRODUCERS, THREADS, BULK_JOBS = 100, 8, 1000
 
 
 @asynccontextmanager
@@ -49,6 +50,8 @@ class System(NamedTuple):
     opened: Callable[[], AbstractAsyncContextManager[Any]] = _nothing
     #: Enqueue job `n` with a delay in seconds.
     delayed: Callable[[int, float], Awaitable[Any]] | None = None
+    #: Enqueue job `n` from a program without an event loop.
+    blocking: Callable[[int], Any] | None = None
     #: Whether its worker command manages processes; else one is forked for each.
     own_processes: bool = False
 
@@ -75,7 +78,10 @@ def main(system: System) -> None:
     if given.verb == "worker":
         _work(system, given.concurrency, given.processes)
     else:
-        told = _run(_produce(system, given))
+        if given.how in BLOCKING_WAYS:
+            told = _block(system, given.how, given.jobs)
+        else:
+            told = _run(_produce(system, given))
         # libraries print on standard output
         (FOLDER / TOLD).write_text(json.dumps(told), encoding="utf-8")
 
@@ -111,6 +117,12 @@ async def _produce(system: System, given: argparse.Namespace) -> dict[str, Any]:
         return {"times": times, "cpu_s": time.process_time() - cpu}
 
 
+def _block(system: System, how: str, jobs: int) -> dict[str, Any]:
+    begin, cpu = time.perf_counter(), time.process_time()
+    BLOCKING_WAYS[how](system, range(jobs))
+    return {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu}
+
+
 async def _one(system: System, numbers: range) -> None:
     for n in numbers:
         sent = system.one(n)
@@ -136,6 +148,26 @@ async def _bulk(system: System, numbers: range) -> None:
 
 
 WAYS = {"one": _one, "gathered": _gathered, "bulk": _bulk}
+
+
+def _in_turn(system: System, numbers: Iterable[int]) -> None:
+    assert system.blocking is not None
+    for n in numbers:
+        system.blocking(n)
+
+
+def _in_threads(system: System, numbers: range) -> None:
+    left = iter(numbers)
+    with ThreadPoolExecutor(THREADS) as pool:
+        ended = [pool.submit(_in_turn, system, left) for _ in range(THREADS)]
+    for thread in ended:
+        thread.result()
+
+
+BLOCKING_WAYS: dict[str, Callable[[System, range], None]] = {
+    "blocking": _in_turn,
+    "threads": _in_threads,
+}
 
 
 async def _pickup(system: System, jobs: int, gap_s: float) -> list[int]:

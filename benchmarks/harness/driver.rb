@@ -5,6 +5,7 @@ require "json"
 Warning[:experimental] = false # IO::Buffer
 FOLDER = ENV.fetch("BENCH_FOLDER", ".")
 PRODUCERS = 100
+THREADS = 8
 BULK_JOBS = 1000
 SLEEP_S = 0.05
 ENTRY_BYTES = 24
@@ -57,8 +58,10 @@ end
 WAYS = {
   "one" => ->(system, jobs) { jobs.times(&system[:one]) },
   "gathered" => ->(system, jobs) { enqueue_from(PRODUCERS, system, jobs) },
+  "threads" => ->(system, jobs) { enqueue_from(THREADS, system, jobs) },
   "bulk" => ->(system, jobs) { (0...jobs).each_slice(BULK_JOBS, &system[:bulk]) },
 }
+WAYS["blocking"] = WAYS["one"]
 
 def enqueue(system, given)
   begin_ns, cpu = now, cpu_s

@@ -18,6 +18,7 @@ from tests.support.fleet import ROOT
 #: `io` and `payloads` are left out: they drain as `drain` does, and each worker takes a second.
 CASES = {
     "enqueue": {"one by one, 2c", "one by one, 1c", "100 at a time", "bulk API"},
+    "sync": {f"{n}, {cores}" for n in ("1 thread", "8 threads") for cores in ("2c", "1c")},
     "drain": {"1 process", "2 processes", "gain"},
     "open_loop": {"capacity"}
     | {
@@ -71,9 +72,14 @@ def test_rounds_take_turns_and_end_in_a_table(tmp_path: Path):
 def test_system_in_another_language_runs_each_job_once(name: str, tmp_path: Path):
     if available(name) is None:
         pytest.skip(f"{name} is not installed")
-    words = ("pickup", "drain", "--systems", name, "--runs", "0")
+    words = ("sync", "pickup", "drain", "--systems", name, "--runs", "0")
     _, lines = run(*words, out=tmp_path / "lines")
-    assert {line["part"] for line in lines} == {"pickup", "drain"}
+    cases = {(line["part"], line["case"]) for line in lines}
+    assert {part for part, _ in cases} == {"sync", "pickup", "drain"}
+    one, eight = ({f"{n}, 2c", f"{n}, 1c"} for n in ("1 thread", "8 threads"))
+    assert {case for part, case in cases if part == "sync"} == (
+        one if name == "laravel" else one | eight
+    )
 
 
 def test_run_of_a_job_that_was_not_asked_for_fails_the_measurement(tmp_path: Path):
