@@ -53,9 +53,10 @@ class Bench:
         return max(int(full * scale), 20)
 
     def systems(self, *names: str) -> list[System]:
-        """Return those of these systems that `--systems` lets take part, ready to run."""
+        """Return those of these systems that `--systems` lets take part and that can run here."""
         wanted = self.options.systems or names
-        return [systems.load(name) for name in names if name in wanted]
+        found = (systems.available(name) for name in names if name in wanted)
+        return [system for system in found if system]
 
     @contextmanager
     def turn(self, system: str) -> Iterator[None]:

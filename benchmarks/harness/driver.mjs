@@ -38,19 +38,19 @@ async function gate() {
 }
 
 const ways = {
-  async one(system, first, jobs) {
-    for (let n = first; n < first + jobs; n++) await system.one(n);
+  async one(system, jobs) {
+    for (let n = 0; n < jobs; n++) await system.one(n);
   },
-  async gathered(system, first, jobs) {
-    let next = first;
+  async gathered(system, jobs) {
+    let next = 0;
     const produce = async () => {
-      while (next < first + jobs) await system.one(next++);
+      while (next < jobs) await system.one(next++);
     };
     await Promise.all(Array.from({ length: PRODUCERS }, produce));
   },
-  async bulk(system, first, jobs) {
-    for (let n = first; n < first + jobs; n += BULK_JOBS) {
-      const size = Math.min(BULK_JOBS, first + jobs - n);
+  async bulk(system, jobs) {
+    for (let n = 0; n < jobs; n += BULK_JOBS) {
+      const size = Math.min(BULK_JOBS, jobs - n);
       await system.bulk(Array.from({ length: size }, (_, i) => n + i));
     }
   },
@@ -63,29 +63,23 @@ const cpuSeconds = () => {
 
 const verbs = {
   async enqueue(system, given) {
-    const told = {}, jobs = given.jobs.split(",").map(Number);
-    let first = 0;
-    for (const [i, how] of given.how.split(",").entries()) {
-      const begin = now(), cpu = cpuSeconds();
-      await ways[how](system, first, jobs[i]);
-      told[how] = { seconds: Number(now() - begin) / 1e9, cpu_s: cpuSeconds() - cpu };
-      first += jobs[i];
-    }
-    return told;
+    const begin = now(), cpu = cpuSeconds();
+    await ways[given.how](system, Number(given.jobs));
+    return { seconds: Number(now() - begin) / 1e9, cpu_s: cpuSeconds() - cpu };
   },
   async pickup(system, given) {
     await system.one(0);
-    const sent = [0];
+    const sent = [0], cpu = cpuSeconds();
     for (let n = 1; n < Number(given.jobs); n++) {
       await wait(Number(given["gap-ms"]));
       sent.push(Number(now()));
       await system.one(n);
     }
-    return sent;
+    return { times: sent, cpu_s: cpuSeconds() - cpu };
   },
   async paced(system, given) {
     await system.one(0);
-    const begin = now(), running = [], due = [0];
+    const begin = now(), running = [], due = [0], cpu = cpuSeconds();
     for (let n = 1; n < Number(given.jobs); n++) {
       const intended = begin + BigInt(Math.trunc((n / Number(given.rate)) * 1e9));
       const early = Number(intended - now()) / 1e6;
@@ -94,7 +88,7 @@ const verbs = {
       running.push(system.one(n));
     }
     await Promise.all(running);
-    return due;
+    return { times: due, cpu_s: cpuSeconds() - cpu };
   },
 };
 

@@ -1,11 +1,12 @@
 """What every Python system is run by, in its own environment: `python -m benchmarks.systems.NAME`.
 
-enqueue --how one,bulk --jobs M,N     put jobs in, in each way; tell seconds and CPU of each
+enqueue --how WAY --jobs N            put jobs in; tell seconds and CPU
 worker --concurrency C --processes P  work until killed; each process waits for the gate
-pickup --jobs N --gap-ms G            one job at a time; tell when each was sent
-paced --jobs N --rate R [--mixed]     jobs at fixed times, however slow the answers; tell when
+pickup --jobs N --gap-ms G            one job at a time; tell when each was sent, and CPU
+paced --jobs N --rate R [--mixed]     jobs at fixed times, however slow the answers; tell the same
 
-Standard library only: it is imported by every environment. `driver.mjs` is the same for Node.
+Standard library only: it is imported by every environment. `driver.mjs`, `driver.php` and
+`driver.rb` are the same for other languages.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import inspect
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +28,8 @@ FOLDER = Path(os.environ.get("BENCH_FOLDER", "."))
 #: The file in it that takes what a producer tells, as JSON.
 TOLD = "told.json"
 URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/0")
-#: Tasks that enqueue at the same time, and jobs per call of a bulk API.
-PRODUCERS, BULK_JOBS = 100, 1000
+#: Tasks or threads that enqueue at the same time, and jobs per call of a bulk API.
+PRODUCERS, THREADS, BULK_JOBS = 100, 8, 1000
 
 
 @asynccontextmanager
@@ -48,6 +50,8 @@ class System(NamedTuple):
     opened: Callable[[], AbstractAsyncContextManager[Any]] = _nothing
     #: Enqueue job `n` with a delay in seconds.
     delayed: Callable[[int, float], Awaitable[Any]] | None = None
+    #: Enqueue job `n` from a program without an event loop.
+    blocking: Callable[[int], Any] | None = None
     #: Whether its worker command manages processes; else one is forked for each.
     own_processes: bool = False
 
@@ -64,7 +68,7 @@ def main(system: System) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("verb", choices=["enqueue", "worker", "pickup", "paced"])
     parser.add_argument("--how", default="one")
-    parser.add_argument("--jobs", default="0")
+    parser.add_argument("--jobs", type=int, default=0)
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--gap-ms", type=float, default=10)
@@ -74,8 +78,12 @@ def main(system: System) -> None:
     if given.verb == "worker":
         _work(system, given.concurrency, given.processes)
     else:
-        told = json.dumps(_run(_produce(system, given)))
-        (FOLDER / TOLD).write_text(told, encoding="utf-8")  # libraries print on standard output
+        if given.how in BLOCKING_WAYS:
+            told = _block(system, given.how, given.jobs)
+        else:
+            told = _run(_produce(system, given))
+        # libraries print on standard output
+        (FOLDER / TOLD).write_text(json.dumps(told), encoding="utf-8")
 
 
 def _work(system: System, concurrency: int, processes: int) -> None:
@@ -94,22 +102,25 @@ def _run(main: Any) -> Any:
     return asyncio.run(main)
 
 
-async def _produce(system: System, given: argparse.Namespace) -> Any:
-    jobs = [int(number) for number in given.jobs.split(",")]
+async def _produce(system: System, given: argparse.Namespace) -> dict[str, Any]:
     async with system.opened():
-        if given.verb == "pickup":
-            return await _pickup(system, jobs[0], given.gap_ms / 1000)
-        if given.verb == "paced":
-            return await _paced(system, jobs[0], given.rate, mixed=given.mixed)
-        told, first = {}, 0
-        for how, number in zip(given.how.split(","), jobs, strict=True):
-            numbers = range(first, first + number)
+        if given.verb == "enqueue":
             begin, cpu = time.perf_counter(), time.process_time()
-            await WAYS[how](system, numbers)
-            seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-            told[how] = {"seconds": seconds, "cpu_s": cpu}
-            first += number
-        return told
+            await WAYS[given.how](system, range(given.jobs))
+            return {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu}
+        await _one(system, range(1))  # opens connections; its time does not count
+        cpu = time.process_time()
+        if given.verb == "pickup":
+            times = await _pickup(system, given.jobs, given.gap_ms / 1000)
+        else:
+            times = await _paced(system, given.jobs, given.rate, mixed=given.mixed)
+        return {"times": times, "cpu_s": time.process_time() - cpu}
+
+
+def _block(system: System, how: str, jobs: int) -> dict[str, Any]:
+    begin, cpu = time.perf_counter(), time.process_time()
+    BLOCKING_WAYS[how](system, range(jobs))
+    return {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu}
 
 
 async def _one(system: System, numbers: range) -> None:
@@ -139,8 +150,27 @@ async def _bulk(system: System, numbers: range) -> None:
 WAYS = {"one": _one, "gathered": _gathered, "bulk": _bulk}
 
 
+def _in_turn(system: System, numbers: Iterable[int]) -> None:
+    assert system.blocking is not None
+    for n in numbers:
+        system.blocking(n)
+
+
+def _in_threads(system: System, numbers: range) -> None:
+    left = iter(numbers)
+    with ThreadPoolExecutor(THREADS) as pool:
+        ended = [pool.submit(_in_turn, system, left) for _ in range(THREADS)]
+    for thread in ended:
+        thread.result()
+
+
+BLOCKING_WAYS: dict[str, Callable[[System, range], None]] = {
+    "blocking": _in_turn,
+    "threads": _in_threads,
+}
+
+
 async def _pickup(system: System, jobs: int, gap_s: float) -> list[int]:
-    await _one(system, range(1))  # opens connections; its time does not count
     sent = [0]
     for n in range(1, jobs):
         await asyncio.sleep(gap_s)
@@ -154,7 +184,6 @@ async def _paced(system: System, jobs: int, rate: float, *, mixed: bool) -> list
 
     A job with a delay is due when that has passed.
     """
-    await _one(system, range(1))  # opens connections; its time does not count
     begin, running, due = time.monotonic_ns(), set[asyncio.Future[Any]](), [0]
     for n in range(1, jobs):
         intended = begin + int(n / rate * 1e9)

@@ -1,6 +1,7 @@
 """The environments: one for qcore, one for each peer, under `benchmarks/.envs`; pinned versions.
 
-A peer has its own because peers need different versions of redis-py.
+A peer has its own because peers need different versions of redis-py. Those in PHP and Ruby are what
+the machine has: there is one version of each, and the lines record it.
 """
 
 import importlib.util
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parent.parent
@@ -61,6 +63,16 @@ def made_for_node(name: str) -> Path:
     return folder
 
 
+def made_for_php(name: str) -> Path:
+    """Return the folder of an application with the folders that Laravel writes to; made anew."""
+    folder = FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(PINS / name, folder)
+    for written in ("bootstrap/cache", "storage/framework/cache", "storage/logs"):
+        (folder / written).mkdir(parents=True)
+    return folder
+
+
 def _is_made(folder: Path, pins: Path) -> bool:
     stamp = folder / "made"
     return stamp.exists() and stamp.read_bytes() == pins.read_bytes()
@@ -77,6 +89,13 @@ def versions(python: Path, pins: Path) -> dict[str, str]:
     )
     words = [str(python), "-c", code, *(name for name in names if not name.startswith("#"))]
     return json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+
+
+def told_versions(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, str] | None:
+    """Return what the verb `versions` of a driver tells; None if its libraries are not there."""
+    words, env = [*command, "versions"], {**os.environ, **environment}
+    done = subprocess.run(words, env=env, capture_output=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else None
 
 
 def node_versions(folder: Path) -> dict[str, str]:

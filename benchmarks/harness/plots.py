@@ -7,8 +7,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.harness.figures import number
 from benchmarks.harness.records import Record
-from benchmarks.harness.table import number
 from benchmarks.harness.targets import OURS
 
 OUR_COLOR, THEIR_COLOR = "#c0392b", "#7f8c8d"

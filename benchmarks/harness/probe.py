@@ -34,8 +34,8 @@ class Figures(NamedTuple):
     def facts(self) -> dict[str, Any]:
         return {
             "jobs": self.jobs,
-            "python_us_per_job": round(self.cpu_s / self.jobs * 1e6, 2),
-            "redis_us_per_job": round(self.redis_cpu_s / self.jobs * 1e6, 2),
+            "process_us": round(self.cpu_s / self.jobs * 1e6, 2),
+            "redis_us": round(self.redis_cpu_s / self.jobs * 1e6, 2),
             "process": IN_ONE,
         }
 

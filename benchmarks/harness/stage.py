@@ -3,12 +3,12 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from benchmarks.harness import journal
+from benchmarks.harness import journal, processes
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.driver import TOLD
 from benchmarks.harness.records import ROOT
@@ -16,19 +16,54 @@ from benchmarks.harness.server import Server
 from benchmarks.harness.systems import System
 from benchmarks.harness.worker import Running, environment
 
+#: Lone calls are measured on so many cores: a wake-up of another core costs more than a call.
+CORES = {"2c": 2, "1c": 1}
 POLL_S = 0.02
 READY_S, STALLED_S = 30.0, 30.0
 
 
-class Drained(NamedTuple):
-    """What it took to run all jobs, from the first one's begin to the last one's end."""
+class Timed(NamedTuple):
+    """What it took to enqueue jobs, or to run them from the first one's begin to the last's end."""
 
+    jobs: int
     seconds: float
-    #: It took to enqueue them before, in the fastest way.
-    enqueue_s: float
-    #: CPU of all worker processes, and of Redis; microseconds a job.
-    worker_us: float
-    redis_us: float
+    #: CPU in microseconds a job: `producer_us` or `worker_us`, and `redis_us`.
+    facts: dict[str, float]
+
+    @property
+    def per_s(self) -> float:
+        return self.jobs / self.seconds
+
+
+class Usage:
+    """CPU seconds of Redis and of the workers while a block runs."""
+
+    def __init__(self, server: Server, workers: Running | None = None) -> None:
+        self._of = {"redis_us": server.cpu_s}
+        if workers:
+            self._of["worker_us"] = workers.cpu_s
+        self._used: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._used = {name: cpu_s() for name, cpu_s in self._of.items()}
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._used = {name: cpu_s() - self._used[name] for name, cpu_s in self._of.items()}
+
+    def facts(self, jobs: int, told: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Return microseconds a job, with those of the producer if it told what it used."""
+        used = {"producer_us": told["cpu_s"]} if told else {}
+        return {name: seconds / jobs * 1e6 for name, seconds in (used | self._used).items()}
+
+
+class Late(NamedTuple):
+    """How late jobs began, and the CPU that they took."""
+
+    #: Sorted.
+    ms: list[float]
+    #: CPU in microseconds a job: `producer_us`, `worker_us` and `redis_us`.
+    facts: dict[str, float]
 
 
 class Stage:
@@ -51,12 +86,16 @@ class Stage:
             raise RuntimeError(f"{self.system.name} {verb} ended with {done.returncode}: {said}")
         return json.loads((self.folder / TOLD).read_text(encoding="utf-8"))
 
-    def preload(self, jobs: int) -> float:
-        """Put jobs into the queue in the system's fastest way; return the seconds it took."""
-        way = "bulk" if self.system.has_bulk else "one"
-        told = self.produce("enqueue", how=way, jobs=jobs)
+    def enqueue(self, how: str, jobs: int) -> Timed:
+        """Put jobs into the empty queue, in this way of the driver."""
+        with Usage(self.server) as usage:
+            told = self.produce("enqueue", how=how, jobs=jobs)
         self.check_depth(jobs)
-        return told[way]["seconds"]
+        return Timed(jobs, told["seconds"], usage.facts(jobs, told))
+
+    def preload(self, jobs: int) -> Timed:
+        """Put jobs into the queue in the system's fastest way."""
+        return self.enqueue("bulk" if self.system.has_bulk else "one", jobs)
 
     def check_depth(self, jobs: int) -> None:
         """Fail unless as many jobs wait as were enqueued."""
@@ -103,24 +142,40 @@ class Stage:
         journal.check(found, jobs)
         return found
 
-    def drain(self, jobs: int, concurrency: int, processes: int) -> Drained:
-        """Fill the queue, then empty it."""
-        enqueue_s = self.preload(jobs)
-        with self.workers(concurrency, processes) as workers:
-            worker_s, redis_s = workers.cpu_s(), self.server.cpu_s()
+    def drain(self, jobs: int, concurrency: int, processes: int) -> Timed:
+        """Empty a queue that was filled with so many jobs."""
+        with (
+            self.workers(concurrency, processes) as workers,
+            Usage(self.server, workers) as usage,
+        ):
             self.go()
             self.wait(jobs, workers)
-            worker_s, redis_s = workers.cpu_s() - worker_s, self.server.cpu_s() - redis_s
-        seconds = journal.seconds(self.runs(jobs))
-        return Drained(seconds, enqueue_s, worker_s / jobs * 1e6, redis_s / jobs * 1e6)
+        return Timed(jobs, journal.seconds(self.runs(jobs)), usage.facts(jobs))
+
+    def send(self, verb: str, jobs: int, workers: Running, **pace: object) -> Late:
+        """Let the producer send jobs at its own pace, `pickup` or `paced`; the gate is open."""
+        with Usage(self.server, workers) as usage:
+            told = self.produce(verb, jobs=jobs, **pace)
+            self.wait(jobs, workers)
+        late = journal.latencies_ms(self.runs(jobs), told["times"])
+        return Late(late, usage.facts(jobs, told))
 
 
 @contextmanager
 def stage(
-    bench: Bench, system: System, *, workload: str = "noop", most: int, payload: int = 0
+    bench: Bench,
+    system: System,
+    *,
+    workload: str = "noop",
+    most: int,
+    payload: int = 0,
+    cores: int | None = None,
 ) -> Iterator[Stage]:
-    """Set up one measurement; `most` is the number of jobs that it has at most."""
-    with bench.folder() as folder, Server(folder) as server:
+    """Set up one measurement; `most` is the number of jobs that it has at most.
+
+    With `cores`, Redis, producer and workers share so many.
+    """
+    with processes.pinned(cores), bench.folder() as folder, Server(folder) as server:
         env = environment(
             BENCH_REDIS_URL=server.url,
             BENCH_FOLDER=str(folder),
@@ -130,3 +185,12 @@ def stage(
             **system.environment,
         )
         yield Stage(system, server, folder, env)
+
+
+def measure_enqueue(
+    bench: Bench, system: System, case: str, how: str, full: int, cores: int | None = None
+) -> None:
+    """Let a system enqueue as many jobs as a run at full size has in this way; write the figure."""
+    with stage(bench, system, most=0, cores=cores) as at:
+        took = at.enqueue(how, bench.jobs(full))
+    bench.emit_of(system, case, took.per_s, "jobs/s", jobs=took.jobs, cores=cores, **took.facts)

@@ -1,28 +1,33 @@
 """The tables, from the lines alone: medians with their range, and ratios within a round."""
 
-from collections.abc import Collection
 from pathlib import Path
 from statistics import median
 
+from benchmarks.harness import ahead
+from benchmarks.harness.figures import (
+    FACTS,
+    column,
+    is_more_better,
+    markdown,
+    number,
+    ratios,
+    rounds,
+    spread,
+)
 from benchmarks.harness.records import Record
 from benchmarks.harness.targets import OURS, TARGETS, is_met, measured
 
 START, END = "<!-- tables: written by benchmarks/run.py --plots -->", "<!-- end of tables -->"
-#: Of values in other units less is better.
-MORE_IS_BETTER = ("jobs/s", "of ideal", "times")
-#: Facts of a measurement that get a table of their own.
-FACTS = {
-    "producer_us": "CPU of the producer, µs a job",
-    "worker_us": "CPU of the worker processes, µs a job",
-    "redis_us": "CPU of Redis, µs a job",
-}
+AHEAD = "Of the queues, whatever they guarantee; `bare`, `script` and `limit` are none."
 
 
 def report(records: list[Record]) -> str:
-    """Return all tables in Markdown: the systems, the targets, then each part."""
+    """Return all tables in Markdown: the systems, the targets, who is ahead, then each part."""
     if not records:
         return "no runs that count\n"
     pieces = [_host(records), _systems(records), "### Targets", _targets(records)]
+    if standing := ahead.report(records):
+        pieces += ["### Who is ahead", AHEAD, standing]
     for part in dict.fromkeys(r["part"] for r in records):
         of_part = [r for r in records if r["part"] == part]
         if {r["system"] for r in of_part} == {OURS}:
@@ -45,16 +50,6 @@ def write_into(page: Path, text: str) -> None:
     page.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 
-def number(value: float) -> str:
-    """Return three figures that count, with separators."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def spread(values: Collection[float]) -> str:
-    """Return median, least and most."""
-    return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
-
-
 def _host(records: list[Record]) -> str:
     host = records[-1]["host"]
     runs = len({r["round"] for r in records})
@@ -71,7 +66,7 @@ def _systems(records: list[Record]) -> str:
     for name, r in said.items():
         versions = ", ".join(f"{key} {value}" for key, value in r["versions"].items())
         rows.append([name, versions, r["guarantee"], r["settings"]])
-    return _markdown(rows, numbers=False)
+    return markdown(rows, numbers=False)
 
 
 def _targets(records: list[Record]) -> str:
@@ -85,56 +80,45 @@ def _targets(records: list[Record]) -> str:
             rows.append([target.text, bound, spread(values), met])
         elif target.part in parts:
             rows.append([target.text, bound, "", "not measured"])
-    return _markdown(rows, numbers=False)
+    return markdown(rows, numbers=False)
 
 
 def _part(records: list[Record], fact: str = "value") -> str:
     """Return the table of a part: a row for each system, a column for each case."""
-    units = {r["case"]: "" if fact in FACTS else f", {r['unit']}" for r in records}
-    rows = [["system", *(case + unit for case, unit in units.items())]]
+    units = {column(r, fact): "" if fact in FACTS else f", {r['unit']}" for r in records}
+    rows = [["system", *(name + unit for name, unit in units.items())]]
     for system in dict.fromkeys(r["system"] for r in records):
-        cells = [_cell([r for r in records if r["case"] == case], system, fact) for case in units]
-        rows.append([system, *cells])
-    return _markdown(rows, numbers=True)
+        of_column = ([r for r in records if column(r, fact) == name] for name in units)
+        rows.append([system, *(_cell(found, system, fact) for found in of_column)])
+    return markdown(rows, numbers=True)
 
 
 def _cell(records: list[Record], system: str, fact: str) -> str:
     """Return median and range, and for others how many times better qcore is in the same round."""
-    theirs = _rounds(records, fact, system=system)
+    theirs = rounds(records, fact, system=system)
     if not theirs:
         return ""
-    better = ratios(_rounds(records, fact, system=OURS), theirs)
+    better = ratios(rounds(records, fact, system=OURS), theirs)
     if system == OURS or fact in FACTS or records[0]["unit"] == "times" or not better:
         return spread(theirs.values())
     ratio = median(better)
-    if records[0]["unit"] not in MORE_IS_BETTER:
+    if not is_more_better(fact, records[0]["unit"]):
         ratio = 1 / ratio
     return f"{spread(theirs.values())} x{number(ratio)}"
 
 
 def _part_of_qcore(records: list[Record]) -> str:
     """Return a row for each case, with its ratio to the case that its lines name as its base."""
-    rows = [["case", "unit", "median (least-most)", "ratio"]]
+    facts = [fact for fact in FACTS if any(fact in r for r in records)]
+    titles = [FACTS[fact] for fact in facts]
+    rows = [["case", "unit", "median (least-most)", "ratio", *titles]]
     for case in dict.fromkeys(r["case"] for r in records):
         record = next(r for r in records if r["case"] == case)
-        found, ratio = _rounds(records, "value", case=case), ""
+        found, ratio = rounds(records, "value", case=case), ""
         if "base" in record:
-            to_base = ratios(found, _rounds(records, "value", case=record["base"]))
+            to_base = ratios(found, rounds(records, "value", case=record["base"]))
             ratio = f"x{number(median(to_base))} of {record['base']}" if to_base else ""
-        rows.append([case, record["unit"], spread(found.values()), ratio])
-    return _markdown(rows, numbers=True)
-
-
-def _rounds(records: list[Record], fact: str, **which: str) -> dict[int, float]:
-    """Return round -> value of the lines in which every key of `which` has that value."""
-    return {r["round"]: r[fact] for r in records if all(r[k] == v for k, v in which.items())}
-
-
-def ratios(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
-    """Return ours / theirs for each round that has both."""
-    return [ours[i] / theirs[i] for i in sorted(ours.keys() & theirs.keys()) if theirs[i]]
-
-
-def _markdown(rows: list[list[str]], *, numbers: bool) -> str:
-    rule = ["---", *(["--:" if numbers else "---"] * (len(rows[0]) - 1))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+        cpu = (rounds(records, fact, case=case).values() for fact in facts)
+        cells = [spread(values) if values else "" for values in cpu]
+        rows.append([case, record["unit"], spread(found.values()), ratio, *cells])
+    return markdown(rows, numbers=True)

@@ -33,13 +33,13 @@ TARGETS = [
     Target("drain / BullMQ on Node", "drain", ONE, 3, ("bullmq",)),
     Target("drain / limit", "drain", ONE, 0.6, (LIMIT,)),
     Target("gain of a 2nd process / that of the limit", "drain", "gain", 1, (LIMIT,)),
-    Target("enqueue one by one / one EVALSHA", "enqueue", "one by one", 1 / 1.2, (SCRIPT,)),
+    Target("enqueue one by one / one EVALSHA", "enqueue", "one by one, 2c", 1 / 1.2, (SCRIPT,)),
     Target("enqueue 100 at a time / Python peer", "enqueue", "100 at a time", 8, PYTHON_PEERS),
     Target("enqueue_many / Python peer", "enqueue", "bulk API", 8, PYTHON_PEERS),
     Target("50 ms jobs at 500, of ideal", "io", "50 ms at 500", 0.95),
     Target("50 ms jobs at 2,000, of ideal", "io", "50 ms at 2,000", 0.8),
-    Target("pickup p50 / bare round trip", "pickup", "p50", 1.5, (BARE,), at_least=False),
-    Target("pickup p99 / bare round trip", "pickup", "p99", 5, (BARE,), at_least=False),
+    Target("pickup p50 / bare round trip", "pickup", "p50, 2c", 1.5, (BARE,), at_least=False),
+    Target("pickup p99 / bare round trip", "pickup", "p99, 2c", 5, (BARE,), at_least=False),
     *(
         Target(f"{what}, {deep} / 1,000", "depth", f"{what}, {deep}", 1 / 1.3, (f"{what}, 1,000",))
         for what in ("run and refill", "enqueue one by one")

@@ -13,7 +13,12 @@ from benchmarks.harness.worker import environment
 
 CONCURRENCY = 100
 #: Jobs for one process, and for two.
-JOBS = {"qcore": (80_000, 120_000), "bullmq": (30_000, 30_000), "dramatiq": (8_000, 12_000)}
+JOBS = {
+    "qcore": (80_000, 120_000),
+    "bullmq": (30_000, 30_000),
+    "dramatiq": (8_000, 12_000),
+    "sidekiq": (10_000, 15_000),
+}
 OTHERS = (3_000, 4_000)
 #: The bare loop on qcore's own scripts: what qcore could reach at most.
 BARE_LOOP, LIMIT_JOBS = ROOT / "benchmarks" / "micro" / "limit.py", (120_000, 160_000)
@@ -36,17 +41,10 @@ def _measure(bench: Bench, system: System) -> None:
     for processes, full in zip(CASES, JOBS.get(system.name, OTHERS), strict=True):
         jobs = bench.jobs(full)
         with stage(bench, system, most=jobs) as at:
+            at.preload(jobs)
             took = at.drain(jobs, CONCURRENCY, processes)
-        rates.append(jobs / took.seconds)
-        bench.emit_of(
-            system,
-            CASES[processes],
-            rates[-1],
-            "jobs/s",
-            jobs=jobs,
-            worker_us=took.worker_us,
-            redis_us=took.redis_us,
-        )
+        rates.append(took.per_s)
+        bench.emit_of(system, CASES[processes], took.per_s, "jobs/s", jobs=jobs, **took.facts)
     bench.emit_of(system, "gain", rates[1] / rates[0], "times")
 
 
@@ -62,5 +60,6 @@ def _limit(bench: Bench) -> None:
             raise RuntimeError(f"limit.py: {done.stderr.decode(errors='replace')[-2000:]}")
         told = json.loads(done.stdout.splitlines()[-1])
         rates.append(told["drain_per_s"])
-        bench.emit(CASES[processes], LIMIT, rates[-1], "jobs/s", told=told, jobs=jobs)
+        facts = {"told": told, "jobs": jobs, "worker_us": told["python_us_per_job"]}
+        bench.emit(CASES[processes], LIMIT, rates[-1], "jobs/s", **facts)
     bench.emit("gain", LIMIT, rates[1] / rates[0], "times")

@@ -19,7 +19,7 @@ def run(bench: Bench) -> None:
     jobs = bench.jobs(JOBS)
     with bench.folder() as folder, bench.server() as server:
         asyncio.run(_enqueue(server, jobs))
-        env = {app.FOLDER: str(folder)}
+        env, redis_s = {app.FOLDER: str(folder)}, server.cpu_s()
         with qcore_worker(
             "benchmarks.harness.app:app", server.url, folder / "log", env=env
         ) as command:
@@ -31,10 +31,12 @@ def run(bench: Bench) -> None:
             )
             time.sleep(0.1)  # the reply to the last settle is on its way
             late, peak = processes.rss_bytes(pid), _peak_bytes(pid)
+            used = {"worker_us": processes.cpu_s(pid), "redis_us": server.cpu_s() - redis_s}
         _check(folder, jobs)
     facts = {"jobs": jobs, "process": "qcore worker --processes 1"}
     bench.emit("20 % of jobs", "qcore", early / 1e6, "MB", **facts)
-    bench.emit("all jobs", "qcore", late / 1e6, "MB", base="20 % of jobs", **facts)
+    cpu = {name: seconds / jobs * 1e6 for name, seconds in used.items()}
+    bench.emit("all jobs", "qcore", late / 1e6, "MB", base="20 % of jobs", **facts, **cpu)
     bench.emit("at most", "qcore", peak / 1e6, "MB", base="20 % of jobs", **facts)
 
 

@@ -5,8 +5,8 @@ as fast as they can while a worker drains. qcore also gets every fourth job with
 """
 
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.journal import latencies_ms, percentile, seconds
-from benchmarks.harness.stage import stage
+from benchmarks.harness.journal import percentile, seconds
+from benchmarks.harness.stage import Usage, stage
 from benchmarks.harness.systems import System
 
 #: Those where it costs little time: the fastest peer in Python and that on Node.
@@ -38,10 +38,11 @@ def _capacity(bench: Bench, system: System) -> float:
     jobs = bench.jobs(CAPACITY_JOBS.get(system.name, OTHERS))
     with stage(bench, system, most=jobs) as at, at.workers(CONCURRENCY, 1) as workers:
         at.go()
-        at.produce("enqueue", how="gathered", jobs=jobs)
-        at.wait(jobs, workers)
+        with Usage(at.server, workers) as usage:
+            told = at.produce("enqueue", how="gathered", jobs=jobs)
+            at.wait(jobs, workers)
         rate = jobs / seconds(at.runs(jobs))
-    bench.emit_of(system, "capacity", rate, "jobs/s", jobs=jobs)
+    bench.emit_of(system, "capacity", rate, "jobs/s", jobs=jobs, **usage.facts(jobs, told))
     return rate
 
 
@@ -49,10 +50,8 @@ def _paced(bench: Bench, system: System, load: int, rate: float, *, mixed: bool 
     jobs = bench.jobs(int(rate * SECONDS))
     with stage(bench, system, most=jobs) as at, at.workers(CONCURRENCY, 1) as workers:
         at.go()
-        due = at.produce("paced", jobs=jobs, rate=rate, **({"mixed": True} if mixed else {}))
-        at.wait(jobs, workers)
-        late = latencies_ms(at.runs(jobs), due)
+        late = at.send("paced", jobs, workers, rate=rate, **({"mixed": True} if mixed else {}))
     name = f"{load} % mixed delays" if mixed else f"{load} %"
     for percent in (50, 99):
-        value = percentile(late, percent)
-        bench.emit_of(system, f"{name}, p{percent}", value, "ms", jobs=jobs, rate=rate)
+        facts = {"run": name, "jobs": jobs, "rate": rate, **late.facts}
+        bench.emit_of(system, f"{name}, p{percent}", percentile(late.ms, percent), "ms", **facts)

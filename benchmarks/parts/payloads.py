@@ -21,14 +21,8 @@ def _measure(bench: Bench, system: System) -> None:
     for name, size in workloads.PAYLOADS.items():
         jobs = bench.jobs(JOBS[name])
         with stage(bench, system, most=jobs, payload=size) as at:
+            sent = at.preload(jobs)
             took = at.drain(jobs, CONCURRENCY, processes=1)
-        bench.emit_of(system, f"{name}, enqueue_many", jobs / took.enqueue_s, "jobs/s", jobs=jobs)
-        bench.emit_of(
-            system,
-            f"{name}, drain",
-            jobs / took.seconds,
-            "jobs/s",
-            jobs=jobs,
-            worker_us=took.worker_us,
-            redis_us=took.redis_us,
-        )
+        for case, timed in (("enqueue_many", sent), ("drain", took)):
+            value, facts = timed.per_s, timed.facts
+            bench.emit_of(system, f"{name}, {case}", value, "jobs/s", jobs=jobs, **facts)

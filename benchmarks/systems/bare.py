@@ -3,8 +3,9 @@
 To enqueue is one EVALSHA that stores 100 bytes; a worker waits with BZPOPMIN, then one EVALSHA.
 """
 
+import redis
+import redis.asyncio
 import uvloop
-from redis.asyncio import Redis
 
 from benchmarks import workloads
 from benchmarks.harness.driver import URL, System, gate, main
@@ -17,23 +18,30 @@ BULK = False
 SOURCE = "return redis.call('ZADD', KEYS[1], 0, ARGV[1])"
 CLAIM = "return redis.call('ZCARD', KEYS[1])"
 
-redis = Redis.from_url(URL)
+client = redis.asyncio.Redis.from_url(URL)
+blocking_client = redis.Redis.from_url(URL)
 sha = ""
 
 
 async def one(n: int) -> None:
     global sha
-    sha = sha or await redis.script_load(SOURCE)
-    await redis.evalsha(sha, 1, "bare", f"{n:0100}")
+    sha = sha or await client.script_load(SOURCE)
+    await client.evalsha(sha, 1, "bare", f"{n:0100}")
+
+
+def blocking(n: int) -> None:
+    global sha
+    sha = sha or blocking_client.script_load(SOURCE)
+    blocking_client.evalsha(sha, 1, "bare", f"{n:0100}")
 
 
 async def consume() -> None:
-    claim = await redis.script_load(CLAIM)
-    await redis.zcard("bare")
+    claim = await client.script_load(CLAIM)
+    await client.zcard("bare")
     gate()
     while True:
-        _, member, _ = await redis.bzpopmin("bare", timeout=0)
-        await redis.evalsha(claim, 1, "bare")
+        _, member, _ = await client.bzpopmin("bare", timeout=0)
+        await client.evalsha(claim, 1, "bare")
         workloads.note(int(member))
 
 
@@ -42,4 +50,4 @@ def work(concurrency: int, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(System(one, work))
+    main(System(one, work, blocking=blocking))

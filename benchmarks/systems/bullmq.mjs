@@ -6,6 +6,7 @@ const GUARANTEE = "at least once: a lock of 30 s on every job, renewed; a stalle
 const SETTINGS = "removeOnComplete and removeOnFail, else defaults";
 const DEPTH = "LLEN bull:bench:wait";
 const BULK = true;
+const NEEDS = "Node 20 or newer with npm";
 
 const { Queue, Worker } = createRequire(`${process.env.BENCH_ENVIRONMENT}/`)("bullmq");
 const connection = { host: url.hostname, port: Number(url.port) };

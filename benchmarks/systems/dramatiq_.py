@@ -42,4 +42,4 @@ def work(concurrency: int, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(System(one, work, own_processes=True))
+    main(System(one, work, blocking=one, own_processes=True))

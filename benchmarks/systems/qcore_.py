@@ -37,6 +37,10 @@ async def delayed(n: int, seconds: float) -> None:
     await job.options(delay=seconds).enqueue(n, **MORE)
 
 
+def blocking(n: int) -> None:
+    job.enqueue_sync(n, **MORE)
+
+
 def work(concurrency: int, processes: int) -> None:
     words = [sys.executable, "-m", "qcore_cli", "worker", "benchmarks.systems.qcore_:app"]
     words += ["--concurrency", str(concurrency), "--processes", str(processes)]
@@ -44,4 +48,4 @@ def work(concurrency: int, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(System(one, work, bulk, lambda: app, delayed, own_processes=True))
+    main(System(one, work, bulk, lambda: app, delayed, blocking, own_processes=True))

@@ -1,12 +1,15 @@
 """The benchmarks: what the tables say of given lines, and what each system says of itself."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.harness import journal, records, systems, table, targets
+from benchmarks.harness import ahead, journal, processes, records, systems, table, targets
+from benchmarks.harness.bench import Bench, Options
 from benchmarks.harness.targets import Target
 
 HOST = {"date": "d", "commit": "c", "cpu": "x", "cores": 2, "kernel": "k", "python": "3"}
@@ -57,6 +60,56 @@ def test_cpu_of_a_job_has_a_table_of_its_own():
     text = table.report(found)
     assert "CPU of the worker processes, µs a job:" in text
     assert "| saq | 500 (500-500) |" in text
+
+
+def test_cpu_of_a_run_with_several_cases_has_one_column():
+    found = [
+        line("qcore", 1, value, part="pickup", case=f"{case}, 1c", unit="ms", run="1c", redis_us=7)
+        for case, value in (("p50", 1), ("p99", 5))
+    ]
+    text = table.report([*found, line("saq", 1, 2, part="pickup", case="p50, 1c", unit="ms")])
+    assert "| system | p50, 1c, ms | p99, 1c, ms |" in text
+    assert "CPU of Redis, µs a job:\n\n| system | 1c |\n| --- | --: |\n| qcore | 7 (7-7) |" in text
+
+
+def test_part_of_qcore_alone_has_columns_for_what_cpu_it_took():
+    found = [
+        line("qcore", 1, 9, part="tax", case="plain", process_us=8.5, redis_us=4),
+        line("qcore", 1, 7, part="tax", case="size", unit="MB"),
+    ]
+    text = table.report(found)
+    assert "| ratio | CPU of the process, µs a job | CPU of Redis, µs a job |" in text
+    assert "| plain | jobs/s | 9 (9-9) |  | 8.5 (8.5-8.5) | 4 (4-4) |" in text
+    assert "| size | MB | 7 (7-7) |  |  |  |" in text
+
+
+def test_best_other_queue_of_each_column_stands_beside_qcore():
+    found = [
+        *lines({"qcore": [100, 300], "saq": [50, 60], "arq": [10, 20], "bare": [900, 900]}),
+        *lines({"qcore": [2, 3], "saq": [8, 9], "arq": [1, 1]}, part="pickup", unit="ms"),
+        *lines({"qcore": [5]}, part="tax"),
+        *lines({"saq": [5]}, case="2 processes"),
+    ]
+    drain, pickup = ahead.standings(found)
+    assert drain == ("drain: 1 process, jobs/s", 200, "saq", 55, [2, 5])
+    assert drain.is_ahead
+    assert pickup == ("pickup: 1 process, ms", 2.5, "arq", 1, [0.5, 1 / 3])
+    assert not pickup.is_ahead
+    text = table.report(found)
+    assert "| drain: 1 process, jobs/s | 200 | saq | 55 | x3.5 (2-5) | yes |" in text
+    assert "qcore is not ahead in 1 of 2 columns:\n\n- pickup: 1 process, ms: arq, x0.417" in text
+
+
+def test_cpu_of_a_job_is_a_column_in_which_less_is_better():
+    found = [line("qcore", 1, 100, redis_us=8), line("saq", 1, 10, redis_us=2)]
+    assert [one.column for one in ahead.standings(found) if not one.is_ahead] == [
+        "drain: 1 process, CPU of Redis, µs a job"
+    ]
+
+
+def test_nobody_stands_beside_qcore_alone():
+    assert ahead.report(lines({"qcore": [1, 2], "bare": [1, 2]})) == ""
+    assert "Who is ahead" not in table.report(lines({"qcore": [1, 2]}))
 
 
 def test_part_of_qcore_alone_has_a_row_for_each_case():
@@ -123,6 +176,48 @@ def test_system_is_short_and_says_what_it_is(name: str):
     assert said["SETTINGS"]
     assert len(said["DEPTH"].split()) == 2
     assert isinstance(said["BULK"], bool)
+
+
+@pytest.mark.parametrize("name", ["bullmq", "laravel", "sidekiq"])
+def test_system_whose_language_is_not_here_is_left_out_with_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PATH", "")
+    systems.available.cache_clear()
+    written = records.Lines(tmp_path / "lines")
+    bench = Bench("drain", Options(), written)
+    assert [system.name for _ in range(2) for system in bench.systems("qcore", name)] == [
+        "qcore",
+        "qcore",
+    ]
+    written.close()
+    needs = systems.constants(systems.path_of(name))["NEEDS"]
+    assert capsys.readouterr().err == f"{name} is left out: it needs {needs}.\n"
+    systems.available.cache_clear()
+
+
+def test_process_pinned_to_one_core_is_let_go():
+    before = os.sched_getaffinity(0)
+    with processes.pinned(1):
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+    with processes.pinned(None):
+        assert os.sched_getaffinity(0) == before
+    with (
+        pytest.raises(RuntimeError, match=rf"{len(before) + 1} cores are wanted"),
+        processes.pinned(len(before) + 1),
+    ):
+        pass
+
+
+def test_cpu_of_a_process_is_that_of_its_own_clock():
+    before = time.process_time()
+    while time.process_time() - before < 0.003:
+        pass
+    ended = os.times()
+    least = time.process_time() + ended.children_user + ended.children_system
+    assert least <= processes.cpu_s(os.getpid()) <= least + 0.05
+    assert processes.cpu_s(-1) == 0
 
 
 @pytest.mark.parametrize("name", ["qcore", *systems.PYTHON_PEERS])
