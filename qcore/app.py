@@ -1,7 +1,6 @@
 """App: the registry of tasks, and the owner of the broker."""
 
 import inspect
-import math
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -11,16 +10,15 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 
 import msgspec
 
-from qcore.broker.per_loop import Brokers
-from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.inspector import Inspector
 from qcore.context import Context
 from qcore.declaration import (
+    Register,
     check_combination,
     check_payload_limit,
     check_types,
@@ -44,25 +42,15 @@ from qcore.queue import Queue
 from qcore.settings import BrokerConfig, check_name, check_type
 from qcore.task import AsyncTask, Settings, SyncTask, Task
 
+if TYPE_CHECKING:
+    from qcore.broker.per_loop import Brokers
+    from qcore.broker.redis.blocking_producers import BlockingProducers
+    from qcore.broker.redis.broker import Broker
+    from qcore.broker.redis.inspector import Inspector
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
-
-
-class _Register(Protocol):
-    """What `@app.task(...)` returns: a decorator that keeps the function's type."""
-
-    # the overlap is meant: a coroutine function is also a function, and the first match counts
-    @overload
-    def __call__(  # pyright: ignore[reportOverlappingOverload]
-        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
-    ) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> SyncTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
 
 
 class App:
@@ -123,8 +111,6 @@ class App:
         self._url, self._namespace = url, namespace
         self._call_timeout_s: float | None = None
         self._lifespan: Lifespan | None = None
-        self._brokers = Brokers(lambda: self.config)
-        self.producers = self._brokers.producers
 
     # -- tasks ----------------------------------------------------------------------------------
 
@@ -152,7 +138,7 @@ class App:
         expires: Seconds | None = None,
         exclusive: bool = False,
         at_most_once: bool = False,
-    ) -> _Register: ...
+    ) -> Register: ...
 
     def task(  # noqa: PLR0913 - each is an option of the decorator
         self,
@@ -236,15 +222,8 @@ class App:
             raise ConfigError(
                 f"task {settings.name} is registered twice: give one of them another name="
             )
-        if settings.keep_s is not None and not 0 <= settings.keep_s < math.inf:
-            raise ConfigError(
-                f"task {settings.name}: keep is {settings.keep_s:g} s, allowed is 0 and more"
-            )
         check_combination(settings)
-        kind = cast(
-            type[Task[Any, Any]],
-            AsyncTask if settings.run_in == "loop" else SyncTask,
-        )
+        kind = cast(type[Task[Any, Any]], AsyncTask if settings.run_in == "loop" else SyncTask)
         task = kind(function, settings, app=self)
         self.tasks[settings.name] = task
         return task
@@ -331,6 +310,14 @@ class App:
             enqueue_timeout_s=self._limits.enqueue_timeout_s,
         )
 
+    @cached_property
+    def _brokers(self) -> "Brokers":
+        # with asyncio and redis it takes 17 MB: not for a process that only runs what others claim
+        from qcore.broker.per_loop import Brokers
+
+        # threads that come here at once get the same
+        return vars(self).setdefault("_brokers", Brokers(lambda: self.config))
+
     async def open(self) -> None:
         """Make the app ready to enqueue.
 
@@ -369,7 +356,7 @@ class App:
         await self.close()
 
     @property
-    def broker(self) -> Broker:
+    def broker(self) -> "Broker":
         """The broker of an open app, for the running event loop.
 
         Raises:
@@ -378,9 +365,14 @@ class App:
         return self._brokers.get()
 
     @property
-    def inspector(self) -> Inspector:
+    def producers(self) -> "BlockingProducers":
+        """What enqueues for callers that block."""
+        return self._brokers.producers
+
+    @property
+    def inspector(self) -> "Inspector":
         """What operators read and repair; of an open app."""
-        return Inspector(self.broker)
+        return self._brokers.inspector()
 
     def job(self, ref: str) -> JobHandle[Any]:
         """Return a handle from its reference `QUEUE/ID`; nothing is looked up yet.
@@ -391,7 +383,7 @@ class App:
         parts = parts_of(ref)
         if parts is None:
             raise ArgumentError(f"{ref!r} is no job reference: it reads QUEUE/ID")
-        return JobHandle(lambda: self.broker, *parts, decode=_untyped)
+        return JobHandle(lambda: self.inspector, *parts, decode=_untyped)
 
 
 def _anything() -> Any: ...

@@ -2,19 +2,39 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
+from qcore.context import Context
 from qcore.durations import Seconds, seconds
 from qcore.errors import ConfigError
 from qcore.model.callee import check_callee, name_of, source_of
 from qcore.model.retry import Retry
 from qcore.settings import KILL_GRACE_S, check_type
-from qcore.task import Settings, Task
+from qcore.task import AsyncTask, Settings, SyncTask, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: A claim reads sixteen payloads at once, also where few of them fit.
 _MAX_PAYLOAD = 1024 * 1024
+
+
+class Register(Protocol):
+    """What `@app.task(...)` returns: a decorator that keeps the function's type."""
+
+    # the overlap is meant: a coroutine function is also a function, and the first match counts
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
 
 
 def check_payload_limit(limit: int) -> None:
@@ -108,8 +128,10 @@ def kill_timeout_s_of(
 
 
 def check_combination(settings: Settings) -> None:
-    """Raise ConfigError where options of a task exclude each other."""
+    """Raise ConfigError where options of a task are out of range or exclude each other."""
     name = settings.name
+    if settings.keep_s is not None and not 0 <= settings.keep_s < math.inf:
+        raise ConfigError(f"task {name}: keep is {settings.keep_s:g} s, allowed is 0 and more")
     if settings.at_most_once and settings.retry.max_attempts > 1:
         raise ConfigError(
             f"task {name}: at_most_once=True leaves no attempt to retry: drop retry=, or give "

@@ -1,16 +1,11 @@
 """JobHandle: follow one job from outside."""
 
-import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from qcore import blocking
-from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.inspector import Inspector, last_reason
-from qcore.broker.redis.wait_diagnosis import standing
 from qcore.durations import Seconds, seconds
 from qcore.errors import (
     ArgumentError,
@@ -21,10 +16,15 @@ from qcore.errors import (
     ResultExpired,
 )
 from qcore.model.job import JobStatus
+from qcore.model.reasons import last_reason
 from qcore.model.reference import reference
 from qcore.model.views import JobRecord
 
+if TYPE_CHECKING:
+    from qcore.broker.redis.inspector import Inspector
+
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: Who waited in vain learns where the job stands if that takes no longer.
 _ANSWER_S = 1.0
@@ -48,7 +48,7 @@ class JobHandle(Generic[R]):
 
     def __init__(
         self,
-        broker: Callable[[], Broker],
+        inspector: Callable[[], "Inspector"],
         queue: str,
         id: str,
         *,
@@ -57,7 +57,7 @@ class JobHandle(Generic[R]):
     ) -> None:
         self.queue = queue
         self.id = id
-        self._broker = broker
+        self._inspector = inspector
         self._decode = decode
         self._accepted = accepted
 
@@ -81,7 +81,7 @@ class JobHandle(Generic[R]):
 
         Redis: one script, one round trip.
         """
-        record = await Inspector(self._broker()).job(self.queue, self.id, since=self._since)
+        record = await self._inspector().job(self.queue, self.id, since=self._since)
         if record is not None:
             return record.status
         self._check_accepted()
@@ -89,7 +89,7 @@ class JobHandle(Generic[R]):
 
     def status_sync(self) -> JobStatus:
         """Do the same as `status`, for a caller that blocks; see `Task.enqueue_sync`."""
-        return blocking.call(self.status, instead="await status()")
+        return call_blocking(self.status, instead="await status()")
 
     async def cancel(self) -> bool:
         """Ask that the job does not run, or that its run ends.
@@ -107,7 +107,7 @@ class JobHandle(Generic[R]):
 
         Redis: one script, one round trip; another one if there is no trace of it.
         """
-        inspector = Inspector(self._broker())
+        inspector = self._inspector()
         (place,) = await inspector.cancel(self.queue, [self.id])
         if place == "" and await inspector.job(self.queue, self.id, since=self._since) is None:
             self._check_accepted()
@@ -115,7 +115,7 @@ class JobHandle(Generic[R]):
 
     def cancel_sync(self) -> bool:
         """Do the same as `cancel`, for a caller that blocks; see `Task.enqueue_sync`."""
-        return blocking.call(self.cancel, instead="await cancel()")
+        return call_blocking(self.cancel, instead="await cancel()")
 
     async def result(self, timeout: Seconds | None = None) -> R:
         """Wait until the job has ended and return what the task returned.
@@ -143,11 +143,12 @@ class JobHandle(Generic[R]):
 
         Redis: two scripts, each in one round trip with those of all others who wait.
         """
+        import asyncio  # which runs this
+
         timeout_s = None if timeout is None else seconds("timeout", timeout, ArgumentError)
         try:
             async with asyncio.timeout(timeout_s):
-                inspector = Inspector(self._broker())
-                record = await inspector.ended(self.queue, self.id, since=self._since)
+                record = await self._inspector().ended(self.queue, self.id, since=self._since)
         except TimeoutError:
             stands = await self._standing()
             raise TimeoutError(
@@ -162,13 +163,17 @@ class JobHandle(Generic[R]):
 
         Ctrl-C ends the wait; the job goes on.
         """
-        return blocking.call(self.result, timeout, instead="await result(...)")
+        return call_blocking(self.result, timeout, instead="await result(...)")
 
     async def _standing(self) -> str:
         """Say what keeps the caller waiting, if Redis tells it at once."""
+        import asyncio
+
+        from qcore.broker.redis.wait_diagnosis import standing
+
         try:
             async with asyncio.timeout(_ANSWER_S):
-                return await standing(self._broker(), self.queue, self.id)
+                return await standing(self._inspector(), self.queue, self.id)
         except (TimeoutError, QcoreError) as e:
             return f"where it is cannot be seen ({str(e) or 'the broker does not answer'})"
 
@@ -217,6 +222,16 @@ class JobHandle(Generic[R]):
                 f"job {self.ref} completed, its result was kept for {kept} and is gone: give "
                 "keep= a longer time"
             )
+
+
+def call_blocking(
+    function: Callable[..., Coroutine[Any, Any, T]], *args: object, instead: str
+) -> T:
+    """Run `function(*args)` in the loop for callers that block; see `qcore.blocking.call`."""
+    # with asyncio it takes 7 MB: `import qcore` brings neither
+    from qcore import blocking
+
+    return blocking.call(function, *args, instead=instead)
 
 
 def _failed(ref: str, record: JobRecord) -> JobFailed:

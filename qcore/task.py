@@ -5,25 +5,27 @@ import math
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
-from qcore import blocking, bulk
 from qcore.broker.contract import CALL_JOBS
 from qcore.broker.identity import new_id
-from qcore.broker.redis.blocking_producers import BlockingProducers
-from qcore.broker.redis.broker import Broker
 from qcore.context import Context, detached
 from qcore.durations import Seconds, seconds
 from qcore.errors import ArgumentError, UnknownQueue
-from qcore.handle import Accepted, JobHandle
+from qcore.handle import Accepted, JobHandle, call_blocking
 from qcore.model.callee import RunIn, returns_a_value, source_of
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
 from qcore.queue import Queue
 from qcore.settings import KEEP_S, BrokerConfig, check_type
+
+if TYPE_CHECKING:
+    from qcore.broker.redis.blocking_producers import BlockingProducers
+    from qcore.broker.redis.broker import Broker
+    from qcore.broker.redis.inspector import Inspector
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,12 +35,20 @@ class Home(Protocol):
     """What a task needs of its app."""
 
     queues: tuple[str, ...]
-    #: For callers that block.
-    producers: BlockingProducers
 
     @property
-    def broker(self) -> Broker:
+    def producers(self) -> "BlockingProducers":
+        """What enqueues for callers that block."""
+        ...
+
+    @property
+    def broker(self) -> "Broker":
         """The broker for the running event loop."""
+        ...
+
+    @property
+    def inspector(self) -> "Inspector":
+        """What reads records, for the running event loop."""
         ...
 
     def work_at(self, broker: BrokerConfig) -> None:
@@ -120,10 +130,9 @@ class Dispatch(Generic[P, R]):
             ArgumentError, PayloadTooLarge, QueueClosed, QueueFull, BrokerUnavailable: as `enqueue`.
         """
         job = self._job(args, kwargs)
-        blocking.refuse_in_a_loop("await enqueue(...)")
         if not self._options.confirm and self._task.app.producers.enqueue([job]):
             return self._handle(job)
-        return blocking.call(self._accept, job, instead="await enqueue(...)")
+        return call_blocking(self._accept, job, instead="await enqueue(...)")
 
     async def _accept(self, job: Job) -> JobHandle[R]:
         await self._enqueue([job])
@@ -168,6 +177,8 @@ class Dispatch(Generic[P, R]):
         check_type(f"task {self._task.name}: chunk", chunk, int, "a whole number", ArgumentError)
         if not 1 <= chunk <= CALL_JOBS:
             raise ArgumentError(f"chunk is {chunk}, allowed is 1 to {CALL_JOBS}")
+        from qcore import bulk  # with asyncio, which runs this
+
         return await bulk.enqueue(calls, self._job_of_item, self._enqueue, chunk)
 
     async def _enqueue(self, jobs: list[Job]) -> None:
@@ -209,13 +220,7 @@ class Dispatch(Generic[P, R]):
 class Task(Dispatch[P, R]):
     """A registered function. It stays callable as it was; jobs are made by `enqueue`."""
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        settings: Settings,
-        *,
-        app: Home,
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], settings: Settings, *, app: Home) -> None:
         super().__init__(self, Options())
         self.function = function
         self.settings = settings
@@ -297,7 +302,7 @@ class Task(Dispatch[P, R]):
     def handle(self, queue: str, id: str, *, accepted: Accepted | None = None) -> JobHandle[R]:
         """Return a handle of a job of this task."""
         decode = self.arguments.decode_result
-        return JobHandle(lambda: self.app.broker, queue, id, decode=decode, accepted=accepted)
+        return JobHandle(lambda: self.app.inspector, queue, id, decode=decode, accepted=accepted)
 
     def keep_ms(self, asked: int, result: object) -> int:
         """Return how long to keep `result`, in ms: what the job asked, else what the task says."""

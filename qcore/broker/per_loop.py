@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from qcore import blocking
 from qcore.broker.redis.blocking_producers import BlockingProducers
 from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.inspector import Inspector
 from qcore.errors import ConfigError
 from qcore.per_process import PerProcess
 from qcore.settings import BrokerConfig
@@ -87,6 +88,10 @@ class Brokers:
                 )
             held = self._make(own, loop)
         return held.broker
+
+    def inspector(self) -> Inspector:
+        """Return what reads and repairs, by the broker of the running loop; raises as `get`."""
+        return Inspector(self.get())
 
     def let_go(self) -> None:
         """Close what nobody has opened: brokers, each in its own loop, and blocking producers.

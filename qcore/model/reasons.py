@@ -1,7 +1,9 @@
 """Turns an exception into a reason of one line, and finds a GiveUp or RetryLater in a group."""
 
+from collections.abc import Sequence
 from typing import cast
 
+from qcore.model.job import AttemptError
 from qcore.model.retry import GiveUp, RetryLater
 
 #: Of the text of one exception, and of the line that is made of it.
@@ -79,3 +81,14 @@ def _said(error: BaseException) -> str:
     if isinstance(error, GiveUp):
         return line or kind
     return f"{kind}: {line}" if line else kind
+
+
+def last_reason(errors: Sequence[AttemptError]) -> str:
+    """Return how the last run failed, in one line."""
+    if not errors:
+        return "unknown"
+    last = errors[-1]
+    if last.reason:
+        return last.reason
+    text = last.text.rstrip().rpartition("\n")[2]
+    return text if last.kind in text or last.kind == "GiveUp" else f"{last.kind}: {text}"

@@ -8,6 +8,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
+from qcore.blocking import refuse_in_a_loop
 from qcore.broker.backoff import Backoff
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.blocking_wire import BlockingWire
@@ -155,9 +156,10 @@ class BlockingProducers:
         """Enqueue over a connection of this call's own; False: such a URL needs an event loop.
 
         Raises:
-            ConfigError: there is no URL.
+            ConfigError: an event loop runs here, and would stand still; or there is no URL.
             BrokerError, PayloadTooLarge: see `Broker.enqueue`.
         """
+        refuse_in_a_loop("await enqueue(...)")
         free = self._free.get()
         try:
             producer = free.pop()

@@ -16,7 +16,7 @@ from qcore.broker.redis.urls import where_is
 from qcore.durations import Seconds, seconds
 from qcore.errors import ArgumentError, CodecError
 from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
-from qcore.model.job import AttemptError, JobOutcome, JobState, JobStatus
+from qcore.model.job import JobOutcome, JobState, JobStatus
 from qcore.model.reading import (
     losses_of,
     moment_ms,
@@ -25,6 +25,7 @@ from qcore.model.reading import (
     stamp_ms,
     text_of,
 )
+from qcore.model.reasons import last_reason
 from qcore.model.views import JobRecord, Pause, QueueStats
 from qcore.settings import KEEP_S, NAME
 
@@ -383,14 +384,3 @@ def _arguments(payload: bytes | None) -> tuple[str | None, bytes | None]:
 
 def _crashed(crashes: int) -> str:
     return f"its lease was lost {crashes} times: each worker that ran it died or stopped renewing"
-
-
-def last_reason(errors: Sequence[AttemptError]) -> str:
-    """Return how the last run failed, in one line."""
-    if not errors:
-        return "unknown"
-    last = errors[-1]
-    if last.reason:
-        return last.reason
-    text = last.text.rstrip().rpartition("\n")[2]
-    return text if last.kind in text or last.kind == "GiveUp" else f"{last.kind}: {text}"

@@ -1,6 +1,5 @@
 """Where a job stands, in words for somebody who has waited for it in vain."""
 
-from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.server_checks import span
 from qcore.model.job import JobStatus
@@ -11,7 +10,7 @@ from qcore.model.views import JobRecord, QueueStats
 _SERVED_S = 60
 
 
-async def standing(broker: Broker, queue: str, id: str) -> str:
+async def standing(inspector: Inspector, queue: str, id: str) -> str:
     """Say where a job is, and whether any worker serves its queue.
 
     Raises:
@@ -19,9 +18,9 @@ async def standing(broker: Broker, queue: str, id: str) -> str:
 
     Redis: three reads in two round trips.
     """
-    inspector = Inspector(broker)
     record = await inspector.job(queue, id)
     (stats,) = await inspector.queues([queue])
+    broker = inspector._broker
     meta = broker._keys_of(queue).names["meta"]
     swept, (now, _) = await broker._ask([(b"HGET", meta, b"last_sweep"), (b"TIME",)])
     if record is None:

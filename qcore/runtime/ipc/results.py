@@ -2,12 +2,10 @@
 
 import os
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
-import anyio
-
-import qcore
 from qcore.errors import QcoreError, ResultError
 from qcore.model.callee import is_unfinished
 from qcore.model.codec import encode
@@ -18,8 +16,16 @@ from qcore.runtime.ipc.pool import RemoteError
 
 #: None as msgpack has it.
 NIL = b"\xc0"
+
+
+def _folder(name: str) -> str:
+    """Return where a package lies, which is not imported for that: a pool process has no anyio."""
+    spec = find_spec(name)
+    return str(Path((spec and spec.origin) or name).parent) + os.sep
+
+
 #: Folders whose frames stand between a worker and the code of a task.
-_ON_THE_WAY = tuple(str(Path(file).parent) + os.sep for file in (qcore.__file__, anyio.__file__))
+_ON_THE_WAY = (_folder("qcore"), _folder("anyio"))
 
 
 def encode_result(result: object, limit_bytes: int) -> bytes:
