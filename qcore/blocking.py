@@ -2,7 +2,8 @@
 
 One daemon thread per process runs an event loop for all of them, from the first call until the
 interpreter ends; a forked child starts its own. Calls from many threads meet in that loop, so they
-share round trips as asynchronous callers do.
+share round trips as asynchronous callers do. Most enqueues have a faster way: see
+`qcore.broker.redis.blocking_producers`.
 
 The end of the interpreter ends the thread as it is: a call that returned has its effect in Redis,
 and a daemon thread that still waits then has nobody left to tell. The embedded server is left by

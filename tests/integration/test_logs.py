@@ -118,6 +118,26 @@ async def test_no_line_shows_a_variable_an_argument_or_a_password(fleet: Fleet, 
     assert SECRET not in text
 
 
+LATE = """
+@app.task(name="in_process", run_in="process")
+def in_process(card: str) -> None:
+    import sys
+    assert "structlog" not in sys.modules
+    from structlog.stdlib import get_logger
+    get_logger().info("late", pid="own")
+"""
+
+
+async def test_structlog_that_a_task_imports_logs_as_the_command_does(fleet: Fleet):
+    fleet.write_tasks("shop", LATE)
+    command = fleet.start(processes=1, app="shop:app")
+    jobs = await enqueued(fleet, "in_process")
+    await fleet.emptied(20)
+    (line,) = await eventually(lambda: said(command, jobs["in_process"]))
+    assert (line["event"], line["level"], line["task"]) == ("late", "info", "in_process")
+    assert (line["worker"], line["pid"]) == ("worker.1", "own")
+
+
 ODD_CONFIGURATION = """
 import logging.config, structlog
 def refuse(*_):

@@ -65,13 +65,40 @@ def test_unavailable_says_whether_the_call_may_have_had_an_effect():
 
 
 def test_import_starts_nothing_and_needs_no_setting():
-    """Neither an event loop, a connection, nor the command's libraries."""
-    code = (
+    """Neither an event loop, a connection, nor libraries; nor does an app with a task."""
+    run(
         "import sys, threading, qcore\n"
+        "def task() -> None: ...\n"
+        "handle = qcore.App('redis://localhost:1').task(task).handle('default', 'an-id')\n"
         "assert threading.active_count() == 1\n"
-        "assert not {'typer', 'uvloop', 'qcore_cli', 'valkey'} & set(sys.modules), 'too much'\n"
+        "heavy = {'asyncio', 'ssl', 'anyio', 'redis', 'structlog', 'rich', 'pydantic'}\n"
+        "command = {'typer', 'uvloop', 'qcore_cli', 'valkey'}\n"
+        "assert not (heavy | command) & set(sys.modules), 'too much'\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=False
+
+
+def test_app_that_is_open_imports_nothing_more_in_its_loop():
+    """What an enqueue needs, and what its first log line needs, is there before."""
+    run(
+        "import asyncio, sys, qcore\n"
+        "async def main():\n"
+        "    async with qcore.App('redis://localhost:1', enqueue_timeout=0.05) as app:\n"
+        "        task = app.task(work)\n"
+        "        before = set(sys.modules)\n"
+        "        try:\n"
+        "            await task.enqueue()\n"
+        "        except qcore.BrokerUnavailable:\n"
+        "            print(set(sys.modules) - before)\n"
+        "            late = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "            assert not late & {'qcore', 'redis', 'hiredis', 'structlog', 'rich'}, late\n"
+        "            return\n"
+        "    raise AssertionError\n"
+        "async def work() -> None: ...\n"
+        "asyncio.run(main())\n"
     )
+
+
+def run(code: str) -> None:
+    env = {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=False)
     assert done.returncode == 0
