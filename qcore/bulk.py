@@ -1,12 +1,18 @@
 """Many jobs in chunks: the next chunk is made while the last one is on its way."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any
 
 from qcore.broker.contract import CALL_BYTES
 from qcore.errors import QcoreError
 from qcore.model.job import Job
+
+#: The event loop reads what has arrived so often, however long the items take.
+_YIELD_S = 0.01
+#: A chunk that is made faster than this is made while the last one flies.
+_FAST_S = 0.05
 
 _Send = Callable[[list[Job]], Coroutine[Any, Any, None]]
 
@@ -28,36 +34,55 @@ async def enqueue(
         send: Enqueues a chunk, as a whole or not at all.
         chunk: At most so many jobs in one; of 1 MB together, or a single one.
     """
-    sender = _Sender(send)
-    made, waiting, size = 0, list[Job](), 0
-
-    def add(item: Any) -> list[Job]:
-        """Make the job of an item; return the chunk before it, if it has to go."""
-        nonlocal made, waiting, size
-        job, full = make(made, item), list[Job]()
-        made += 1
-        if waiting and (len(waiting) == chunk or size + len(job.envelope) > CALL_BYTES):
-            full, waiting, size = waiting, [], 0
-        waiting.append(job)
-        size += len(job.envelope)
-        return full
-
+    chunks, sender = _Chunks(make, chunk), _Sender(send)
     try:
-        if isinstance(items, AsyncIterable):
-            async for item in items:
-                if full := add(item):
-                    await sender.send(full)
-        else:  # without a step of the event loop for each
-            for item in items:
-                if full := add(item):
-                    await sender.send(full)
-        if waiting:
-            await sender.send(waiting)
+        await _send_all(items, chunks, sender)
         await sender.land()
     except BaseException as e:
         await sender.give_up(e)
         raise
     return sender.accepted
+
+
+async def _send_all(
+    items: Iterable[Any] | AsyncIterable[Any], chunks: "_Chunks", sender: "_Sender"
+) -> None:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            if full := chunks.add(item):
+                await sender.send(full)
+    else:  # without a step of the event loop for each
+        yielded_at = time.monotonic()
+        for item in items:
+            if full := chunks.add(item):
+                await sender.send(full)
+            elif time.monotonic() - yielded_at > _YIELD_S:
+                await asyncio.sleep(0)
+                yielded_at = time.monotonic()
+    if chunks.waiting:
+        await sender.send(chunks.waiting)
+
+
+class _Chunks:
+    """Jobs that are made one by one, until they fill a chunk."""
+
+    def __init__(self, make: Callable[[int, Any], Job], chunk: int) -> None:
+        self._make = make
+        self._chunk = chunk
+        self._made = self._size = 0
+        #: Those of the chunk that is not full.
+        self.waiting: list[Job] = []
+
+    def add(self, item: Any) -> list[Job]:
+        """Make the job of an item; return the chunk before it, if it has to go."""
+        job, full = self._make(self._made, item), list[Job]()
+        self._made += 1
+        size = self._size + len(job.envelope)
+        if self.waiting and (len(self.waiting) == self._chunk or size > CALL_BYTES):
+            full, self.waiting, size = self.waiting, [], len(job.envelope)
+        self.waiting.append(job)
+        self._size = size
+        return full
 
 
 class _Sender:
@@ -67,15 +92,25 @@ class _Sender:
         self._send = send
         self._flight: asyncio.Task[None] | None = None
         self._sending = 0
+        #: When the last chunk had gone out; the first one may have to connect.
+        self._went_at: float | None = None
         #: Jobs that were enqueued.
         self.accepted = 0
 
     async def send(self, jobs: list[Job]) -> None:
-        """Send a chunk when the one before has arrived; return when it is on its way."""
+        """Send a chunk when the one before has arrived; return when it is on its way.
+
+        Who needs long to make a chunk gains nothing while it flies, and may keep its reply from
+        being read: then, as for the first, this returns when it has arrived.
+        """
         await self.land()
+        is_fast = self._went_at is not None and time.monotonic() - self._went_at < _FAST_S
         self._sending = len(jobs)
         self._flight = asyncio.create_task(self._send(jobs))
         await asyncio.sleep(0)  # it goes out now, and not when the next chunk is made
+        if not is_fast:
+            await self.land()
+        self._went_at = time.monotonic()
 
     async def land(self) -> None:
         """Wait until nothing is on its way.
@@ -95,14 +130,16 @@ class _Sender:
         One of the items waits for what is on its way; if that fails too, this raises its error.
         """
         flight = self._flight
-        if flight is not None and not flight.done() and not isinstance(error, Exception):
-            flight.cancel()
-        elif flight is not None and not _is_of(flight, error):
-            try:
-                await self.land()
-            except BaseException as e:
-                e.add_note(self._told(e))
-                raise e from error
+        if flight is not None:
+            if not isinstance(error, Exception):
+                flight.cancel()
+            await asyncio.wait([flight])
+            failure = None if flight.cancelled() else flight.exception()
+            if failure is None and not flight.cancelled():
+                self.accepted, self._sending = self.accepted + self._sending, 0
+            elif failure is not None and failure is not error and isinstance(error, Exception):
+                failure.add_note(self._told(failure))
+                raise failure from error
         error.add_note(self._told(error))
 
     def _told(self, error: BaseException) -> str:
@@ -110,8 +147,3 @@ class _Sender:
         is_open = self._sending and getattr(error, "sent", not isinstance(error, QcoreError))
         more = f", and the next {self._sending} may have been" if is_open else ""
         return f"{self.accepted} jobs were enqueued before{more}"
-
-
-def _is_of(flight: "asyncio.Task[None]", error: BaseException) -> bool:
-    """Whether the error is that of the chunk on its way, or its cancellation."""
-    return flight.done() and (flight.cancelled() or flight.exception() is error)

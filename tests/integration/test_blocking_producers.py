@@ -1,8 +1,12 @@
 """`enqueue_sync` over connections of its own: faults of the way, threads, interruptions."""
 
 import asyncio
+import contextlib
+import re
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 from qcore import App
 from qcore.broker.redis.blocking_producers import KEPT
 from qcore.errors import BrokerRefused, BrokerUnavailable, ConfigError, QueueClosed, QueueFull
-from tests.support.programs import ended, start
+from tests.support.programs import ended, run, start
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, free_port
 from tests.support.waiting import eventually
@@ -159,7 +163,7 @@ print(note.enqueue_sync(2).status_sync())
     own_server.signal(signal.SIGSTOP)
     process.stdin.write("\n")
     process.stdin.flush()
-    await eventually(lambda: _is_receiving(process.pid))
+    await eventually(lambda: _is_waiting(process.pid))
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert await asyncio.to_thread(process.stdout.readline) == "interrupted\n"
@@ -167,6 +171,116 @@ print(note.enqueue_sync(2).status_sync())
     assert ended(process) == ["ready"]
 
 
-def _is_receiving(pid: int) -> bool:
-    """Whether a process is in `recvfrom`: its number on x86-64 or ARM."""
-    return Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("45", "207")
+def _is_waiting(pid: int) -> bool:
+    """Whether a process is in `poll`: by its number on x86-64, or that of `ppoll` on ARM."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("7", "73")
+
+
+# -- servers that behave badly ---------------------------------------------------------------------
+
+
+class Odd:
+    """A server in a thread: `answer(connection, number)` returns what it says to a command.
+
+    An answer of None closes the connection; `number` counts the scripts, from 1, 0 for others.
+    """
+
+    def __init__(self, answer: Callable[[int, int], bytes | None]) -> None:
+        self._answer = answer
+        self._scripts = self._accepted = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://u:p@127.0.0.1:{self._listener.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._accepted += 1
+                args = (connection, self._accepted)
+                threading.Thread(target=self._serve, args=args, daemon=True).start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        with contextlib.suppress(OSError), connection:
+            while data := connection.recv(65536):
+                for word in re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n", data):
+                    self._scripts += word.startswith(b"EVAL")
+                    said = self._answer(number, self._scripts * word.startswith(b"EVAL"))
+                    if said is None:
+                        return
+                    connection.sendall(said)
+
+    def __enter__(self) -> "Odd":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._listener.close()
+
+
+def test_refusal_of_a_repeat_says_that_the_first_try_may_have_run():
+    def answer(connection: int, script: int) -> bytes | None:
+        if connection > 1:
+            return b"-WRONGPASS invalid username-password pair\r\n"
+        return None if script else b"+OK\r\n"  # it ran, and the answer is lost
+
+    with Odd(answer) as server, pytest.raises(BrokerRefused) as e:
+        note_of(server.url)(1)
+    assert e.value.sent
+
+
+def test_deadline_holds_while_a_server_dawdles_over_each_step():
+    def answer(connection: int, script: int) -> bytes:
+        time.sleep(0.5)
+        return b"*0\r\n" if script else b"+OK\r\n"
+
+    with Odd(answer) as server, pytest.raises(BrokerUnavailable) as e:
+        note_of(server.url, enqueue_timeout=0.6)(1)
+    assert not e.value.sent
+
+
+def test_deadline_holds_while_bytes_trickle():
+    def answer(connection: int, script: int) -> bytes:
+        if not script:
+            return b"+OK\r\n"
+        time.sleep(0.3)
+        return b"*"
+
+    with Odd(answer) as server, pytest.raises(BrokerUnavailable, match=r"within 0\.\d s") as e:
+        note_of(server.url, enqueue_timeout=0.6)(1)
+    assert e.value.sent
+
+
+def test_signals_do_not_make_a_call_longer():
+    def answer(connection: int, script: int) -> bytes:
+        if script:
+            time.sleep(60)
+        return b"+OK\r\n"
+
+    with Odd(answer) as server:
+        said = run(
+            """
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+hasty = App(enqueue_timeout=0.5)
+
+@hasty.task
+async def late(n: int) -> None: ...
+
+try:
+    late.enqueue_sync(1)
+except BrokerUnavailable as e:
+    print("ended", e.sent)
+signal.setitimer(signal.ITIMER_REAL, 0)
+""",
+            server.url,
+            "qcore",
+        )
+    assert said == ["ended True"]
+
+
+def test_reply_that_no_script_gives_is_an_error_and_the_next_call_goes_on():
+    def answer(connection: int, script: int) -> bytes:
+        return b"+OK\r\n" if not script else b":7\r\n" if script == 1 else b"*0\r\n"
+
+    with Odd(answer) as server:
+        assert note_of(server.url)(1).id  # asked for again, and answered well

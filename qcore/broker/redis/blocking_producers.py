@@ -24,7 +24,7 @@ from qcore.broker.redis.pipeline import failure_of
 from qcore.broker.redis.scripts import Call, error_of, unknown_script
 from qcore.broker.redis.urls import shown_url
 from qcore.broker.redis.wire import pack
-from qcore.errors import BrokerUnavailable
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.job import Job
 from qcore.per_process import PerProcess
 from qcore.settings import BrokerConfig
@@ -46,8 +46,6 @@ class BlockingProducer:
         self._nonce = new_owner()
         self._number = 0
         self._wire: BlockingWire | None = None
-        #: It has the script.
-        self._has_script = False
         #: When, by `time.monotonic`, the name of which queue was told.
         self._told: dict[str, float] = {}
         self._keys: dict[str, QueueKeys] = {}
@@ -68,6 +66,9 @@ class BlockingProducer:
             try:
                 known_of(queue, jobs, self._attempt(call, queue, end))
                 return
+            except BrokerRefused as e:  # perhaps only the repeat
+                e.sent = e.sent or unknown
+                raise
             except BrokerUnavailable as e:
                 unknown = unknown or e.sent
                 left_s = end - time.monotonic()
@@ -80,53 +81,52 @@ class BlockingProducer:
         began = time.monotonic()
         naming = began - self._told.get(queue, -TOLD_S) >= TOLD_S
         sent = False
+        # whatever interrupts this leaves no connection behind on which a reply is still to come
+        wire, self._wire = self._wire, None
         try:
-            wire = self._open(end - began)
-            wire.limit(min(self._config.call_timeout_s, end - began))
+            if wire is None or not wire.is_open():
+                timeout_s = min(self._config.call_timeout_s, end - began)
+                wire = BlockingWire(self._config.url, timeout_s=timeout_s)
+                if time.monotonic() >= end:
+                    raise TimeoutError
             sent = True
             reply, *named = self._exchange(wire, call, queue, naming=naming, end=end)
         except (RedisError, OSError) as e:
-            self.close()
-            if isinstance(e, TimeoutError):
-                after_s = time.monotonic() - began
-                raise BrokerUnavailable(
-                    f"Redis at {self._shown} did not answer within {after_s:.1f} s", sent=sent
-                ) from e
-            failure = failure_of(e, self._shown, sent=sent)
-            failure.sent = failure.sent and sent
-            raise failure from e
-        except BaseException:  # an interruption: the reply is still to come
-            self.close()
-            raise
+            if wire is not None:
+                wire.close()
+            raise self._failure(e, time.monotonic() - began, sent=sent) from e
         if isinstance(reply, ResponseError):
             error = error_of(reply)
             if isinstance(error, BrokerUnavailable):
-                self.close()  # its address may lead to a new master by now
+                wire.close()  # its address may lead to a new master by now
+            else:
+                self._wire = wire
             raise error
+        self._wire = wire
         if named and not isinstance(named[0], Exception):
             self._told[queue] = began
         return reply
 
-    def _open(self, left_s: float) -> BlockingWire:
-        if self._wire is None or not self._wire.is_open():
-            self.close()
-            timeout_s = max(0.05, min(self._config.call_timeout_s, left_s))
-            self._wire = BlockingWire(self._config.url, timeout_s=timeout_s)
-            self._has_script = False
-        return self._wire
+    def _failure(self, error: Exception, took_s: float, *, sent: bool) -> BrokerError:
+        if isinstance(error, TimeoutError):
+            why = f"Redis at {self._shown} did not answer within {took_s:.1f} s"
+            return BrokerUnavailable(why, sent=sent)
+        failure = failure_of(error, self._shown, sent=sent)
+        failure.sent = failure.sent and sent
+        return failure
 
     def _exchange(
         self, wire: BlockingWire, call: Call, queue: str, *, naming: bool, end: float
     ) -> list[Any]:
-        words = call.by_digest() if self._has_script else call.by_source()
-        packed = pack(words)
+        still_s = self._config.call_timeout_s
+        packed = pack(call.by_digest() if wire.has_script else call.by_source())
         if naming:
-            told = (b"SADD", queues_key(self._config.namespace), queue)
-            packed += pack(told)
-        replies = wire.request(packed, 1 + naming, until=end)
+            packed += pack((b"SADD", queues_key(self._config.namespace), queue))
+        replies = wire.request(packed, 1 + naming, still_s=still_s, until=end)
         if unknown_script(replies[0]):
-            replies[:1] = wire.request(pack(call.by_source()), 1, until=end)
-        self._has_script = True
+            packed = pack(call.by_source())
+            replies[:1] = wire.request(packed, 1, still_s=still_s, until=end)
+        wire.has_script = True
         if isinstance(replies[0], ConnectionLost):  # an answer to whatever is asked
             raise replies[0]
         return replies
@@ -171,11 +171,13 @@ class BlockingProducers:
         try:
             producer.enqueue(jobs)
         finally:
-            # elsewhere, if it was let go meanwhile, and it is closed with what it was made for
-            if len(free) < KEPT and free is self._free.get():
-                free.append(producer)
-            else:
+            if free is not self._free.get():  # it was let go meanwhile, with what it was made for
                 producer.close()
+            elif len(free) < KEPT:
+                free.append(producer)
+            else:  # its name is kept: each is remembered by Redis for an hour
+                producer.close()
+                free.appendleft(producer)
         return True
 
     def let_go(self) -> None:

@@ -14,6 +14,8 @@ _LOOKS = 4
 #: has acknowledged and what came from it.
 _TCP_INFO_BYTES = 136
 _COUNTS = slice(120, 136)
+#: A timer that is so late says that the event loop was held up: what has arrived is read first.
+_LATE_S = 0.05
 
 
 def leasing_s(timeout_s: float, lease_ms: int) -> float:
@@ -53,6 +55,8 @@ class StallTimeout:
         self._looks = self._still = 0
         self._seen: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
+        #: The loop was held up, and has had a turn to read since.
+        self._has_read = False
 
     def start(
         self,
@@ -76,6 +80,7 @@ class StallTimeout:
         self._step_s = min(still_s, max_s) / _LOOKS
         self._next = now + self._step_s
         self._looks = self._still = 0
+        self._has_read = False
         if self._timer is not None:
             if self._timer.when() <= self._next:
                 return
@@ -94,10 +99,16 @@ class StallTimeout:
             self._timer = None
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        late_s = loop.time() - self._timer.when() if self._timer is not None else 0.0
         self._timer = None
         if self._expire is None:
             return
         now = loop.time()
+        if late_s > _LATE_S and not self._has_read:
+            self._has_read = True
+            self._timer = loop.call_at(now, self._look, loop)
+            return
+        self._has_read = False
         if now >= self._next:
             seen = self._moved()
             # the first look has nothing to compare with

@@ -133,9 +133,10 @@ class Coalescer:
         if self._confirm or self._unnamed(groups, began):
             self._deliver_in_task(batch, None)
             return
-        calls = [self._call(parcels) for parcels in groups.values()]
+        max_s = max(0.05, min([p.deadline for p in batch]) - began)
         try:
-            landed = self.pipeline.begin(calls, max_s=min([p.deadline for p in batch]) - began)
+            calls = [self._call(parcels) for parcels in groups.values()]
+            landed = self.pipeline.begin(calls, max_s=max_s)
         except Exception:  # noqa: BLE001 - the task meets it again, and tells the callers
             landed = None
         if landed is None:
@@ -153,24 +154,25 @@ class Coalescer:
             self._call_size.took(loop.time() - began)
         else:
             replies = [error] * len(groups)
-            self._call_size.failed()
+            if isinstance(error, BrokerUnavailable) and error.sent:
+                self._call_size.failed()
+        batch, self._batch, self._delivery = self._batch, [], None
         failure = self._hear(groups, replies, None)
-        self._delivery = None
         if failure is not None:
-            self._deliver_in_task(self._batch, failure)
+            self._deliver_in_task(batch, failure)
         elif self._waiting:
             self._deliver_next(loop)
 
     def _deliver_in_task(self, batch: list[_Parcel], failure: BrokerError | None) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(batch, failure))
-        self._delivery = task
+        self._batch, self._delivery = batch, task
         task.add_done_callback(self._stopped)
 
     def _stopped(self, task: "asyncio.Task[None]") -> None:
         """Leave no caller behind when the task was cancelled, with all tasks of its loop."""
-        self._delivery = None
+        batch, self._batch, self._delivery = self._batch, [], None
         # of its own batch if it was cancelled before its first step
-        for parcel in reversed(self._batch):
+        for parcel in reversed(batch):
             if parcel.unknown:
                 _conclude(parcel, _cut_off(parcel, sent=True))
             elif not parcel.done.done():

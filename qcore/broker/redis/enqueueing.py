@@ -44,10 +44,15 @@ def known_of(queue: str, jobs: Sequence[Job], reply: list[bytes | list[bytes]]) 
     """
     if not reply:
         return []
-    taken = {id[0].decode() for id in reply if isinstance(id, list)}
+    try:
+        taken = {id[0].decode() for id in reply if isinstance(id, list)}
+        known = [id for id in reply if isinstance(id, bytes)]
+    except (TypeError, ValueError, LookupError, AttributeError) as e:
+        why = f"Redis answered an enqueue with what no script of qcore says: {reply!r:.200}"
+        raise BrokerUnavailable(why, sent=True) from e
     if own := sorted(taken.intersection(job.id for job in jobs)):
         raise _taken(queue, jobs, own)
-    return [id for id in reply if isinstance(id, bytes)]
+    return known
 
 
 def _taken(queue: str, jobs: Sequence[Job], ids: list[str]) -> BrokerError:

@@ -128,32 +128,39 @@ class Pipeline:
     def _take_off(
         self, wire: Wire, commands: Sequence[Call | Command], *, max_s: float, blocks: bool
     ) -> "asyncio.Future[list[Any]]":
+        words, sources = self._words(commands)
         # the client's own packer for asyncio is written in Python: 2 us for each job
-        packed = [pack(words) for words in self._words(commands)]
+        packed = [pack(command) for command in words]
+        self._taught |= sources
         loop = asyncio.get_running_loop()
         self._flight = flight = _Flight(commands, loop.create_future(), loop.time())
         still_s = max_s if blocks else self.timeout_s
         self._stall.start(loop, self._too_late, still_s=still_s, max_s=max_s)
         if self._connector.fails_over and not blocks:
             self._watch = loop.call_later(LOOK_S, self._start_watch)
-        wire.request(packed, partial(self._land, flight))
+        try:
+            wire.request(packed, partial(self._land, flight))
+        except Exception as e:  # noqa: BLE001 - whatever a transport raises, it is out of order
+            self._conclude(flight, e)
         return flight.landed
 
-    def _words(self, commands: Sequence[Call | Command]) -> list[Command]:
-        """Send each script by its source once per connection, so that the order of a write holds.
+    def _words(self, commands: Sequence[Call | Command]) -> tuple[list[Command], set[bytes]]:
+        """Return what goes out, and the digests of the scripts that go by their source.
 
-        One that a server has forgotten runs behind the others of its write.
+        That is once per connection, so that the order of a write holds: a script that the server
+        has forgotten runs behind the others of its write.
         """
         words: list[Command] = []
+        sources = set[bytes]()
         for command in commands:
             if not isinstance(command, Call):
                 words.append(command)
-            elif command.teaches or command.script.sha not in self._taught:
-                self._taught.add(command.script.sha)
+            elif command.teaches or command.script.sha not in self._taught | sources:
+                sources.add(command.script.sha)
                 words.append(command.by_source())
             else:
                 words.append(command.by_digest())
-        return words
+        return words, sources
 
     def _land(self, flight: _Flight, end: list[Any] | Exception) -> None:
         """Take in the replies; scripts that the server has forgotten go out again first."""
@@ -177,15 +184,16 @@ class Pipeline:
         self._stall.stop()
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None
         self._flight = None
         if isinstance(end, list):
             # what is an answer to whatever is asked: the server loads, or wants a password
             end = next((reply for reply in end if isinstance(reply, ConnectionLost)), end)
         if isinstance(end, Exception):
-            self.drop()
-            failure = failure_of(end, self._connector.shown, sent=True)
             if not flight.landed.done():
+                failure = failure_of(end, self._connector.shown, sent=True)
                 flight.landed.set_exception(failure)
+            self.drop()
             return
         for i, reply in enumerate(end):
             if isinstance(reply, ResponseError):
@@ -218,6 +226,7 @@ class Pipeline:
         """End the flight early if it hangs at a server that has been replaced meanwhile."""
         while self._wire is not None:
             if await self._connector.has_successor(self._wire.connection):
+                self._watch = None  # this
                 self._too_late()
                 return
             await asyncio.sleep(LOOK_S)
@@ -239,8 +248,6 @@ class Pipeline:
                 await self._settle_down()
                 has_turn = True
                 wire = await self._open()
-            left_s = began + max_s - loop.time()
-            return self._take_off(wire, commands, max_s=left_s, blocks=blocks)
         except ConfigError:
             raise
         except TimeoutError as e:
@@ -255,6 +262,8 @@ class Pipeline:
             raise failure from e
         finally:
             stall.close()
+        left_s = began + max_s - loop.time()
+        return self._take_off(wire, commands, max_s=left_s, blocks=blocks)
 
     async def _settle_down(self) -> None:
         """Wait until the flight has landed."""
@@ -268,8 +277,10 @@ class Pipeline:
             return self._wire
         self.drop()
         self._taught.clear()
-        self._wire = Wire(await self._connector.connect())
-        return self._wire
+        wire = self._wire = Wire(await self._connector.connect())
+        if not wire.is_open():
+            raise ConnectionLost("Connection closed by server.")
+        return wire
 
     def _late(self, took_s: float, *, sent: bool) -> BrokerUnavailable:
         # not the limit: a call that hangs at a server that was replaced ends earlier

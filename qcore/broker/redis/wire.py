@@ -11,6 +11,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import InvalidResponse, RedisError
 
+from qcore.errors import BrokerUnavailable
+
 #: Who has heard nothing for so long asks the kernel, before it writes, whether the server has
 #: closed the connection meanwhile: an event loop that is held up does not know it yet.
 POLL_AFTER_S = 0.05
@@ -57,11 +59,6 @@ class Wire(asyncio.Protocol):
         if cast(Any, unread)._buffer:
             self._fail(InvalidResponse("the server said what it was not asked"))
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is in flight."""
-        return self._land is None
-
     def is_open(self) -> bool:
         """Whether the next request can go out, as far as this side can know."""
         if self._lost:
@@ -84,8 +81,8 @@ class Wire(asyncio.Protocol):
     def request(self, packed: Sequence[bytes], land: Landing) -> None:
         """Send commands in one write; `land` hears the reply to each, or an error once.
 
-        It is called by the event loop, while the replies are read, and may send the next request.
-        Only one request may be in flight.
+        The event loop calls `land` while the replies are read; it may send the next request. Only
+        one may be in flight.
         """
         self._land = land
         self._expected = len(packed)
@@ -96,7 +93,7 @@ class Wire(asyncio.Protocol):
 
     def close(self) -> None:
         """Close it at once; a request in flight lands with an error."""
-        self._fail(ConnectionLost("the connection was closed"))
+        self._fail(BrokerUnavailable("its connection to Redis was closed here", sent=True))
 
     def _fail(self, why: Exception) -> None:
         self._lost = True

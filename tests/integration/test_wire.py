@@ -1,0 +1,114 @@
+"""The protocol under the calls: what is out of order, and an event loop that is held up."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.pipeline import Pipeline
+from qcore.errors import BrokerUnavailable
+from qcore.model.job import Job
+from qcore.settings import BrokerConfig
+from tests.support.moves import QUEUE
+from tests.support.servers import Server
+
+TIMEOUT_S = 0.4
+
+
+@pytest.fixture
+async def pipeline(own_server: Server) -> AsyncIterator[Pipeline]:
+    config = BrokerConfig(url=own_server.url, call_timeout_s=TIMEOUT_S)
+    made = Endpoint(config).pipeline()
+    assert isinstance(made, Pipeline)
+    yield made
+    await made.close()
+
+
+async def ping(pipeline: Pipeline) -> Any:
+    return (await pipeline.send([(b"PING",)]))[0]
+
+
+async def test_reply_that_came_while_the_loop_was_held_up_counts(pipeline: Pipeline):
+    await ping(pipeline)
+    for _ in range(3):
+        call = asyncio.ensure_future(ping(pipeline))
+        await asyncio.sleep(0)
+        time.sleep(6 * TIMEOUT_S)  # noqa: ASYNC251 - the fault
+        assert await call == b"PONG"
+
+
+async def test_write_that_fails_fails_its_call_alone(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    await ping(pipeline)
+    assert pipeline._wire is not None
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no more handles")
+
+    monkeypatch.setattr(pipeline._wire, "_transport", _Failing(pipeline._wire._transport, fail))
+    with pytest.raises(BrokerUnavailable, match="no more handles") as e:
+        await ping(pipeline)
+    assert e.value.sent
+    assert await ping(pipeline) == b"PONG"
+
+
+class _Failing:
+    """A transport that cannot write."""
+
+    def __init__(self, transport: Any, fail: Any) -> None:
+        self._transport = transport
+        self.write = self.writelines = fail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+async def test_argument_that_cannot_be_sent_costs_no_connection(pipeline: Pipeline):
+    await ping(pipeline)
+    before = pipeline._wire
+    with pytest.raises(TypeError):
+        await pipeline.send([(b"ECHO", object())])
+    assert await ping(pipeline) == b"PONG"
+    assert pipeline._wire is before
+
+
+@pytest.mark.parametrize("said", [b"+OK\r\n", b"$9\r\nhalf"])
+async def test_bytes_that_nobody_asked_for_end_the_connection(said: bytes):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(b"+OK\r\n" * data.count(b"\r\nCLIENT\r\n"))
+            writer.write(b"+PONG\r\n" * data.count(b"\r\nPING\r\n"))
+            await writer.drain()
+            if b"PING" in data:
+                await asyncio.sleep(0.02)
+                writer.write(said)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    made = Endpoint(BrokerConfig(url=f"redis://127.0.0.1:{port}", call_timeout_s=5)).pipeline()
+    assert isinstance(made, Pipeline)
+    for _ in range(3):
+        assert await ping(made) == b"PONG"
+        first = made._wire
+        await asyncio.sleep(0.06)
+        assert first is not None
+        assert not first.is_open()
+    await made.close()
+    server.close()
+    await asyncio.sleep(0.02)  # the server's side hears of it
+
+
+async def test_enqueue_behind_a_loop_that_was_held_up_is_sent_all_the_same(own_server: Server):
+    broker = Broker(BrokerConfig(url=own_server.url, enqueue_timeout_s=TIMEOUT_S))
+    await broker.enqueue([Job("0", QUEUE, b"")])
+    calls = [asyncio.ensure_future(broker.enqueue([Job(id, QUEUE, b"")])) for id in "abc"]
+    await asyncio.sleep(0)
+    time.sleep(2 * TIMEOUT_S)  # noqa: ASYNC251 - the fault
+    assert await asyncio.gather(*calls) == [[], [], []]
+    await broker.close()
