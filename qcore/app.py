@@ -10,7 +10,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -38,6 +37,7 @@ from qcore.model.callee import is_lazy, place_of
 from qcore.model.codec import Arguments
 from qcore.model.reference import parts_of
 from qcore.model.retry import Retry
+from qcore.per_process import importing
 from qcore.queue import Queue
 from qcore.settings import BrokerConfig, check_name, check_type
 from qcore.task import AsyncTask, Settings, SyncTask, Task
@@ -111,6 +111,7 @@ class App:
         self._url, self._namespace = url, namespace
         self._call_timeout_s: float | None = None
         self._lifespan: Lifespan | None = None
+        self._made: Brokers | None = None
 
     # -- tasks ----------------------------------------------------------------------------------
 
@@ -310,13 +311,15 @@ class App:
             enqueue_timeout_s=self._limits.enqueue_timeout_s,
         )
 
-    @cached_property
+    @property
     def _brokers(self) -> "Brokers":
-        # with asyncio and redis it takes 17 MB: not for a process that only runs what others claim
-        from qcore.broker.per_loop import Brokers
+        if self._made is None:
+            with importing:
+                # with asyncio and redis it takes 17 MB: not for who only runs what others claim
+                from qcore.broker.per_loop import Brokers
 
-        # threads that come here at once get the same
-        return vars(self).setdefault("_brokers", Brokers(lambda: self.config))
+                self._made = self._made or Brokers(lambda: self.config)
+        return self._made
 
     async def open(self) -> None:
         """Make the app ready to enqueue.

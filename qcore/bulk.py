@@ -130,10 +130,17 @@ class _Sender:
         One of the items waits for what is on its way; if that fails too, this raises its error.
         """
         flight = self._flight
-        if flight is not None:
+        if flight is not None and isinstance(error, GeneratorExit):
+            flight.cancel()  # who closes a coroutine lets it wait for nothing
+        elif flight is not None:
             if not isinstance(error, Exception):
                 flight.cancel()
-            await asyncio.wait([flight])
+            try:
+                await asyncio.wait([flight])
+            except asyncio.CancelledError as e:
+                flight.cancel()
+                e.add_note(self._told(e))
+                raise
             failure = None if flight.cancelled() else flight.exception()
             if failure is None and not flight.cancelled():
                 self.accepted, self._sending = self.accepted + self._sending, 0

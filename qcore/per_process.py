@@ -1,10 +1,24 @@
 """What a process must not share with the one that it was forked from."""
 
+import concurrent.futures.thread  # pyright: ignore[reportUnusedImport]  # noqa: F401 - see below
 import os
+import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+# `concurrent.futures.thread`, which redis imports, can no longer be imported in an exit handler.
+
+#: Held while what is imported late is imported: who forks meanwhile, in another thread, would leave
+#: the child with a lock of the import that nobody ever releases.
+importing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=importing.acquire,
+        after_in_parent=importing.release,
+        after_in_child=importing.release,
+    )
 
 #: What this process has found that was another's; kept for ever.
 _inherited: list[object] = []

@@ -40,7 +40,8 @@ class _Finder:
         if fullname != self.name:
             return None
         for finder in [*sys.meta_path]:
-            found: Any = finder.find_spec(fullname, path, target) if finder is not self else None
+            find: Any = getattr(finder, "find_spec", None)
+            found: Any = find(fullname, path, target) if find and finder is not self else None
             if found is not None:
                 if found.loader is not None:
                     found.loader = _Loader(found, self)
@@ -48,9 +49,9 @@ class _Finder:
         return None
 
     def imported(self) -> None:
+        self.then()
         if self in sys.meta_path:
             sys.meta_path.remove(self)
-        self.then()
 
 
 class _Loader:
@@ -60,6 +61,9 @@ class _Loader:
         self._spec = spec
         self._own: Any = spec.loader
         self._finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._own.create_module(spec)

@@ -69,6 +69,25 @@ async def test_enqueue_one_by_one_is_one_command_each(meter: Meter, task: Task[[
     assert meter.bytes <= ALONE_BYTES * 100
 
 
+async def test_enqueue_that_blocks_is_one_command_over_one_connection(meter: Meter):
+    app = App(meter.url)
+
+    @app.task(name="nothing")
+    async def nothing(text: str) -> None: ...
+
+    def enqueue(count: int) -> None:
+        for _ in range(count):
+            nothing.enqueue_sync(TEXT)
+
+    await asyncio.to_thread(enqueue, 1)
+    meter.forget()
+    await asyncio.to_thread(enqueue, 100)
+    assert meter.commands == {"enqueue": 100}
+    assert meter.round_trips == 100
+    assert meter.bytes <= ALONE_BYTES * 100
+    assert meter.accepted == 1
+
+
 async def test_enqueues_of_many_producers_share_commands(meter: Meter, task: Task[[str], None]):
     async def produce() -> None:
         for _ in range(50):

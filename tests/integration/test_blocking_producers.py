@@ -176,6 +176,30 @@ def _is_waiting(pid: int) -> bool:
     return Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("7", "73")
 
 
+def test_first_call_of_a_program_may_be_made_at_its_end(own_server: Server):
+    run("import atexit; atexit.register(note.enqueue_sync, 1)", own_server.url, "qcore")
+    assert own_server.ask("LLEN", READY) == 1
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.02, 0.1])
+def test_fork_beside_the_first_call_leaves_the_child_able_to_call(
+    own_server: Server, later_s: float
+):
+    """It imports what it needs, and a lock of the import would be held in the child for ever."""
+    run(
+        f"""
+thread = threading.Thread(target=note.enqueue_sync, args=(1,))
+thread.start()
+time.sleep({later_s})
+gone_well(forked(lambda: note.enqueue_sync(2)))
+thread.join()
+""",
+        own_server.url,
+        "qcore",
+    )
+    assert own_server.ask("LLEN", READY) == 2
+
+
 # -- servers that behave badly ---------------------------------------------------------------------
 
 

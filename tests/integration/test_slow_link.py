@@ -40,7 +40,7 @@ async def link(own_server: Server) -> AsyncIterator[Proxy]:
 def echoing(url: str, ran: Callable[[int], None]) -> tuple[App, Task[[int, str], str]]:
     """Return an app there, and its task: it returns what it got."""
     app = App(url)
-    app._brokers = Brokers(lambda: BrokerConfig(url=url, call_timeout_s=CALL_S))
+    app._made = Brokers(lambda: BrokerConfig(url=url, call_timeout_s=CALL_S))
 
     @app.task(name="echo")
     async def echo(n: int, text: str) -> str:
@@ -90,7 +90,7 @@ async def test_results_that_take_longer_than_a_call_may_arrive_in_several(
     config = BrokerConfig(url=link.url, call_timeout_s=0.4, enqueue_timeout_s=60.0)
     near, echo = echoing(own_server.url, lambda _: None)
     far = App(link.url)
-    far._brokers = Brokers(lambda: config)
+    far._made = Brokers(lambda: config)
     async with near, far:
         jobs = [await echo.enqueue(n, text) for n in range(20)]
         results = asyncio.gather(*(far.job(job.ref).result(timeout=30) for job in jobs))

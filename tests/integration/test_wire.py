@@ -1,11 +1,13 @@
 """The protocol under the calls: what is out of order, and an event loop that is held up."""
 
 import asyncio
+import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.endpoint import Endpoint
@@ -39,6 +41,37 @@ async def test_reply_that_came_while_the_loop_was_held_up_counts(pipeline: Pipel
         await asyncio.sleep(0)
         time.sleep(6 * TIMEOUT_S)  # noqa: ASYNC251 - the fault
         assert await call == b"PONG"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_loop_that_is_held_up_all_the_time_hears_replies_and_ends_what_hangs(
+    own_server: Server, run: Callable[[Any], None]
+):
+    """Timers of the two kinds of loops differ in what they tell of themselves."""
+
+    async def main() -> None:
+        config = BrokerConfig(url=own_server.url, call_timeout_s=TIMEOUT_S)
+        pipeline = Endpoint(config).pipeline()
+        assert isinstance(pipeline, Pipeline)
+        holding = asyncio.create_task(hold())
+        for _ in range(3):
+            wait = (b"BZPOPMIN", b"nobody-sets-this", b"0.3")
+            assert await pipeline.send([wait], timeout_s=20, blocks=True) == [None]
+            assert await ping(pipeline) == b"PONG"
+        own_server.signal(signal.SIGSTOP)
+        with pytest.raises(BrokerUnavailable, match="did not answer"):
+            await ping(pipeline)
+        own_server.signal(signal.SIGCONT)
+        assert await ping(pipeline) == b"PONG"
+        holding.cancel()
+        await pipeline.close()
+
+    async def hold() -> None:
+        while True:
+            time.sleep(0.07)  # noqa: ASYNC251 - the fault
+            await asyncio.sleep(0.01)
+
+    run(main())
 
 
 async def test_write_that_fails_fails_its_call_alone(

@@ -19,7 +19,7 @@ async def test_worker_that_drains_takes_the_second_look_for_a_lost_claim(own_ser
     direct = Broker(BrokerConfig(url=own_server.url))
     async with Proxy(own_server.port) as proxy:
         app = App(proxy.url)
-        app._brokers = Brokers(lambda: BrokerConfig(url=proxy.url, call_timeout_s=0.5))
+        app._made = Brokers(lambda: BrokerConfig(url=proxy.url, call_timeout_s=0.5))
 
         @app.task
         async def unwanted() -> None: ...

@@ -130,6 +130,15 @@ async def test_cancellation_stands_although_the_chunk_has_failed():
     assert e.value.__notes__ == ["2 jobs were enqueued before, and the next 2 may have been"]
 
 
+async def test_close_of_an_enqueue_that_waits_ends_it():
+    line = Line(free=0)
+    waiting = bulk.enqueue([0, 1], job, line.send, 1)
+    waiting.send(None)
+    waiting.close()
+    await asyncio.sleep(0)
+    assert len(line.chunks) <= 1
+
+
 def _noted(made: list[int]) -> Callable[[int], int]:
     def note(n: int) -> int:
         made.append(n)

@@ -91,7 +91,7 @@ class BlockingProducer:
                     raise TimeoutError
             sent = True
             reply, *named = self._exchange(wire, call, queue, naming=naming, end=end)
-        except (RedisError, OSError) as e:
+        except (RedisError, OSError, ValueError) as e:  # the last: of an error that is none
             if wire is not None:
                 wire.close()
             raise self._failure(e, time.monotonic() - began, sent=sent) from e

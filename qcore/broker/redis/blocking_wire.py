@@ -1,5 +1,8 @@
 """The bytes of one connection, for a caller that blocks."""
 
+# imported by the first connection else, beside which a fork would leave the child with their locks
+import encodings.idna  # pyright: ignore[reportUnusedImport]  # noqa: F401
+import secrets  # pyright: ignore[reportUnusedImport]  # noqa: F401
 import select
 import socket
 import time
@@ -17,8 +20,9 @@ from qcore.broker.redis.urls import plain_url
 from qcore.broker.redis.wire import POLL_AFTER_S
 
 _READ_BYTES = 64 * 1024
-#: What connecting waits for at most: the server, a password, a name, a database.
-_STEPS = 4
+#: What connecting waits for at most: the server, a password, a name, a database. Each step has its
+#: share of the time, but this much where there is little.
+_STEPS, _STEP_S = 4, 0.5
 
 
 class BlockingWire:
@@ -36,7 +40,7 @@ class BlockingWire:
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        step_s = max(0.05, timeout_s) / _STEPS
+        step_s = max(0.05, timeout_s / _STEPS, min(timeout_s, _STEP_S))
         pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
             plain_url(url),
             **connection_options(step_s),

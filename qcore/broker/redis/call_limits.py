@@ -54,7 +54,9 @@ class StallTimeout:
         self._end = self._step_s = self._next = 0.0
         self._looks = self._still = 0
         self._seen: bytes | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        #: When it is due, by loop time: a handle of uvloop may not tell.
+        self._due = 0.0
         #: The loop was held up, and has had a turn to read since.
         self._has_read = False
 
@@ -82,10 +84,10 @@ class StallTimeout:
         self._looks = self._still = 0
         self._has_read = False
         if self._timer is not None:
-            if self._timer.when() <= self._next:
+            if self._due <= self._next:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(self._next, self._look, loop)
+        self._set(loop, self._next)
 
     def stop(self) -> None:
         """Look no more: the call is over."""
@@ -99,14 +101,13 @@ class StallTimeout:
             self._timer = None
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        late_s = loop.time() - self._timer.when() if self._timer is not None else 0.0
         self._timer = None
         if self._expire is None:
             return
         now = loop.time()
-        if late_s > _LATE_S and not self._has_read:
+        if now - self._due > _LATE_S and not self._has_read:
             self._has_read = True
-            self._timer = loop.call_at(now, self._look, loop)
+            self._set(loop, now)
             return
         self._has_read = False
         if now >= self._next:
@@ -120,7 +121,12 @@ class StallTimeout:
                 expire()
                 return
             self._next = min(now + self._step_s, self._end)
-        self._timer = loop.call_at(self._next, self._look, loop)
+        self._set(loop, self._next)
+
+    def _set(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        # not at once: uvloop would look before it reads
+        self._due = max(due, loop.time() + 0.001)
+        self._timer = loop.call_at(self._due, self._look, loop)
 
 
 class CallSize:

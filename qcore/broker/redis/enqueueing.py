@@ -42,9 +42,11 @@ def known_of(queue: str, jobs: Sequence[Job], reply: list[bytes | list[bytes]]) 
     Raises:
         BrokerError: other jobs have some of the ids of `jobs`.
     """
-    if not reply:
+    if reply == []:
         return []
     try:
+        if not isinstance(reply, list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError
         taken = {id[0].decode() for id in reply if isinstance(id, list)}
         known = [id for id in reply if isinstance(id, bytes)]
     except (TypeError, ValueError, LookupError, AttributeError) as e:

@@ -155,8 +155,10 @@ class Pipeline:
         for command in commands:
             if not isinstance(command, Call):
                 words.append(command)
-            elif command.teaches or command.script.sha not in self._taught | sources:
-                sources.add(command.script.sha)
+                continue
+            sha = command.script.sha
+            if command.teaches or not (sha in self._taught or sha in sources):
+                sources.add(sha)
                 words.append(command.by_source())
             else:
                 words.append(command.by_digest())

@@ -48,6 +48,7 @@ local c = {
 }
 local deadline = whole(now + integer(lease_ms))
 
+redis.call('ZREM', queues[1].active, '')
 for _, k in ipairs(queues) do
   if c.left <= 0 or c.room <= 0 then break end
   local ids = pick(c, k)

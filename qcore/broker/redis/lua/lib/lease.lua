@@ -1,6 +1,5 @@
 -- look: says whether anything waits in a queue; then all its keys are checked, for a claim that fails
--- after it took jobs would lose them for a lease: `active` by a removal of nothing, which has to be the
--- first write, so that a full Redis refuses none. `k.is_plain`: of its jobs only payloads are stored,
+-- after it took jobs would lose them for a lease. `k.is_plain`: of its jobs only payloads are stored,
 -- and `k.length` of them are ready.
 local function look(k, now)
   k.length = redis.call('LLEN', k.ready)
@@ -8,14 +7,13 @@ local function look(k, now)
   local meta = redis.call('HMGET', k.meta, 'paused', 'fence')
   k.pause, k.fence = pause_end(meta[1], now), meta[2]
   k.is_plain = redis.call('EXISTS', k.quarantine, k.scheduled, k.state, k.crashes, k.cancels) == 0
-  check('ZCARD', k.wakeup)
+  check('ZCARD', k.active, k.wakeup)
   check('HLEN', k.running, k.jobs)
   if not k.is_plain then
     check('LLEN', k.quarantine)
     check('ZCARD', k.scheduled)
     check('HLEN', k.state, k.crashes, k.cancels)
   end
-  redis.call('ZREM', k.active, '')
   return true
 end
 
