@@ -15,8 +15,8 @@ from qcore.broker.redis.pipeline import Pipeline
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Job
 from qcore.settings import BrokerConfig
-from tests.support.moves import QUEUE
-from tests.support.servers import Server
+from tests.support.moves import QUEUE, claim, put
+from tests.support.servers import Server, free_port
 
 TIMEOUT_S = 0.4
 
@@ -144,4 +144,18 @@ async def test_enqueue_behind_a_loop_that_was_held_up_is_sent_all_the_same(own_s
     await asyncio.sleep(0)
     time.sleep(2 * TIMEOUT_S)  # noqa: ASYNC251 - the fault
     assert await asyncio.gather(*calls) == [[], [], []]
+    await broker.close()
+
+
+async def test_claim_on_a_server_that_became_a_replica_fails_whole(own_server: Server):
+    """Jobs wait there, and may only be claimed where its address leads by now."""
+    broker = Broker(BrokerConfig(url=own_server.url))
+    await put(broker, "a")
+    own_server.ask("REPLICAOF", "127.0.0.1", free_port())
+    with pytest.raises(BrokerUnavailable, match=r"read only replica|READONLY"):
+        await claim(broker)
+    assert isinstance(broker._turns, Pipeline)
+    assert broker._turns._wire is None
+    own_server.ask("REPLICAOF", "NO", "ONE")
+    assert [lease.id for lease in (await claim(broker)).leases] == ["a"]
     await broker.close()
