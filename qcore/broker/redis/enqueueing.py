@@ -37,22 +37,23 @@ def _when(job: Job) -> str:
 
 
 def known_of(queue: str, jobs: Sequence[Job], reply: list[bytes | list[bytes]]) -> list[bytes]:
-    """Return the ids that were there already; those of a whole call, of which `jobs` are a part.
+    """Return which ids of the jobs were there already; a reply speaks of others of its call too.
 
     Raises:
         BrokerError: other jobs have some of the ids of `jobs`.
     """
     if reply == []:
         return []
+    ids = {job.id for job in jobs}
     try:
         if not isinstance(reply, list):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError
         taken = {id[0].decode() for id in reply if isinstance(id, list)}
-        known = [id for id in reply if isinstance(id, bytes)]
+        known = [id for id in reply if isinstance(id, bytes) and id.decode() in ids]
     except (TypeError, ValueError, LookupError, AttributeError) as e:
         why = f"Redis answered an enqueue with what no script of qcore says: {reply!r:.200}"
         raise BrokerUnavailable(why, sent=True) from e
-    if own := sorted(taken.intersection(job.id for job in jobs)):
+    if own := sorted(taken & ids):
         raise _taken(queue, jobs, own)
     return known
 
