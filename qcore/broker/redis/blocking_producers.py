@@ -12,6 +12,7 @@ from qcore.blocking import refuse_in_a_loop
 from qcore.broker.backoff import Backoff
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.blocking_wire import BlockingWire
+from qcore.broker.redis.connectors import Server
 from qcore.broker.redis.enqueueing import (
     TOLD_S,
     check_payloads,
@@ -22,7 +23,6 @@ from qcore.broker.redis.enqueueing import (
 from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.redis.pipeline import failure_of
 from qcore.broker.redis.scripts import Call, error_of, unknown_script
-from qcore.broker.redis.urls import shown_url
 from qcore.broker.redis.wire import pack
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from qcore.model.job import Job
@@ -42,7 +42,8 @@ class BlockingProducer:
 
     def __init__(self, config: BrokerConfig) -> None:
         self._config = config
-        self._shown = shown_url(config.url)
+        #: It refuses a URL that redis-py does not take, in words of ours.
+        self._shown = Server(config.url, timeout_s=config.call_timeout_s).shown
         self._nonce = new_owner()
         self._number = 0
         self._wire: BlockingWire | None = None
