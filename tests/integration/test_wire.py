@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ import uvloop
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.pipeline import Pipeline
+from qcore.broker.redis.wire import Wire
 from qcore.errors import BrokerUnavailable
 from qcore.model.job import Job
 from qcore.settings import BrokerConfig
 from tests.support.moves import QUEUE, claim, put
 from tests.support.servers import Server, free_port
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 0.4
 
@@ -112,7 +115,10 @@ async def test_argument_that_cannot_be_sent_costs_no_connection(pipeline: Pipeli
 
 @pytest.mark.parametrize("said", [b"+OK\r\n", b"$9\r\nhalf"])
 async def test_bytes_that_nobody_asked_for_end_the_connection(said: bytes):
+    ends = list[asyncio.StreamWriter]()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
         while data := await reader.read(65536):
             writer.write(b"+OK\r\n" * data.count(b"\r\nCLIENT\r\n"))
             writer.write(b"+PONG\r\n" * data.count(b"\r\nPING\r\n"))
@@ -128,13 +134,16 @@ async def test_bytes_that_nobody_asked_for_end_the_connection(said: bytes):
     assert isinstance(made, Pipeline)
     for _ in range(3):
         assert await ping(made) == b"PONG"
-        first = made._wire
-        await asyncio.sleep(0.06)
-        assert first is not None
-        assert not first.is_open()
+        wire = made._wire
+        assert wire is not None
+        await eventually(partial(_is_closed, wire))
     await made.close()
     server.close()
-    await asyncio.sleep(0.02)  # the server's side hears of it
+    await eventually(lambda: all(end.is_closing() for end in ends))
+
+
+def _is_closed(wire: Wire) -> bool:
+    return not wire.is_open()
 
 
 async def test_enqueue_behind_a_loop_that_was_held_up_is_sent_all_the_same(own_server: Server):
