@@ -165,6 +165,15 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         return min(15.0, 0.9 * (self.lease_s - self.extend_s))
 
     @property
+    def claiming_block_s(self) -> float:
+        """How long a wait with a claim behind it may last.
+
+        The leases that it brings may be as old as the wait, as far as this side can know, and
+        exclusive jobs trust them that much less.
+        """
+        return min(self.block_s, self.lease_s / 6)
+
+    @property
     def stale_s(self) -> float:
         """A sweep that is older means that Redis, or every sweeper, was away: nobody could renew.
 

@@ -39,10 +39,10 @@ class Loop:
         self._connection = ConnectionPool.from_url(url, protocol=2).make_connection()
         keys = queue_keys(namespace, "default")
         self._claim = [scripts.CLAIM.sha, len(scripts.CLAIM.keys), *keys.pick(scripts.CLAIM.keys)]
-        self._settle = [
-            scripts.SETTLE.sha,
-            len(scripts.SETTLE.keys),
-            *keys.pick(scripts.SETTLE.keys),
+        self._ack = [
+            scripts.ACK.sha,
+            len(scripts.ACK.keys),
+            *keys.pick(scripts.ACK.keys),
         ]
         self._free = concurrency
         self._max = claim
@@ -54,7 +54,7 @@ class Loop:
 
     async def run(self, tasks: Tasks) -> None:
         await self._connection.connect()
-        for script in (scripts.CLAIM, scripts.SETTLE):
+        for script in (scripts.CLAIM, scripts.ACK):
             await self._connection.send_command("SCRIPT", "LOAD", script.source)
             await self._connection.read_response()
         loop, sequence = asyncio.get_running_loop(), 0
@@ -76,9 +76,7 @@ class Loop:
         ended, self._ended = self._ended, []
         out = b""
         if ended:
-            out = hiredis.pack_command(
-                (b"EVALSHA", *self._settle, b"", len(ended), 0, 0, 0, 0, *ended)
-            )
+            out = hiredis.pack_command((b"EVALSHA", *self._ack, *ended))
         words = (b"", most, LEASE_MS, prefix, MAX_BYTES, PROMOTE, 0, most)
         out += hiredis.pack_command((b"EVALSHA", *self._claim, *words))
         await self._connection.send_packed_command([out], check_health=False)

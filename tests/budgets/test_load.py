@@ -29,6 +29,8 @@ COMMANDS, ROUND_TRIPS = 0.1, 0.05
 CONCURRENT_COMMANDS, BULK_COMMANDS = 0.02, 0.0025
 #: Bytes a job in both directions, some 130 of them its envelope: bulk; alone; claim and settle.
 BULK_BYTES, ALONE_BYTES, DRAIN_BYTES = 200, 480, 340
+#: Of a job that comes to an idle worker: the wait that brings it, its claim and its settle.
+LONE_BYTES = 1400
 
 
 @pytest.fixture
@@ -86,6 +88,34 @@ async def test_enqueue_that_blocks_is_one_command_over_one_connection(meter: Met
     assert meter.round_trips == 100
     assert meter.bytes <= ALONE_BYTES * 100
     assert meter.accepted == 1
+
+
+async def test_lone_job_is_three_commands_of_a_worker_in_two_round_trips(
+    meter: Meter, own_server: Server
+):
+    jobs = 20
+    async with App(meter.url) as app, App(own_server.url) as producer:
+
+        @producer.task
+        async def nothing(text: str) -> None: ...
+
+        app.tasks.update(producer.tasks)
+        async with working(app, block_s=60, lease_s=360, sweep_s=60) as worker:
+
+            async def run(count: int) -> None:
+                await nothing.enqueue(TEXT)
+                await eventually(lambda: worker.beat().done == count)
+                # it waits for the next one
+                await eventually(lambda: own_server.ask("INFO", "clients")["blocked_clients"] == 1)
+
+            await run(1)
+            meter.forget()
+            for n in range(jobs):
+                await run(n + 2)
+            # the wait, with the claim behind it, that brings the next job; and the settle
+            assert meter.commands == {"BZPOPMIN": jobs, "claim": jobs, "ack": jobs}
+            assert meter.round_trips <= 2 * jobs
+            assert meter.bytes <= LONE_BYTES * jobs
 
 
 async def test_enqueues_of_many_producers_share_commands(meter: Meter, task: Task[[str], None]):

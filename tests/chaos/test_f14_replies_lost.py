@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 #: In this order, each so many times, while jobs run.
 TURNS = (
-    ((scripts.ENQUEUE, 20), (scripts.CLAIM, 20), (scripts.SETTLE, 20)),
+    ((scripts.ENQUEUE, 20), (scripts.CLAIM, 20), (scripts.ACK, 20)),
     ((scripts.EXTEND, 6), (scripts.RECLAIM, 10), (scripts.PROMOTE, 6), (scripts.PRUNE, 4)),
 )
 #: Workers renew and sweep often, and no lease ends on a loaded machine.
@@ -105,7 +105,7 @@ async def test_replies_lost_to_an_idle_worker_cost_no_run(
     command = fleet.start(processes=1, lease=10, url=proxy.url)
     await command.ready(1)
     async with fleet.producer(proxy.url) as producer:
-        for script in (scripts.ENQUEUE, scripts.CLAIM, scripts.SETTLE) * 8:
+        for script in (scripts.ENQUEUE, scripts.CLAIM, scripts.ACK) * 8:
             proxy.lose_reply(script.sha)
             n = await producer.send("work")
             await eventually(lambda n=n: n in fleet.done() and proxy.lost_all, 10)

@@ -166,9 +166,10 @@ BUSY: dict[str, list[list[object]]] = {
     "recover": [[NOW, LEASE_MS, f"{OWNER}:", 1, 0], [NOW, LEASE_MS, f"{OWNER}:", 0, 0]],
     "extend": [[NOW, LEASE_MS, f"{OWNER}:2:held0"]],
     "update_record": [[f"{OWNER}:2:held0", "record"]],
+    "ack": [[f"{OWNER}:2:held{n}" for n in range(3)]],
     "settle": [
-        [NOW, 1, 1, 1, 0, 0, *(f"{OWNER}:2:held{n}" for n in range(3)), "out", 9, "record", 9],
-        [NOW, 0, 0, 0, 1, 2, *(f"{OWNER}:2:held{n}" for n in (1, 0, 2)), "record"],
+        [NOW, 1, 1, 0, 0, *(f"{OWNER}:2:held{n}" for n in (1, 2)), "out", 9, "record", 9],
+        [NOW, 0, 0, 1, 2, *(f"{OWNER}:2:held{n}" for n in (1, 0, 2)), "record"],
     ],
     "reclaim": [[NOW + 10**6, LEASE_MS, 10**9, 0, 9, 9, 0]],
     "reclaim_owner": [[NOW, OWNER, charge, limit, 0] for charge, limit in ((1, 9), (1, 1), (0, 9))],

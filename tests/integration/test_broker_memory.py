@@ -166,7 +166,7 @@ async def test_scripts_unknown_to_a_full_server_still_run(own_server, full):
 async def test_waiting_for_a_wakeup_goes_on_in_a_full_server(full):
     await put(full, "a")
     await fill(full)
-    assert await full.wait_for_jobs([QUEUE], 1) == QUEUE
+    assert await full.wakeups.wait([QUEUE], 1) == QUEUE
 
 
 async def test_queue_that_empties_in_a_full_server_takes_jobs_again(own_server, full):

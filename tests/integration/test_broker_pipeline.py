@@ -216,7 +216,7 @@ async def test_wait_for_jobs_may_block_longer_than_a_call(own_server):
     # the limit is for what a loaded machine adds, too: connecting and answering
     config = BrokerConfig(url=own_server.url, call_timeout_s=2.0)
     broker = Broker(config)
-    assert await broker.wait_for_jobs([QUEUE], 2.5) is None
+    assert await broker.wakeups.wait([QUEUE], 2.5) is None
     await broker.close()
 
 
@@ -224,7 +224,7 @@ async def test_wait_for_jobs_may_block_longer_than_a_call(own_server):
 
 
 async def test_wait_for_jobs_returns_the_queue_of_the_wakeup_and_takes_it(broker):
-    waiting = asyncio.ensure_future(broker.wait_for_jobs(["empty", QUEUE], 5))
+    waiting = asyncio.ensure_future(broker.wakeups.wait(["empty", QUEUE], 5))
     await put(broker, "a")
     assert await waiting == QUEUE
     assert "wakeup" not in await content(broker)
@@ -233,7 +233,7 @@ async def test_wait_for_jobs_returns_the_queue_of_the_wakeup_and_takes_it(broker
 
 async def test_wakeup_wakes_one_of_many(broker_config):
     brokers = [Broker(broker_config) for _ in range(3)]
-    waiting = [asyncio.ensure_future(b.wait_for_jobs([QUEUE], 0.5)) for b in brokers]
+    waiting = [asyncio.ensure_future(b.wakeups.wait([QUEUE], 0.5)) for b in brokers]
     await put(brokers[0], "a", "b", "c")
     assert sorted(map(str, await asyncio.gather(*waiting))) == ["None", "None", QUEUE]
     for broker in brokers:
@@ -242,13 +242,13 @@ async def test_wakeup_wakes_one_of_many(broker_config):
 
 async def test_wait_for_jobs_cancelled_loses_no_job_and_not_the_next_wakeup(broker):
     for n in range(20):
-        waiting = asyncio.ensure_future(broker.wait_for_jobs([QUEUE], 5))
+        waiting = asyncio.ensure_future(broker.wakeups.wait([QUEUE], 5))
         await put(broker, f"{n:02}")
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
     assert len((await content(broker))["ready"]) == 20
-    await broker.wake([QUEUE])
-    assert await broker.wait_for_jobs([QUEUE], 5) == QUEUE
+    await broker.wakeups.set([QUEUE])
+    assert await broker.wakeups.wait([QUEUE], 5) == QUEUE
 
 
 # -- what the server says --------------------------------------------------------------------------
@@ -321,7 +321,7 @@ async def test_server_without_room_for_a_client_is_unavailable(own_server, own_b
 
 
 async def test_blocked_call_that_is_unblocked_is_unavailable(own_server, own_broker):
-    waiting = asyncio.ensure_future(own_broker.wait_for_jobs([QUEUE], 5))
+    waiting = asyncio.ensure_future(own_broker.wakeups.wait([QUEUE], 5))
 
     async def unblock() -> bool:
         clients = await ask(own_broker, b"CLIENT", b"LIST")

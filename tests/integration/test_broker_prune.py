@@ -106,7 +106,7 @@ async def test_prune_comes_past_every_producer_by_its_cursor(broker):
 
 async def test_prune_leaves_jobs_alone(broker):
     await leased(broker, "a")
-    await broker.wake([QUEUE])
+    await broker.wakeups.set([QUEUE])
     before = await content(broker)
     await broker.prune(QUEUE, now_ms=NOW + 10**12)
     assert await content(broker) == before

@@ -122,23 +122,23 @@ async def test_claim_takes_of_each_queue_what_its_limit_allows(app: App):
 
 async def test_wait_for_jobs_hears_the_wakeup_of_any_queue_and_takes_it(app: App):
     for queue in app.queues:
-        waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
+        waiting = asyncio.create_task(app.broker.wakeups.wait(app.queues, 10))
         await asyncio.sleep(0)
         await put(app, queue, "a")
         assert await waiting == queue
         assert not await is_marked(app, queue)
-    assert await app.broker.wait_for_jobs(app.queues, 0.1) is None
+    assert await app.broker.wakeups.wait(app.queues, 0.1) is None
 
 
 async def test_wait_for_jobs_hands_back_a_wakeup_that_comes_while_nobody_listens(app: App):
     first, second, third = app.queues
-    waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
+    waiting = asyncio.create_task(app.broker.wakeups.wait(app.queues, 10))
     await put(app, first, "a")
     assert await waiting == first
     # the waits for the other two are still pending: one of them takes this wakeup
     await put(app, third, "c")
     await eventually(lambda: is_marked(app, third))
-    assert await app.broker.wait_for_jobs([second, third], 10) == third
+    assert await app.broker.wakeups.wait([second, third], 10) == third
 
 
 async def test_wait_for_jobs_follows_a_queue_that_moves(nodes: Nodes, app: App):
@@ -146,7 +146,7 @@ async def test_wait_for_jobs_follows_a_queue_that_moves(nodes: Nodes, app: App):
     namespace = app.broker.config.namespace
     cluster = app.broker._endpoint._connector
     assert isinstance(cluster, Cluster)
-    waiting = asyncio.create_task(app.broker.wait_for_jobs([queue], 2))
+    waiting = asyncio.create_task(app.broker.wakeups.wait([queue], 2))
     source = nodes.master_of(slot_of(namespace, queue))
     target = nodes.master_of(slot_of(namespace, other))
 
@@ -154,21 +154,21 @@ async def test_wait_for_jobs_follows_a_queue_that_moves(nodes: Nodes, app: App):
     await asyncio.sleep(app.broker._endpoint.margin_s + 0.2)  # too late to wait as long again
     await asyncio.to_thread(nodes.migrate, slot_of(namespace, queue), target)
     assert await waiting is None
-    assert await app.broker.wait_for_jobs([queue], 2) is None
+    assert await app.broker.wakeups.wait([queue], 2) is None
     assert not cluster._away
-    waiting = asyncio.create_task(app.broker.wait_for_jobs([queue], 10))
+    waiting = asyncio.create_task(app.broker.wakeups.wait([queue], 10))
     await put(app, queue, "a")
     assert await waiting == queue
 
 
 async def test_pass_on_sets_every_wakeup_after_the_waits_have_ended(app: App):
-    waiting = asyncio.create_task(app.broker.wait_for_jobs(app.queues, 10))
+    waiting = asyncio.create_task(app.broker.wakeups.wait(app.queues, 10))
     await put(app, app.queues[0], "a")
     await waiting
-    await app.broker.pass_on(app.queues)
+    await app.broker.wakeups.pass_on(app.queues)
     assert [await is_marked(app, queue) for queue in app.queues] == [True] * 3
     # one that goes on could take a wakeup as its process ends
-    assert (many := app.broker._wakeups._many) is not None
+    assert (many := app.broker.wakeups._many) is not None
     assert not many._waits
 
 

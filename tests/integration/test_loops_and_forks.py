@@ -290,7 +290,7 @@ async def main():
     async with app:
         await note.enqueue(1)
         gone_well(forked(lambda: asyncio.run(in_child())))
-        waiting = asyncio.create_task(app.broker.wait_for_jobs(["other"], 20))
+        waiting = asyncio.create_task(app.broker.wakeups.wait(["other"], 20))
         await asyncio.sleep(0)
         gone_well(forked(lambda: asyncio.run(in_child())))
         wakeup = app.broker._keys_of("other").names["wakeup"]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.support.waiting import eventually
 from tests.support.workers import working
 
 #: So long that nothing but a wakeup, or a known time, wakes an idle worker in these tests.
-NEVER_S = 60.0
+NEVER: dict[str, Any] = {"block_s": 60.0, "lease_s": 360.0}
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ async def test_pause_holds_ready_jobs_back_while_those_that_run_finish(app: App)
         if name == "first":
             await going.wait()
 
-    async with working(app, block_s=NEVER_S):
+    async with working(app, **NEVER):
         first = await work.enqueue("first")
         await eventually(lambda: ran)
         await app.inspector.pause("default", reason="a look at it")
@@ -54,7 +55,7 @@ async def test_resume_wakes_an_idle_worker_also_for_what_is_scheduled(app: App):
     @app.task
     async def work() -> None: ...
 
-    async with working(app, block_s=NEVER_S):
+    async with working(app, **NEVER):
         await app.inspector.pause("default")
         soon = await work.enqueue()
         later = await work.options(delay=0.5).enqueue()
@@ -69,7 +70,7 @@ async def test_pause_with_a_time_ends_by_itself(app: App):
     async def work(ctx: Context) -> int:
         return round(ctx.claimed_at.timestamp() * 1000)
 
-    async with working(app, block_s=NEVER_S):
+    async with working(app, **NEVER):
         pause = await app.inspector.pause("default", for_=0.7)
         claimed_ms = await (await work.enqueue()).result(timeout=10)
     assert pause.until_ms is not None
@@ -89,7 +90,7 @@ async def test_other_queues_keep_their_order_and_slots(app: App):
         for queue in ("low", "default", "urgent")
         for n in range(2)
     ]
-    async with working(app, concurrency=1, block_s=NEVER_S):
+    async with working(app, concurrency=1, **NEVER):
         for job in jobs[:4]:
             await job.result(timeout=10)
         assert ran == ["default 0", "default 1", "low 0", "low 1"]

@@ -58,7 +58,7 @@ async def test_found_lease_counts_from_when_it_was_asked_for(own_server: Server)
             await exchange.take(ClaimBudget({"default": 1}, 1))
 
         before = loop.time()
-        proxy.lose_reply(scripts.SETTLE.sha)
+        proxy.lose_reply(scripts.ACK.sha)
         with pytest.raises(BrokerUnavailable):
             await exchange.take(ClaimBudget({"default": 1}, 1))
         found = exchange.leases()

@@ -153,10 +153,10 @@ async def test_job_whose_asyncio_task_is_cancelled_before_it_began_runs_all_the_
         start, begun = worker.jobs.start, 0
 
         def start_and_cancel(
-            leases: Sequence[Lease], claimed_at: float, *, is_stopping: bool
+            leases: Sequence[Lease], sent_at: float, claimed_at: float, *, unwanted: bool
         ) -> None:
             nonlocal begun
-            start(leases, claimed_at, is_stopping=is_stopping)
+            start(leases, sent_at, claimed_at, unwanted=unwanted)
             begun += len(leases)
             if leases and begun == 1:
                 task = worker.jobs.all()[0].task
@@ -209,8 +209,8 @@ async def test_services_that_fail_end_no_worker(app: App, monkeypatch: pytest.Mo
     """Whatever a reply holds: jobs go on, and what failed is begun again."""
     failed: list[str] = []
 
-    def fails(name: str, times: int) -> None:
-        whole = getattr(app.broker, name)
+    def fails(owner: object, name: str, times: int) -> None:
+        whole = getattr(owner, name)
 
         async def once_in_a_while(*args: Any, **options: Any) -> Any:
             if failed.count(name) < times:
@@ -218,7 +218,7 @@ async def test_services_that_fail_end_no_worker(app: App, monkeypatch: pytest.Mo
                 raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a byte that nobody knows")
             return await whole(*args, **options)
 
-        monkeypatch.setattr(app.broker, name, once_in_a_while)
+        monkeypatch.setattr(owner, name, once_in_a_while)
 
     @app.task
     async def echo(text: str) -> str:
@@ -231,9 +231,9 @@ async def test_services_that_fail_end_no_worker(app: App, monkeypatch: pytest.Mo
         await gate.wait()
         return "held"
 
-    names = ("turn", "extend", "cancel_requested", "reclaim", "wait_for_jobs")
+    names = ("turn", "extend", "cancel_requested", "reclaim", "wait")
     for name in names:
-        fails(name, 2)
+        fails(app.broker.wakeups.claiming if name == "wait" else app.broker, name, 2)
     async with working(app, block_s=0.2, heartbeat_s=0.1) as worker:
         assert await (await echo.enqueue("a")).result(timeout=20) == "a"
         held = await hold.enqueue()  # leases are renewed while there is one

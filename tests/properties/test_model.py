@@ -20,7 +20,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.script_codec import read_claim, read_leases, settle_items
+from qcore.broker.redis.script_codec import read_claim, read_leases, settle_calls
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from qcore.settings import BrokerConfig
 from tests.support.content import forget_namespace
@@ -230,8 +230,8 @@ class House(Operators):
             self._settle(queue, chunk)
 
     def _settle(self, queue: str, chunk: list[tuple[Lease, Outcome]]) -> None:
-        reply = self.ask(scripts.SETTLE, queue, self.now, *settle_items(chunk))
-        lost = set(reply)
+        calls = settle_calls(self.broker._keys_of, chunk, self.now)
+        lost = {token for _, call in calls for token in self.ask(call.script, queue, *call.args)}
         accepted = {x.token for x, _ in chunk} - lost
         assert not accepted & self.settled, "I3"
         self.settled |= accepted

@@ -174,7 +174,7 @@ class House:
             self.before = None
             await self.go_on()
             # a client enqueues no id of the past, and settles each lease once in a call
-            if script not in (scripts.ENQUEUE, scripts.SETTLE):
+            if script not in (scripts.ENQUEUE, scripts.ACK, scripts.SETTLE):
                 keep_together(after)
                 keep_together(shown(await self.broker._ask(reads(self.broker, QUEUE))))
 

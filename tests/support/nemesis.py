@@ -22,7 +22,14 @@ RECONNECT_S = 11.0
 #: Until a call that was held for a moment is answered.
 ANSWER_S = 2.0
 #: What workers and producers send all the time.
-FREQUENT = (scripts.ENQUEUE, scripts.CLAIM, scripts.SETTLE, scripts.EXTEND, scripts.RECLAIM)
+FREQUENT = (
+    scripts.ENQUEUE,
+    scripts.CLAIM,
+    scripts.ACK,
+    scripts.SETTLE,
+    scripts.EXTEND,
+    scripts.RECLAIM,
+)
 
 
 class Nemesis:

@@ -83,8 +83,8 @@ SETTLE_BAD = [
     ("--       releases   int\n", "", "variables for ARGV"),
     ("k.active, k.running, k.jobs", "k.active, k.jobs, k.running", "variables for KEYS"),
     ("unpack(KEYS, 8, 14)", "unpack(KEYS, 7, 13)", "variables for KEYS"),
-    ("ARGV[4], ARGV[5], ARGV[6], 7", "ARGV[5], ARGV[4], ARGV[6], 7", "variables for ARGV"),
-    ("ARGV[6], 7", "ARGV[6], 6", "variables for ARGV"),
+    ("ARGV[3], ARGV[4],\n  ARGV[5], 6", "ARGV[4], ARGV[3],\n  ARGV[5], 6", "variables for ARGV"),
+    ("ARGV[5], 6", "ARGV[5], 7", "variables for ARGV"),
     ("-- reply the tokens", "-- answer the tokens", "no reply"),
     (
         "@include clock kinds tokens losses ready_lists finish keep settling",

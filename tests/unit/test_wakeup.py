@@ -2,39 +2,92 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from qcore.broker.backoff import Backoff
+from qcore.broker.contract import Turn
+from qcore.broker.redis.claiming_wait import Woken
 from qcore.errors import BrokerUnavailable
+from qcore.runtime.worker.capacity import ClaimBudget
 from qcore.runtime.worker.wakeup import WakeupListener
 from qcore.settings import WorkerConfig
 from tests.support.virtual_time import run_in_no_time
 
 QUEUES = ("urgent", "default")
+ROOM = ClaimBudget(dict.fromkeys(QUEUES, 10), 10)
+CLAIMED = Turn(claimed=True)
 
 
 class Redis:
     """Its waits end as told, each after 100 ms; the last one for ever after."""
 
-    def __init__(self, *ends: str | Exception | None) -> None:
+    def __init__(self, *ends: str | Woken | Exception | None, claims: bool = False) -> None:
         self._ends = list(ends)
+        self._claims = claims
         self.waits: list[tuple[str, ...]] = []
         self.handed_back: list[str] = []
+        self.wakeups = SimpleNamespace(wait=self._wait, set=self._set)
+        #: How a wait is ended that is told to; in vain without.
+        self.obeys = True
+        self.told_to_end = 0
+        self._over = asyncio.Event()
 
     def backoff(self, min_s: float, max_s: float) -> Backoff:
         return Backoff(min_s, max_s)
 
-    async def wait_for_jobs(self, queues: Sequence[str], block_s: float) -> str | None:
+    async def _wait(self, queues: Sequence[str], block_s: float) -> Any:
         self.waits.append(tuple(queues))
-        await asyncio.sleep(0.1 if self._ends else block_s)
+        self._over.clear()
+        try:
+            await asyncio.wait_for(self._over.wait(), 0.1 if self._ends else block_s)
+        except TimeoutError:
+            pass
+        else:
+            return Woken(turn=CLAIMED)
         end = self._ends.pop(0) if self._ends else None
         if isinstance(end, Exception):
             raise end
         return end
 
-    async def wake(self, queues: Sequence[str]) -> None:
+    async def _set(self, queues: Sequence[str]) -> None:
         self.handed_back += queues
+
+    # -- as a session ---------------------------------------------------------------------------
+
+    def can_wait(self, budget: ClaimBudget) -> bool:
+        return self._claims and len(budget.queues) == len(QUEUES)
+
+    async def wait(self, budget: ClaimBudget) -> Woken:
+        return await self._wait(list(budget.queues), 5.0) or Woken(turn=CLAIMED)
+
+    async def end_wait(self) -> None:
+        self.told_to_end += 1
+        if self.obeys:
+            self._over.set()
+
+
+def listener_of(
+    redis: Redis,
+    *,
+    claimable: Callable[[], set[str]] = lambda: set(QUEUES),
+    accept: Callable[[Turn], None] = lambda turn: None,
+    look: Callable[[], None] = lambda: None,
+) -> WakeupListener:
+    fake: Any = redis
+    config = WorkerConfig(queues=QUEUES)
+    return WakeupListener(fake, fake, config, claimable=claimable, accept=accept, look=look)
+
+
+async def during(seconds: float, *services: Callable[[], Awaitable[None]]) -> None:
+    running = [asyncio.ensure_future(service()) for service in services]
+    await asyncio.sleep(seconds)
+    for service in running:
+        service.cancel()
+    await asyncio.wait(running)
 
 
 def listen(
@@ -46,21 +99,14 @@ def listen(
     async def run() -> None:
         def look() -> None:
             looks.append(listener.woken)
-            listener.listen()
+            listener.listen(ROOM)
 
-        broker: Any = redis
-        listener = WakeupListener(
-            broker, WorkerConfig(queues=QUEUES), claimable=lambda: claimable, look=look
-        )
-        listener.listen()
-        running = asyncio.ensure_future(listener.run())
+        listener = listener_of(redis, claimable=lambda: claimable, look=look)
+        listener.listen(ROOM)
         if room_again_at_s < for_s:
             asyncio.get_running_loop().call_later(room_again_at_s, claimable.update, QUEUES)
-        await asyncio.sleep(for_s)
-        count = len(looks)
-        running.cancel()
-        await asyncio.wait([running])
-        del looks[count:]  # one more look at the end of it, whatever it was
+        await during(for_s, listener.run)
+        del looks[-1]  # one more look at the end of it, whatever it was
 
     run_in_no_time(run())
     return looks
@@ -99,14 +145,79 @@ def test_wait_that_fails_is_a_reason_to_look():
 
 def test_nothing_is_waited_for_until_the_worker_has_room():
     redis = Redis("default")
-    broker: Any = redis
-    listener = WakeupListener(broker, WorkerConfig(queues=QUEUES), claimable=set, look=lambda: None)
+
+    run_in_no_time(during(60, listener_of(redis, claimable=set).run))
+
+    assert redis.waits == []
+
+
+# -- with a claim behind the wait ------------------------------------------------------------------
+
+
+def test_claim_behind_a_wait_is_the_only_one_until_it_has_come_back():
+    heard: list[tuple[Turn, bool, bool]] = []
+    redis = Redis(Woken(called=True, turn=CLAIMED), claims=True)
 
     async def run() -> None:
-        running = asyncio.ensure_future(listener.run())
-        await asyncio.sleep(60)
-        running.cancel()
-        await asyncio.wait([running])
+        def accept(turn: Turn) -> None:
+            heard.append((turn, listener.woken, listener.is_claiming))
+
+        listener = listener_of(redis, accept=accept)
+        listener.listen(ROOM)
+        assert listener.is_claiming
+        await during(1.0, listener.run)
 
     run_in_no_time(run())
-    assert redis.waits == []
+    assert heard == [(CLAIMED, True, False)]
+
+
+def test_wait_is_without_a_claim_where_some_queue_has_no_room():
+    redis = Redis("default", claims=True)
+    listener = listener_of(redis)
+
+    listener.listen(ClaimBudget({"default": 10}, 10))
+
+    assert not listener.is_claiming
+
+
+@pytest.mark.parametrize(
+    "end", [BrokerUnavailable("away", sent=True), Woken(error=BrokerUnavailable("odd"))]
+)
+def test_claiming_wait_that_fails_is_a_reason_to_look_at_once(end: Exception | Woken):
+    looks: list[float] = []
+    redis = Redis(end, claims=True)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        listener = listener_of(redis, look=lambda: looks.append(loop.time() - began))
+        listener.listen(ROOM)
+        await during(3.0, listener.run)
+
+    run_in_no_time(run())
+    assert looks[0] == pytest.approx(0.1)  # what its claim took is to be looked for
+    assert len(looks) == 3  # and when it may wait again; the last as it ends
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_wait_that_is_to_end_is_told_so_and_at_last_cut_off(*, obeys: bool):
+    ends: list[float] = []
+    redis = Redis(claims=True)
+    redis.obeys = obeys
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+
+        def note(_: object = None) -> None:
+            ends.append(loop.time() - began)
+
+        began = loop.time()
+        listener = listener_of(redis, accept=note, look=note)
+        listener.end()  # there is none yet
+        listener.listen(ROOM)
+        loop.call_later(0.5, listener.end)
+        await during(3.0, listener.run, listener.end_waits)
+
+    run_in_no_time(run())
+    assert ends[0] == pytest.approx(0.5 if obeys else 1.5, abs=0.05)
+    assert (redis.told_to_end == 1) == obeys

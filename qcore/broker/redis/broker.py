@@ -54,7 +54,8 @@ class Broker:
         self._turns = self._endpoint.pipeline()
         self._renewing = self._endpoint.pipeline()
         self._upkeep = self._endpoint.pipeline()
-        self._wakeups = Wakeups(self._endpoint, self._upkeep, self._keys_of)
+        #: How idle workers wait.
+        self.wakeups = Wakeups(self._endpoint, self._upkeep, self._keys_of)
         #: By what may fail alone, and by how many replicas confirm: none waits for another.
         self._coalescers: dict[tuple[str, int], Coalescer] = {}
         self._waiting = ResultWaiter(self._endpoint, self._upkeep, config)
@@ -112,7 +113,7 @@ class Broker:
             await self._waiting.close()
             for sender in senders:
                 await sender.close()
-            await self._wakeups.close()
+            await self.wakeups.close()
             for pipeline in pipelines:
                 await pipeline.close()
         finally:
@@ -120,7 +121,7 @@ class Broker:
                 sender.abandon()
             for pipeline in pipelines:
                 pipeline.drop()
-            await self._wakeups.drop()
+            await self.wakeups.drop()
             await self._endpoint.close()
 
     # -- producers ------------------------------------------------------------------------------
@@ -178,9 +179,10 @@ class Broker:
         the settles can be repeated: those that took effect come back as lost. The claim must not
         be; ask `recover` with its prefix.
 
-        Redis: settle.lua once per queue and 500 jobs, then claim.lua; one round trip. For each
-        250 queues, in a Cluster for each queue, a claim.lua of its own, one after another while
-        there is room, so that the order of the queues and the limits hold; see `claim_rest`.
+        Redis: ack.lua and settle.lua, as far as there is something for them, once per queue and
+        500 jobs, then claim.lua; one round trip. For each 250 queues, in a Cluster for each queue,
+        a claim.lua of its own, one after another while there is room, so that the order of the
+        queues and the limits hold; see `claim_rest`.
         """
         now = _now(now_ms)
         settles = settle_calls(self._keys_of, ended, now)
@@ -284,18 +286,6 @@ class Broker:
             for lease, cancel in zip(held, cancels, strict=True)
             if cancel is not None
         }
-
-    async def wait_for_jobs(self, queues: Sequence[str], block_s: float) -> str | None:
-        """Block until there may be work, at most `block_s`; return in which queue, or None."""
-        return await self._wakeups.wait(queues, block_s)
-
-    async def wake(self, queues: Sequence[str]) -> None:
-        """Wake another worker: this one cannot claim now."""
-        await self._wakeups.set(queues)
-
-    async def pass_on(self, queues: Sequence[str]) -> None:
-        """Wake another worker after a wait that was cut off: it may have heard, unheard."""
-        await self._wakeups.pass_on(queues)
 
     # -- upkeep ---------------------------------------------------------------------------------
 

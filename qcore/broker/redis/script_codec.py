@@ -127,32 +127,44 @@ def claim_call(keys_of: Callable[[str], QueueKeys], claim: ClaimRequest, now: ob
 def settle_calls(
     keys_of: Callable[[str], QueueKeys], ended: Iterable[tuple[Lease, Outcome]], now: object
 ) -> list[tuple[str, Call]]:
-    """Return the calls of settle.lua, one per queue and 500 jobs, each with its queue."""
+    """Return the calls of ack.lua and settle.lua, each with its queue.
+
+    Of either there is one per queue and 500 jobs where it is needed.
+    """
     queues: defaultdict[str, list[tuple[Lease, Outcome]]] = defaultdict(list)
     for item in ended:
         queues[item[0].queue].append(item)
-    return [
-        (queue, scripts.SETTLE.call(keys_of(queue), now, *settle_items(chunk)))
-        for queue, items in queues.items()
-        for chunk in chunks(items)
-    ]
+    calls: list[tuple[str, Call]] = []
+    for queue, items in queues.items():
+        keys = keys_of(queue)
+        for chunk in chunks(items):
+            # nearly always ACKED: no look at the type
+            acks = [item[0].token for item in chunk if item[1] is ACKED or _is_plain(item[1])]
+            if acks:
+                calls.append((queue, scripts.ACK.call(keys, *acks)))
+            if len(acks) < len(chunk):
+                calls.append((queue, scripts.SETTLE.call(keys, now, *settle_items(chunk))))
+    return calls
+
+
+def _is_plain(outcome: Outcome) -> bool:
+    return isinstance(outcome, Acked) and outcome.outcome is None
 
 
 def settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
-    """Lay out one settle call: five counts, the tokens by outcome, then what belongs to them."""
-    acks: list[object] = []
+    """Lay out a settle call: four counts, the tokens by outcome, then what belongs to them.
+
+    Acks without an outcome to keep are no part of it.
+    """
     keeps: list[object] = []
     retries: list[object] = []
     buries: list[object] = []
     releases: list[object] = []
     extras: tuple[list[object], ...] = ([], [], [])
     for lease, outcome in chunk:
-        if outcome is ACKED:  # nearly always: no matching
-            acks.append(lease.token)
-            continue
         match outcome:
             case Acked(outcome=None):
-                acks.append(lease.token)
+                pass
             case Acked(outcome=kept, keep_ms=keep_ms):
                 keeps.append(lease.token)
                 extras[0].extend((kept, keep_ms))
@@ -164,7 +176,7 @@ def settle_items(chunk: list[tuple[Lease, Outcome]]) -> list[object]:
                 extras[2].append(state)
             case Released():
                 releases.append(lease.token)
-    tokens = (acks, keeps, retries, buries, releases)
+    tokens = (keeps, retries, buries, releases)
     return [*map(len, tokens), *chain(*tokens), *chain(*extras)]
 
 

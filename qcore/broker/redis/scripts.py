@@ -82,6 +82,7 @@ CLAIM = Script("claim")
 RECOVER = Script("recover")
 EXTEND = Script("extend")
 UPDATE_RECORD = Script("update_record")
+ACK = Script("ack")
 SETTLE = Script("settle")
 RECLAIM = Script("reclaim")
 RECLAIM_OWNER = Script("reclaim_owner")
@@ -108,6 +109,7 @@ SCRIPTS = (
     RECOVER,
     EXTEND,
     UPDATE_RECORD,
+    ACK,
     SETTLE,
     RECLAIM,
     RECLAIM_OWNER,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from qcore.broker.redis.claiming_wait import ClaimingWait
 from qcore.broker.redis.cluster import ClusterPipeline, answers
 from qcore.broker.redis.cluster_wakeups import ClusterWakeups
 from qcore.broker.redis.endpoint import Endpoint
@@ -33,7 +34,11 @@ class Wakeups:
         self._one = endpoint.pipeline()
         #: Where each queue has a node of its own.
         self._many: ClusterWakeups | None = None
-        if endpoint.is_cluster:
+        #: Waits with a claim behind them; None where no one wait is for all queues.
+        self.claiming: ClaimingWait | None = None
+        if isinstance(self._one, Pipeline):
+            self.claiming = ClaimingWait(self._one, upkeep, keys_of, self._margin_s)
+        else:
             self._many = ClusterWakeups(endpoint.pipeline, wakeup=self._key, hand_back=self.set)
 
     def _key(self, queue: str) -> bytes:

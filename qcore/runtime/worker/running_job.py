@@ -37,7 +37,7 @@ class Running(msgspec.Struct, eq=False):
     """A job between its claim and its outcome. A struct, for it is made for every job."""
 
     lease: Lease
-    #: Loop time from which on its lease was given: when the call that brought it was sent.
+    #: Loop time at which it was claimed: when the call that brought it was sent, or its wait ended.
     claimed_at: float
     #: Loop time from which on somebody else may hold its lease.
     trusted_until: float

@@ -67,19 +67,22 @@ class RunningJobs:
         """Return every lease that is held: of jobs that run, and of outcomes not yet confirmed."""
         return [*(r.lease for r in self._running.values()), *self._session.leases()]
 
-    def start(self, leases: Sequence[Lease], claimed_at: float, *, is_stopping: bool) -> None:
-        """Begin a job for each lease; while stopping, all go back to the head of their queues.
+    def start(
+        self, leases: Sequence[Lease], sent_at: float, claimed_at: float, *, unwanted: bool
+    ) -> None:
+        """Begin a job for each lease; while none is wanted, all go back to their queues' heads.
 
         Args:
             leases: What a claim brought.
-            claimed_at: Loop time at which the claim was sent.
-            is_stopping: The order to stop came while it was on its way.
+            sent_at: Loop time at which the claim was sent: they may be as old.
+            claimed_at: Loop time from which on their age counts.
+            unwanted: An order to claim nothing came while it was on its way.
         """
         loop = asyncio.get_running_loop()
         create_task, self._clock = loop.create_task, loop.time
-        trusted_until = claimed_at + self._trust_s
+        trusted_until = sent_at + self._trust_s
         for lease in leases:
-            if is_stopping or (self._is_quarantine and not self._capacity.admit(lease)):
+            if unwanted or (self._is_quarantine and not self._capacity.admit(lease)):
                 self._session.add(lease, Released())
                 continue
             running = Running(lease, claimed_at, trusted_until)

@@ -1,13 +1,14 @@
-"""Settles and claims in one call; after a lost reply it settles again and recovers the claim."""
+"""Settles, claims, waits for work; after a lost reply it settles again and recovers the claim."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qcore.broker.backoff import Backoff
 from qcore.broker.contract import CALL_BYTES, CALL_JOBS, ClaimRequest, Turn
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.call_limits import CallSize
+from qcore.broker.redis.claiming_wait import Woken
 from qcore.broker.redis.script_codec import leading
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released
@@ -27,6 +28,8 @@ class _LostClaim:
     queues: Sequence[str]
     #: Loop time before which there is no use in looking.
     look_at: float
+    #: Loop time until which the server may still make it, behind a wait that it has not given up.
+    until: float = 0.0
     #: What the first look found: it runs, or has run. None before the first look.
     found: frozenset[bytes] | None = None
     #: What it took did not arrive at the first look either: it is given back.
@@ -125,11 +128,64 @@ class Session:
         claim = None if self._found or budget is None else self._claim(budget, resting)
         if sending or claim is not None:
             turn = await self._send(sending, claim)
-        turn.postponed = postponed
+        turn.postponed = postponed or (
+            # what goes back to its queue is not heard of by a wakeup
+            claim is None and any(not isinstance(outcome, Acked) for _, outcome in sending)
+        )
         # a turn brings what was found or what was claimed, never both
         turn.sent_at = self._found_at if self._found else sent_at
         turn.leases += self._fitting(budget)
         return turn
+
+    def can_wait(self, budget: ClaimBudget) -> bool:
+        """Say whether `wait` is possible: for all queues, at a broker that has such a wait."""
+        queues = self._config.queues
+        claiming = self._broker.wakeups.claiming
+        return (
+            claiming is not None and len(budget.queues) == len(queues) and claiming.serves(queues)
+        )
+
+    async def wait(self, budget: ClaimBudget) -> Woken:
+        """Wait until there may be work, and claim it; turns must not claim meanwhile.
+
+        Raises:
+            BrokerError: nothing is known of this claim; the next turn makes up for it.
+        """
+        claiming, claim = self._broker.wakeups.claiming, self._claim(budget, ())
+        assert claiming is not None
+        assert claim is not None
+        block_s = self._config.claiming_block_s
+        sent_at = asyncio.get_running_loop().time()
+        try:
+            woken = await claiming.wait(claim, block_s)
+        except BaseException as e:
+            if not isinstance(e, BrokerError) or e.sent:
+                self._lose(claim.prefix, claim.queues, until=sent_at + block_s)
+            raise
+        turn = woken.turn
+        turn.sent_at = sent_at
+        for queue, error in turn.unclaimed.items():
+            if error.sent:
+                self._lose(claim.prefix, [queue])
+        self._note_unreadable(claim, turn)
+        return woken
+
+    async def end_wait(self) -> None:
+        """Let the wait end now; in vain if the broker has not begun it.
+
+        Raises:
+            BrokerError: the broker does not answer.
+        """
+        if (claiming := self._broker.wakeups.claiming) is not None:
+            await claiming.end()
+
+    def forget_waits(self) -> None:
+        """Leave what lost waits may have claimed, for the broker is away, and nobody may wait.
+
+        That is for its leases to end; those that may still claim it are for the supervisor.
+        """
+        now = asyncio.get_running_loop().time()
+        self._lost_claims = [c for c in self._lost_claims if not 0 < c.until <= now]
 
     def _outgoing(self, resting: Collection[str]) -> list[tuple[Lease, Outcome]]:
         """Take out the outcomes of the next call: as many bytes as the link may carry in time."""
@@ -198,9 +254,10 @@ class Session:
             self._note_unreadable(claim, turn)
         return turn
 
-    def _lose(self, prefix: str, queues: Sequence[str]) -> None:
+    def _lose(self, prefix: str, queues: Sequence[str], *, until: float = 0.0) -> None:
         now = asyncio.get_running_loop().time()
-        self._lost_claims += [_LostClaim(prefix, g, now) for g in self._broker.groups(queues)]
+        groups = self._broker.groups(queues)
+        self._lost_claims += [_LostClaim(prefix, group, now, until) for group in groups]
 
     def _keep_unsettled(self, turn: Turn) -> None:
         """Keep the outcomes of which nobody knows whether they took effect."""
@@ -293,9 +350,9 @@ class Session:
             self._found += new
             if claim.found is None:
                 found = frozenset(lease.token for lease in new)
-                look_at = loop.time() + _SECOND_LOOK_S
-                self._lost_claims.append(_LostClaim(claim.prefix, claim.queues, look_at, found))
-                loop.call_later(_SECOND_LOOK_S + _TIMER_S, self._wake)
+                look_at = max(loop.time(), claim.until) + _SECOND_LOOK_S
+                self._lost_claims.append(replace(claim, look_at=look_at, found=found))
+                loop.call_at(look_at + _TIMER_S, self._wake)
 
     async def _fetch(self, claim: _LostClaim, lease_ms: int) -> list[Lease]:
         """Return what a lost claim took; what cannot be fetched goes back, nothing charged."""

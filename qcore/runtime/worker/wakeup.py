@@ -2,79 +2,156 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 
+from qcore.broker.contract import Turn
 from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.claiming_wait import Woken
 from qcore.errors import BrokerError
+from qcore.runtime.worker.capacity import ClaimBudget
+from qcore.runtime.worker.session import Session
 from qcore.settings import WorkerConfig
 from qcore.telemetry import log
 
 #: A queue whose wakeup was refused is listened to again after this.
 _REFUSED_S = 2.0
+#: A wait that is to end is told so again after the first time, as it may not have begun at the
+#: server; and it is cut off after the second.
+_END_AGAIN_S, _CUT_S = 0.02, 1.0
 
 
 class WakeupListener:
-    """Blocks on the wakeups when told to; after each block the worker looks, woken or not.
+    """Blocks on the wakeups when told to; after each block there is a claim, woken or not.
+
+    Where that is possible the claim is in Redis already, behind the wait, so that `is_claiming`;
+    else the worker is told to look.
 
     Args:
         broker: Where the wakeups are.
+        session: Waits and claims.
         config: Queues, block and reconnect times.
         claimable: The queues that the worker has room for now.
+        accept: Called with what a claim behind a wait brought.
         look: Called when it is time to claim.
     """
 
     def __init__(
         self,
         broker: Broker,
+        session: Session,
         config: WorkerConfig,
         *,
         claimable: Callable[[], set[str]],
+        accept: Callable[[Turn], None],
         look: Callable[[], None],
     ) -> None:
         self._broker = broker
+        self._session = session
         self._config = config
         self._claimable = claimable
+        self._accept = accept
         self._look = look
+        self._backoff = broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
         self._asked = asyncio.Event()
+        #: What the wait that is going on may claim.
+        self._budget: ClaimBudget | None = None
+        #: The wait that is going on is to end.
+        self._enough = asyncio.Event()
+        self._waiting: anyio.CancelScope | None = None
+        #: Queues whose wakeup came while there was no room for them: others may have it.
+        self._refused: set[str] = set()
         #: Whether a wakeup came with the last look.
         self.woken = False
 
-    def listen(self) -> None:
+    @property
+    def is_claiming(self) -> bool:
+        """Whether a claim goes with the wait: there must be no other until it has come back."""
+        return self._budget is not None
+
+    def listen(self, budget: ClaimBudget) -> None:
         """Begin one wait, if none is going on: slots are free and nothing is in sight."""
-        self._asked.set()
+        if not self._asked.is_set():
+            self._asked.set()
+            self._budget = budget if self._session.can_wait(budget) else None
+
+    def end(self) -> None:
+        """End a wait that claims, if there is one: soon its claim has come back."""
+        if self.is_claiming:
+            self._enough.set()
 
     async def run(self) -> None:
         """Listen whenever asked to, until cancelled."""
         try:
-            await self._listen()
+            while True:
+                await self._asked.wait()
+                if self._budget is None:
+                    await self._wait()
+                else:
+                    await self._wait_and_claim(self._budget)
         finally:
             self._look()  # if this fails each time, that is how jobs are found
 
-    async def _listen(self) -> None:
+    async def _wait_and_claim(self, budget: ClaimBudget) -> None:
+        """Wait for all queues, and hand on what the claim behind the wait has brought."""
+        woken = Woken()
+        try:
+            with anyio.CancelScope() as self._waiting:
+                woken = await self._session.wait(budget)
+        except BrokerError as e:
+            woken.error = e
+        finally:
+            self._budget = None
+            self._enough.clear()
+        self.woken = woken.called
+        if woken.turn.claimed:
+            self._accept(woken.turn)
+        else:
+            self._look()
+        if woken.error is None:
+            self._backoff.reset()
+        else:
+            await self._rest(woken.error)
+            self._look()
+        self._asked.clear()
+
+    async def _wait(self) -> None:
+        """Wait for all queues that have room; look, or hand on a wakeup that is of no use here."""
         config = self._config
-        #: Queues whose wakeup came while there was no room for them: others may have it.
-        refused: set[str] = set()
-        backoff = self._broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
+        self._refused -= self._claimable()
+        queues = [name for name in config.queues if name not in self._refused]
+        queue = None
+        if queues:
+            # a job may come to a refused queue while there is room again
+            block_s = min(config.block_s, _REFUSED_S) if self._refused else config.block_s
+            try:
+                queue = await self._broker.wakeups.wait(queues, block_s)
+                if queue is not None and queue not in self._claimable():
+                    self._refused.add(queue)
+                    await self._broker.wakeups.set([queue])
+                    return
+                self._backoff.reset()
+            except BrokerError as e:
+                await self._rest(e)
+        self._asked.clear()
+        if queues:
+            self.woken = queue is not None
+            self._look()
+
+    async def _rest(self, error: BrokerError) -> None:
+        # claims may go on all the same, on their own connection
+        log.warning("wakeup.lost", error=str(error))
+        await anyio.sleep(self._backoff.next_s())
+
+    async def end_waits(self) -> None:
+        """End the waits that are to end, until cancelled; one that cannot be ended is cut off."""
         while True:
-            await self._asked.wait()
-            refused -= self._claimable()
-            queue = None
-            if queues := [name for name in config.queues if name not in refused]:
-                # a job may come to a refused queue while there is room again
-                block_s = min(config.block_s, _REFUSED_S) if refused else config.block_s
-                try:
-                    queue = await self._broker.wait_for_jobs(queues, block_s)
-                    if queue is not None and queue not in self._claimable():
-                        refused.add(queue)
-                        await self._broker.wake([queue])
-                        continue
-                    backoff.reset()
-                except BrokerError as e:
-                    # claims may go on all the same, on their own connection
-                    log.warning("wakeup.lost", error=str(e))
-                    await anyio.sleep(backoff.next_s())
-            self._asked.clear()
-            if queues:
-                self.woken = queue is not None
-                self._look()
+            await self._enough.wait()
+            with anyio.move_on_after(_CUT_S), suppress(BrokerError):
+                while self._enough.is_set():
+                    await self._session.end_wait()
+                    await anyio.sleep(_END_AGAIN_S)
+            if self._enough.is_set() and self._waiting is not None:
+                self._waiting.cancel()
+                await anyio.sleep(_END_AGAIN_S)

@@ -114,9 +114,7 @@ class Worker:
             lost=self.jobs.lose,
             unwanted=partial(self.jobs.cancel, why=Stop.CANCELLED),
         )
-        self._listener = WakeupListener(
-            broker, config, claimable=self._claimable, look=self._look_again
-        )
+        self._listener = self._new_listener()
         self._outage = Outage(broker.shown_url)
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._code = digest_of(app.tasks.values())
@@ -130,6 +128,16 @@ class Worker:
             pool=self._pool,
             write_record=RecordWriter(broker, self._config).write,
             result_limit_bytes=broker.config.payload_limit_bytes,
+        )
+
+    def _new_listener(self) -> WakeupListener:
+        return WakeupListener(
+            self._app.broker,
+            self._session,
+            self._config,
+            claimable=self._claimable,
+            accept=self._hear,
+            look=self._look_again,
         )
 
     # -- from outside ---------------------------------------------------------------------------
@@ -179,6 +187,7 @@ class Worker:
             "maintenance": maintenance.run,
             "timeouts": Timeouts(self.jobs).run,
             "wakeups": self._listener.run,
+            "ends of waits": self._listener.end_waits,
         }
 
     def drain(self, timeout_s: float | None = None) -> None:
@@ -194,6 +203,7 @@ class Worker:
         self._stop_at = asyncio.get_running_loop().time() + limit_s
         self._lifecycle.shutdown_requested = True
         self._stop.set()
+        self._listener.end()
         self._turn.set()
         log.info("worker.draining", running=len(self.jobs), timeout_s=limit_s)
 
@@ -205,6 +215,7 @@ class Worker:
     def quiet(self) -> None:
         """Claim nothing until `resume`; what runs goes on, under renewed leases."""
         self._is_quiet = True
+        self._listener.end()
 
     def resume(self) -> None:
         """Claim again after `quiet`."""
@@ -263,9 +274,15 @@ class Worker:
         while not self._is_over():
             self._turn.clear()
             budget = self._budget()
+            if budget and not (self._more or config.quarantined):
+                self._listener.listen(budget)
+            if self._listener.is_claiming:
+                # one claim at a time: where it is time for one, that behind the wait is made
+                if budget and self._more:
+                    self._more = False
+                    self._listener.end()
+                budget = None
             if not (self._session.is_due or (budget and self._more)):
-                if budget and not config.quarantined:
-                    self._listener.listen()
                 await self._turn.wait()
                 continue
             self._more = False
@@ -274,17 +291,21 @@ class Worker:
             except BrokerError as e:
                 self._more = True
                 self._outage.goes_on(e)
+                if self._stop.is_set():
+                    self._session.forget_waits()
                 await self._rest(backoff.next_s())
             else:
                 backoff.reset()
                 self._outage.is_over()
-                self._accept(turn)
+                self._accept(turn, turn.sent_at)
                 # what a lost claim had taken came first: the claim is yet to be made
                 self._more = self._more or turn.postponed
         scope.cancel()
 
     def _is_over(self) -> bool:
-        return self._stop.is_set() and not self.jobs and self._session.is_clear
+        if not self._stop.is_set() or self._listener.is_claiming:
+            return False
+        return not self.jobs and self._session.is_clear
 
     def _budget(self) -> ClaimBudget | None:
         """Return what may be claimed now."""
@@ -300,9 +321,15 @@ class Worker:
             with anyio.move_on_after(limit_s):
                 await self._stop.wait()
 
-    def _accept(self, turn: Turn) -> None:
+    def _hear(self, turn: Turn) -> None:
+        """Take in what the claim behind a wait has brought: just now, and not when it was sent."""
+        self._accept(turn, asyncio.get_running_loop().time())
+        self._turn.set()
+
+    def _accept(self, turn: Turn, claimed_at: float) -> None:
         self._leases.heard(turn.sent_at)
-        self.jobs.start(turn.leases, turn.sent_at, is_stopping=self._stop.is_set())
+        unwanted = self._stop.is_set() or self._is_quiet
+        self.jobs.start(turn.leases, turn.sent_at, claimed_at, unwanted=unwanted)
         if not turn.claimed:
             return
         self._claimed_at = asyncio.get_running_loop().time()
@@ -349,7 +376,7 @@ class Worker:
         # a Redis that has let the time run out has no more of it: the supervisor is waiting
         is_late = self._stop.is_set() and asyncio.get_running_loop().time() >= self._stop_at
         with anyio.move_on_after(_PASS_ON_S / (10 if is_late else 1)), suppress(BrokerError):
-            await self._app.broker.pass_on(self._config.queues)
+            await self._app.broker.wakeups.pass_on(self._config.queues)
 
     # -- the end --------------------------------------------------------------------------------
 

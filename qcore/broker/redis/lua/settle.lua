@@ -1,4 +1,5 @@
--- settle: active -> completed (ack), scheduled (retry), dead (bury) or head of ready (release).
+-- settle: active -> completed (an ack that keeps an outcome), scheduled (retry), dead (bury), ready.
+-- What is released goes to the head of ready. Acks without an outcome are for `ack`.
 -- A request to cancel the job turns a retry and a release into its end.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       running    hash  job id -> token
@@ -15,8 +16,7 @@
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
---       acks       int   how many of the items are acks without an outcome
---       keeps      int   acks with an outcome to keep
+--       keeps      int   how many of the items are acks with an outcome to keep
 --       retries    int
 --       buries     int
 --       releases   int
@@ -27,21 +27,18 @@
 local k = {}
 k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.quarantine = unpack(KEYS, 1, 7)
 k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)
-local now_ms, acks, keeps, retries, buries, releases, items = ARGV[1], ARGV[2], ARGV[3],
-  ARGV[4], ARGV[5], ARGV[6], 7
+local now_ms, keeps, retries, buries, releases, items = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
+  ARGV[5], 6
 
 local now = clock(now_ms)
-local counts = { integer(acks), integer(keeps), integer(retries), integer(buries),
-  integer(releases) }
+local counts = { integer(keeps), integer(retries), integer(buries), integer(releases) }
 local tokens, plan = read_items(now, counts, items)
 check('HLEN', k.running, k.jobs)
 k.is_plain = redis.call('EXISTS', k.state, k.crashes, k.cancels, k.waiters) == 0
 if not k.is_plain then check('HLEN', k.state, k.crashes, k.cancels, k.waiters) end
-if #plan.keep + #plan.bury + #plan.back > 0 then
-  check('LLEN', k.ready, k.quarantine)
-  check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
-  check('HLEN', k.done)
-end
+check('LLEN', k.ready, k.quarantine)
+check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
+check('HLEN', k.done)
 redis.call('ZREM', k.active, '')
 local held, lost = split(k.active, tokens)
 if #held == 0 then return lost end
@@ -50,7 +47,7 @@ for i, token in ipairs(held) do
   ids[i] = id_of(token) or error('not a token: ' .. token)
   is_held[token] = ids[i]
 end
-for i = 1, counts[1] + counts[2] do over[#over + 1] = is_held[tokens[i]] end
+for i = 1, counts[1] do over[#over + 1] = is_held[tokens[i]] end
 
 keep_outcomes(k, plan.keep, is_held, now)
 finish(k, over, 'completed')

@@ -4,7 +4,7 @@ local function read_items(now, counts, items)
   local count = 0
   for _, n in ipairs(counts) do count = count + n end
   local tokens, plan = { unpack(ARGV, items, items + count - 1) }, { keep = {}, bury = {}, back = {} }
-  local i, at = counts[1], items + count
+  local i, at = 0, items + count
   local function take(list, n, width)
     for _ = 1, n do
       i = i + 1
@@ -14,10 +14,10 @@ local function read_items(now, counts, items)
       list[#list + 1], at = item, at + width
     end
   end
-  take(plan.keep, counts[2], 2)
-  take(plan.back, counts[3], 2)
-  take(plan.bury, counts[4], 1)
-  take(plan.back, counts[5], 0)
+  take(plan.keep, counts[1], 2)
+  take(plan.back, counts[2], 2)
+  take(plan.bury, counts[3], 1)
+  take(plan.back, counts[4], 0)
   return tokens, plan
 end
 

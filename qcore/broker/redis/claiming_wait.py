@@ -1,0 +1,101 @@
+"""An idle worker's wait with a claim behind it: a job that comes is leased a round trip sooner."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from qcore.broker.contract import ClaimRequest, Turn
+from qcore.broker.redis.cluster import ClusterPipeline, answers
+from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.pipeline import Pipeline
+from qcore.broker.redis.script_codec import CLAIM_QUEUES, add_claim, claim_call
+from qcore.errors import BrokerError, BrokerUnavailable
+
+
+@dataclass(slots=True)
+class Woken:
+    """How a wait with a claim behind it has ended."""
+
+    #: A wakeup came.
+    called: bool = False
+    turn: Turn = field(default_factory=Turn)
+    #: Why nothing can be waited for; the claim is made all the same.
+    error: BrokerError | None = None
+
+
+class ClaimingWait:
+    """Waits for the wakeup of a queue and claims, in one write and one read.
+
+    Redis runs the claim when the wait is over, whatever has ended it. A wait whose connection ends
+    before is forgotten, its claim with it.
+
+    Args:
+        pipeline: Of the waits.
+        upkeep: By which they are ended.
+        keys_of: Returns the keys of a queue.
+        margin_s: A reply may come so long after the end of a wait.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        upkeep: Pipeline | ClusterPipeline,
+        keys_of: Callable[[str], QueueKeys],
+        margin_s: float,
+    ) -> None:
+        self._pipeline = pipeline
+        self._upkeep = upkeep
+        self._keys_of = keys_of
+        self._margin_s = margin_s
+        #: What the server calls a connection, and which of the pipeline's that is.
+        self._client: tuple[object, int] = None, -1
+        #: The server says so, as far as is known.
+        self._names_clients = True
+
+    def serves(self, queues: Sequence[str]) -> bool:
+        """Say whether it can wait for so many queues, at this server."""
+        return self._names_clients and len(queues) <= CLAIM_QUEUES
+
+    async def wait(self, claim: ClaimRequest, block_s: float) -> Woken:
+        """Block until there may be work, at most `block_s`; then claim.
+
+        Raises:
+            BrokerUnavailable: with `sent` the claim may be made, and as late as the wait would have
+                ended: a server that has not seen the connection end goes on waiting.
+            BrokerError: the server does not let a wait be ended; `serves` knows that from now on.
+        """
+        await self._learn_name()
+        wakeups = [self._keys_of(queue).names["wakeup"] for queue in claim.queues]
+        # 0 is for ever
+        wait = (b"BZPOPMIN", *wakeups, f"{max(block_s, 0.001):.3f}")
+        called, claimed = await self._pipeline.send(
+            [wait, claim_call(self._keys_of, claim, b"")],
+            timeout_s=block_s + self._margin_s,
+            blocks=True,
+        )
+        woken = Woken()
+        add_claim(woken.turn, claim, claimed)
+        if isinstance(called, BrokerError):
+            woken.error = called
+        else:
+            woken.called = called is not None
+        return woken
+
+    async def _learn_name(self) -> None:
+        """Ask what the server calls the connection, once for each."""
+        if self._client[1] == self._pipeline.opened and self._pipeline.is_ready():
+            return
+        try:
+            (name,) = await self._pipeline.send([(b"CLIENT", b"ID")])
+        except BrokerUnavailable as e:
+            e.sent = False  # no claim was
+            raise
+        if isinstance(name, BrokerError):
+            self._names_clients = isinstance(name, BrokerUnavailable)
+            raise name
+        self._client = name, self._pipeline.opened
+
+    async def end(self) -> None:
+        """Let the wait end now, as if its time were over; in vain if it has not begun there."""
+        name, opened = self._client
+        if opened == self._pipeline.opened:
+            await answers(self._upkeep, [(b"CLIENT", b"UNBLOCK", name)])

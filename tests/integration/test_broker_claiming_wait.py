@@ -1,0 +1,251 @@
+"""A wait with a claim behind it: one write, one read; how it ends, and what of it can be lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from qcore import App
+from qcore.broker.contract import ClaimRequest
+from qcore.broker.identity import new_owner
+from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.claiming_wait import ClaimingWait, Woken
+from qcore.broker.redis.pipeline import Pipeline
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from qcore.runtime.worker.capacity import ClaimBudget
+from qcore.runtime.worker.session import Session
+from qcore.settings import BrokerConfig, WorkerConfig
+from tests.support.moves import LEASE_MS, PREFIX, QUEUE, ask, content, put, running
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+REQUEST = ClaimRequest([QUEUE, "other"], 10, LEASE_MS, PREFIX)
+ROOM = ClaimBudget({"default": 10}, 10)
+
+
+def claiming(broker: Broker) -> ClaimingWait:
+    assert broker.wakeups.claiming is not None
+    return broker.wakeups.claiming
+
+
+@pytest.fixture
+async def own(own_server: Server) -> AsyncIterator[Broker]:
+    """A broker at a server where nobody else waits."""
+    broker = Broker(BrokerConfig(url=own_server.url))
+    yield broker
+    await broker.close()
+
+
+async def blocked(server: Server, count: int = 1) -> None:
+    await eventually(lambda: server.ask("INFO", "clients")["blocked_clients"] == count)
+
+
+async def waiting(server: Server, broker: Broker, block_s: float = 20) -> "asyncio.Task[Woken]":
+    """Return a wait that the server has begun."""
+    wait = asyncio.create_task(claiming(broker).wait(REQUEST, block_s))
+    await blocked(server)
+    return wait
+
+
+async def test_wakeup_ends_the_wait_and_the_claim_takes_what_came(own_server: Server, own: Broker):
+    wait = await waiting(own_server, own)
+    await put(own, "a", "b")
+
+    woken = await wait
+
+    assert woken.called
+    assert [lease.id for lease in woken.turn.leases] == ["a", "b"]
+    found = await content(own)
+    assert found["running"] == running("a", "b")
+    assert "wakeup" not in found
+
+
+async def test_wait_whose_time_is_over_claims_what_nobody_was_woken_for(own: Broker):
+    await put(own, "a")
+    await ask(own, b"DEL", own._keys_of(QUEUE).names["wakeup"])
+
+    woken = await claiming(own).wait(REQUEST, 0.05)
+
+    assert not woken.called
+    assert [lease.id for lease in woken.turn.leases] == ["a"]
+
+
+async def test_wait_that_brought_nothing_says_when_to_claim_again(own: Broker):
+    woken = await claiming(own).wait(REQUEST, 0.0)  # which is a moment, and not for ever
+
+    assert (woken.called, woken.turn.claimed, woken.turn.again_ms) == (False, True, None)
+
+
+async def test_wait_that_is_ended_claims_at_once(own_server: Server, own: Broker):
+    wait = await waiting(own_server, own)
+
+    await claiming(own).end()
+    woken = await asyncio.wait_for(wait, 5)
+
+    assert (woken.called, woken.turn.claimed, woken.turn.leases) == (False, True, [])
+
+
+async def test_end_finds_the_wait_of_a_new_connection(own_server: Server, own: Broker):
+    await claiming(own).wait(REQUEST, 0.0)
+    own_server.ask("CLIENT", "KILL", "TYPE", "normal")
+    pipeline = own.wakeups._one
+    assert isinstance(pipeline, Pipeline)
+    await eventually(lambda: not pipeline.is_ready())
+    wait = await waiting(own_server, own)
+
+    await claiming(own).end()
+
+    assert (await asyncio.wait_for(wait, 5)).turn.claimed
+
+
+async def test_end_without_a_wait_does_nothing(own: Broker):
+    await claiming(own).end()
+    await claiming(own).wait(REQUEST, 0.0)
+    await claiming(own).end()
+
+
+async def test_wait_that_is_cancelled_takes_its_claim_with_it(own_server: Server, own: Broker):
+    wait = await waiting(own_server, own)
+
+    wait.cancel()
+    await asyncio.wait([wait])
+    await blocked(own_server, 0)
+    await put(own, "a")
+
+    found = await content(own)
+    assert (found["ready"], found.get("active"), "wakeup" in found) == (["a"], None, True)
+
+
+async def test_server_that_forgot_the_script_meanwhile_claims_all_the_same(
+    own_server: Server, own: Broker
+):
+    await claiming(own).wait(REQUEST, 0.0)  # the script went by its source
+    wait = await waiting(own_server, own)
+    own_server.ask("SCRIPT", "FLUSH")
+
+    await put(own, "a")
+
+    assert [lease.id for lease in (await wait).turn.leases] == ["a"]
+
+
+async def test_queue_that_cannot_be_waited_for_is_claimed_from(own: Broker):
+    await put(own, "a")
+    await ask(own, b"DEL", own._keys_of("other").names["wakeup"])
+    await ask(own, b"SET", own._keys_of("other").names["wakeup"], "rubbish")
+    odd = ClaimRequest(["other", QUEUE], 10, LEASE_MS, PREFIX)
+
+    woken = await claiming(own).wait(odd, 5)
+
+    assert isinstance(woken.error, BrokerError)
+    assert [lease.id for lease in woken.turn.leases] == ["a"]
+
+
+@contextmanager
+def guarded(server: Server, *words: str) -> Iterator[str]:
+    server.ask("ACL", "SETUSER", "guarded", "on", ">secret", "~*", "&*", "+@all", *words)
+    yield server.url.replace("redis://", "redis://guarded:secret@")
+
+
+async def test_who_may_not_name_its_connection_waits_without_a_claim(own_server: Server):
+    with guarded(own_server, "-client", "+client|setname") as url:
+        broker = Broker(BrokerConfig(url=url))
+        assert claiming(broker).serves([QUEUE])
+        with pytest.raises(BrokerRefused, match="client"):
+            await claiming(broker).wait(REQUEST, 0.0)
+        assert not claiming(broker).serves([QUEUE])
+        assert await broker.wakeups.wait([QUEUE], 0.01) is None
+        await broker.close()
+
+
+def test_more_queues_than_a_claim_takes_are_waited_for_without_one(broker_config: BrokerConfig):
+    wait = claiming(Broker(broker_config))
+    assert wait.serves(["q"] * 250)
+    assert not wait.serves(["q"] * 251)
+
+
+# -- what a worker owes after a wait that failed ---------------------------------------------------
+
+
+async def job_of(app: App) -> str:
+    @app.task(name="work")
+    async def work() -> None: ...
+
+    return (await work.enqueue()).id
+
+
+def session_of(app: App, **settings: float) -> Session:
+    config = WorkerConfig(queues=app.queues, **settings)  # pyright: ignore[reportArgumentType]
+    return Session(app.broker, config, new_owner(), wake=lambda: None)
+
+
+async def test_wait_is_only_for_all_queues_at_once(own_server: Server):
+    async with App(own_server.url, queues=["default", "low"]) as app:
+        session = session_of(app)
+        assert session.can_wait(ClaimBudget({"default": 1, "low": 9}, 10))
+        assert not session.can_wait(ClaimBudget({"low": 10}, 10))
+
+
+async def test_leases_of_a_wait_are_trusted_from_its_beginning(own_server: Server):
+    loop = asyncio.get_running_loop()
+    async with App(own_server.url) as app:
+        session = session_of(app)
+        before = loop.time()
+        wait = asyncio.create_task(session.wait(ROOM))
+        await blocked(own_server)
+        began = loop.time()
+        await job_of(app)
+        turn = (await wait).turn
+        assert len(turn.leases) == 1
+        assert before <= turn.sent_at <= began
+
+
+async def test_what_a_wait_took_whose_reply_is_lost_is_found(own_server: Server, proxy: Proxy):
+    async with App(proxy.url) as app, App(own_server.url) as producer:
+        session = session_of(app)
+        proxy.lose_reply(scripts.CLAIM.sha)
+        wait = asyncio.create_task(session.wait(ROOM))
+        id = await job_of(producer)
+        with pytest.raises(BrokerUnavailable):
+            await wait
+        assert not session.is_clear
+        assert [lease.id for lease in (await session.take(ROOM)).leases] == [id]
+
+
+async def test_claim_that_is_made_after_its_wait_was_given_up_is_found(own_server: Server):
+    """The server does not see the connection end, and goes on waiting."""
+    async with Proxy(own_server.port) as way, App(way.url) as far, App(own_server.url) as app:
+        app.broker.wakeups.claiming = claiming(far.broker)
+        session = session_of(app, block_s=1.0)
+        wait = asyncio.create_task(session.wait(ROOM))
+        await blocked(own_server)
+        way.open.clear()
+        wait.cancel()
+        await asyncio.wait([wait])
+        assert (await session.take(None)).leases == []  # the first look comes too soon
+
+        id = await job_of(app)
+        await blocked(own_server, 0)
+        assert not session.is_clear
+        await eventually(lambda: session.is_due)
+        assert [lease.id for lease in (await session.take(ROOM)).leases] == [id]
+        assert session.is_clear
+        way.open.set()
+
+
+async def test_stopping_worker_leaves_a_lost_wait_that_can_claim_no_more(own_server: Server):
+    async with App(own_server.url) as app:
+        session = session_of(app, block_s=0.2)
+        wait = asyncio.create_task(session.wait(ROOM))
+        await blocked(own_server)
+        wait.cancel()
+        await asyncio.wait([wait])
+        session.forget_waits()
+        assert not session.is_clear
+        await asyncio.sleep(0.2)  # the block
+
+        session.forget_waits()
+
+        assert session.is_clear
