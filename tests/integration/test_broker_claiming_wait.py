@@ -8,12 +8,13 @@ import pytest
 
 from qcore import App
 from qcore.broker.contract import ClaimRequest
-from qcore.broker.identity import new_owner
+from qcore.broker.identity import new_id, new_owner
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.claiming_wait import ClaimingWait, Woken
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from qcore.model.job import Job
 from qcore.runtime.worker.capacity import ClaimBudget
 from qcore.runtime.worker.session import Session
 from qcore.settings import BrokerConfig, WorkerConfig
@@ -143,21 +144,24 @@ async def test_queue_that_cannot_be_waited_for_is_claimed_from(own: Broker):
     assert [lease.id for lease in woken.turn.leases] == ["a"]
 
 
+@pytest.mark.parametrize("right", ["id", "unblock"])
+async def test_who_may_not_end_a_wait_waits_without_a_claim(own_server: Server, right: str):
+    other = {"id": "unblock", "unblock": "id"}[right]
+    with guarded(own_server, "-client", "+client|setname", f"+client|{other}") as url:
+        broker = Broker(BrokerConfig(url=url))
+        assert claiming(broker).serves([QUEUE])
+        with pytest.raises(BrokerRefused, match="client") as refused:
+            await claiming(broker).wait(REQUEST, 0.0)
+        assert not refused.value.sent
+        assert not claiming(broker).serves([QUEUE])
+        assert await broker.wakeups.wait([QUEUE], 0.01) is None
+        await broker.close()
+
+
 @contextmanager
 def guarded(server: Server, *words: str) -> Iterator[str]:
     server.ask("ACL", "SETUSER", "guarded", "on", ">secret", "~*", "&*", "+@all", *words)
     yield server.url.replace("redis://", "redis://guarded:secret@")
-
-
-async def test_who_may_not_name_its_connection_waits_without_a_claim(own_server: Server):
-    with guarded(own_server, "-client", "+client|setname") as url:
-        broker = Broker(BrokerConfig(url=url))
-        assert claiming(broker).serves([QUEUE])
-        with pytest.raises(BrokerRefused, match="client"):
-            await claiming(broker).wait(REQUEST, 0.0)
-        assert not claiming(broker).serves([QUEUE])
-        assert await broker.wakeups.wait([QUEUE], 0.01) is None
-        await broker.close()
 
 
 def test_more_queues_than_a_claim_takes_are_waited_for_without_one(broker_config: BrokerConfig):
@@ -170,10 +174,9 @@ def test_more_queues_than_a_claim_takes_are_waited_for_without_one(broker_config
 
 
 async def job_of(app: App) -> str:
-    @app.task(name="work")
-    async def work() -> None: ...
-
-    return (await work.enqueue()).id
+    job = Job(new_id(), "default", b"")
+    await app.broker.enqueue([job])
+    return job.id
 
 
 def session_of(app: App, **settings: float) -> Session:
@@ -181,11 +184,24 @@ def session_of(app: App, **settings: float) -> Session:
     return Session(app.broker, config, new_owner(), wake=lambda: None)
 
 
-async def test_wait_is_only_for_all_queues_at_once(own_server: Server):
+async def test_wait_is_for_all_queues_at_once_while_nothing_runs(own_server: Server):
     async with App(own_server.url, queues=["default", "low"]) as app:
         session = session_of(app)
         assert session.can_wait(ClaimBudget({"default": 1, "low": 9}, 10))
         assert not session.can_wait(ClaimBudget({"low": 10}, 10))
+        assert not session.can_wait(ClaimBudget({"default": 1, "low": 9}, 10, is_idle=False))
+
+
+async def test_wait_takes_one_job_and_says_that_there_are_more(own_server: Server):
+    async with App(own_server.url) as app:
+        session = session_of(app)
+        ids = [await job_of(app) for _ in range(3)]
+        turn = (await session.wait(ROOM)).turn
+        assert ([lease.id for lease in turn.leases], turn.again_ms) == (ids[:1], 0)
+        (wakeup,) = await app.broker._ask(
+            [(b"EXISTS", app.broker._keys_of("default").names["wakeup"])]
+        )
+        assert wakeup  # another worker may have them
 
 
 async def test_leases_of_a_wait_are_trusted_from_its_beginning(own_server: Server):
@@ -210,6 +226,7 @@ async def test_what_a_wait_took_whose_reply_is_lost_is_found(own_server: Server,
         id = await job_of(producer)
         with pytest.raises(BrokerUnavailable):
             await wait
+        assert session.owes_only_waits
         assert not session.is_clear
         assert [lease.id for lease in (await session.take(ROOM)).leases] == [id]
 
@@ -233,19 +250,3 @@ async def test_claim_that_is_made_after_its_wait_was_given_up_is_found(own_serve
         assert [lease.id for lease in (await session.take(ROOM)).leases] == [id]
         assert session.is_clear
         way.open.set()
-
-
-async def test_stopping_worker_leaves_a_lost_wait_that_can_claim_no_more(own_server: Server):
-    async with App(own_server.url) as app:
-        session = session_of(app, block_s=0.2)
-        wait = asyncio.create_task(session.wait(ROOM))
-        await blocked(own_server)
-        wait.cancel()
-        await asyncio.wait([wait])
-        session.forget_waits()
-        assert not session.is_clear
-        await asyncio.sleep(0.2)  # the block
-
-        session.forget_waits()
-
-        assert session.is_clear

@@ -48,12 +48,12 @@ class ClaimingWait:
         self._margin_s = margin_s
         #: What the server calls a connection, and which of the pipeline's that is.
         self._client: tuple[object, int] = None, -1
-        #: The server says so, as far as is known.
-        self._names_clients = True
+        #: The server lets this user end waits, as far as is known.
+        self._can_end = True
 
     def serves(self, queues: Sequence[str]) -> bool:
         """Say whether it can wait for so many queues, at this server."""
-        return self._names_clients and len(queues) <= CLAIM_QUEUES
+        return self._can_end and len(queues) <= CLAIM_QUEUES
 
     async def wait(self, claim: ClaimRequest, block_s: float) -> Woken:
         """Block until there may be work, at most `block_s`; then claim.
@@ -81,21 +81,33 @@ class ClaimingWait:
         return woken
 
     async def _learn_name(self) -> None:
-        """Ask what the server calls the connection, once for each."""
+        """Ask, once for each connection, what the server calls it, and if waits can be ended."""
         if self._client[1] == self._pipeline.opened and self._pipeline.is_ready():
             return
         try:
-            (name,) = await self._pipeline.send([(b"CLIENT", b"ID")])
-        except BrokerUnavailable as e:
+            name, _ = await answers(self._pipeline, [(b"CLIENT", b"ID"), _unblock(0)])
+        except BrokerError as e:
+            self._can_end = isinstance(e, BrokerUnavailable)
             e.sent = False  # no claim was
             raise
-        if isinstance(name, BrokerError):
-            self._names_clients = isinstance(name, BrokerUnavailable)
-            raise name
         self._client = name, self._pipeline.opened
 
-    async def end(self) -> None:
-        """Let the wait end now, as if its time were over; in vain if it has not begun there."""
+    async def end(self) -> bool:
+        """Let the wait end now, as if its time were over.
+
+        Returns:
+            Whether it did; else it is over, or has not begun at the server.
+
+        Raises:
+            BrokerError: the server does not answer.
+        """
         name, opened = self._client
-        if opened == self._pipeline.opened:
-            await answers(self._upkeep, [(b"CLIENT", b"UNBLOCK", name)])
+        # 0 is nobody
+        (ended,) = await answers(
+            self._upkeep, [_unblock(name if opened == self._pipeline.opened else 0)]
+        )
+        return bool(ended)
+
+
+def _unblock(client: object) -> tuple[object, ...]:
+    return (b"CLIENT", b"UNBLOCK", client)

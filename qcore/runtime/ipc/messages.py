@@ -39,6 +39,8 @@ class Beat(msgspec.Struct, frozen=True):
     quarantined: int = 0
     #: It holds leases, or may hold some that it does not know of.
     holding: bool = True
+    #: All that it may hold are some that it does not know of.
+    unheard: bool = False
     #: It was told to claim nothing for a while.
     quiet: bool = False
     #: The jobs that have run longest, at most three.

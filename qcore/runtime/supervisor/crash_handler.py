@@ -43,6 +43,8 @@ _OWN_SIGNALS = {
 _LOSSES_PROVE = 5
 #: A claim that was on its way when its process died is looked for again after this.
 _SECOND_LOOK_S = 1.0
+#: What nobody knows of is looked for so long by a supervisor that stops.
+_UNHEARD_S = 2.0
 
 
 class CrashHandler:
@@ -57,7 +59,9 @@ class CrashHandler:
         self._broker = broker
         self._worker = worker
 
-    async def take_back(self, child: WorkerProcess, code: int, *, excused: bool) -> None:
+    async def take_back(
+        self, child: WorkerProcess, code: int, *, excused: bool, is_stopping: bool
+    ) -> None:
         """Reclaim what a gone child still held, now and a second later; wait for Redis.
 
         What is found later only was claimed by a call that outlived it. It never ran, so nothing
@@ -68,14 +72,20 @@ class CrashHandler:
             code: How it ended.
             excused: It was being stopped: nothing is charged, and nothing is concluded, unless it
                 was killed for the sake of jobs that are known.
+            is_stopping: This supervisor is: it does not wait long for what is unlikely.
         """
-        if child.left_well and child.beat is not None and not child.beat.holding:
+        beat = child.beat if child.left_well else None
+        if beat is not None and not beat.holding:
             return  # Redis may be away, and nothing is to be waited for
         # whoever it was killed for is charged also while it was being stopped
         charge = bool(child.culprits) or not (child.left_well or excused)
-        await self._look(child, code, charge=charge)
-        await anyio.sleep(_SECOND_LOOK_S)
-        await self._look(child, code, charge=False)
+        # a wait of that process may go on at the server, with a claim behind it
+        is_unheard = beat is not None and beat.unheard
+        limit_s = _UNHEARD_S if is_unheard and is_stopping else None
+        with anyio.move_on_after(limit_s):
+            await self._look(child, code, charge=charge)
+            await anyio.sleep(_SECOND_LOOK_S + self._worker.claiming_block_s * is_unheard)
+            await self._look(child, code, charge=False)
 
     async def _look(self, child: WorkerProcess, code: int, *, charge: bool) -> None:
         """Reclaim what it holds in every queue, as soon as Redis answers."""

@@ -130,9 +130,12 @@ class Workers:
         _log_exit(child, code)
         how = "killed" if child.killed_for else "left" if child.left_well else "crashed"
         self.totals.ends[how] += 1
-        excused = self._stopping.is_set() or child.is_dismissed
+        is_stopping = self._stopping.is_set()
+        excused = is_stopping or child.is_dismissed
         assert self._takers is not None
-        take_back = partial(self._crash_handler.take_back, child, code, excused=excused)
+        take_back = partial(
+            self._crash_handler.take_back, child, code, excused=excused, is_stopping=is_stopping
+        )
         self._takers.start_soon(kept, "take-back", take_back)
         child.ended.set()
         child.booted.set()

@@ -100,6 +100,16 @@ class Session:
         return not (self._ended or self._found or self._lost_claims)
 
     @property
+    def owes_only_waits(self) -> bool:
+        """Whether nothing is owed, but for what the claims of lost waits may have taken."""
+        return not (self._ended or self._found) and all(c.until for c in self._lost_claims)
+
+    @property
+    def returns_jobs(self) -> bool:
+        """Whether the next call gives jobs back, of which no wakeup tells."""
+        return any(not isinstance(outcome, Acked) for _, outcome in self._ended)
+
+    @property
     def owed(self) -> int:
         """How many outcomes Redis has not confirmed."""
         return len(self._ended) + len(self._sending)
@@ -128,30 +138,32 @@ class Session:
         claim = None if self._found or budget is None else self._claim(budget, resting)
         if sending or claim is not None:
             turn = await self._send(sending, claim)
-        turn.postponed = postponed or (
-            # what goes back to its queue is not heard of by a wakeup
-            claim is None and any(not isinstance(outcome, Acked) for _, outcome in sending)
-        )
+        turn.postponed = postponed
         # a turn brings what was found or what was claimed, never both
         turn.sent_at = self._found_at if self._found else sent_at
         turn.leases += self._fitting(budget)
         return turn
 
     def can_wait(self, budget: ClaimBudget) -> bool:
-        """Say whether `wait` is possible: for all queues, at a broker that has such a wait."""
-        queues = self._config.queues
-        claiming = self._broker.wakeups.claiming
-        return (
-            claiming is not None and len(budget.queues) == len(queues) and claiming.serves(queues)
-        )
+        """Say whether `wait` is possible: for all queues, at a broker that has such a wait.
+
+        And while nothing runs: a job that blocks the event loop must not have others claimed that
+        nobody hears of.
+        """
+        queues, claiming = self._config.queues, self._broker.wakeups.claiming
+        has_room = budget.is_idle and len(budget.queues) == len(queues)
+        return has_room and claiming is not None and claiming.serves(queues)
 
     async def wait(self, budget: ClaimBudget) -> Woken:
-        """Wait until there may be work, and claim it; turns must not claim meanwhile.
+        """Wait until there may be work, and claim a job; turns must not claim meanwhile.
+
+        One job, for it may be that nobody hears of it before its lease ends: this process may be
+        stopped, or its machine lost. Turns claim what else there is.
 
         Raises:
             BrokerError: nothing is known of this claim; the next turn makes up for it.
         """
-        claiming, claim = self._broker.wakeups.claiming, self._claim(budget, ())
+        claiming, claim = self._broker.wakeups.claiming, self._claim(replace(budget, jobs=1), ())
         assert claiming is not None
         assert claim is not None
         block_s = self._config.claiming_block_s
@@ -160,7 +172,8 @@ class Session:
             woken = await claiming.wait(claim, block_s)
         except BaseException as e:
             if not isinstance(e, BrokerError) or e.sent:
-                self._lose(claim.prefix, claim.queues, until=sent_at + block_s)
+                until = asyncio.get_running_loop().time() + block_s
+                self._lose(claim.prefix, claim.queues, until=until)
             raise
         turn = woken.turn
         turn.sent_at = sent_at
@@ -178,14 +191,6 @@ class Session:
         """
         if (claiming := self._broker.wakeups.claiming) is not None:
             await claiming.end()
-
-    def forget_waits(self) -> None:
-        """Leave what lost waits may have claimed, for the broker is away, and nobody may wait.
-
-        That is for its leases to end; those that may still claim it are for the supervisor.
-        """
-        now = asyncio.get_running_loop().time()
-        self._lost_claims = [c for c in self._lost_claims if not 0 < c.until <= now]
 
     def _outgoing(self, resting: Collection[str]) -> list[tuple[Lease, Outcome]]:
         """Take out the outcomes of the next call: as many bytes as the link may carry in time."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import anyio
 
@@ -17,9 +18,11 @@ from qcore.telemetry import log
 
 #: A queue whose wakeup was refused is listened to again after this.
 _REFUSED_S = 2.0
-#: A wait that is to end is told so again after the first time, as it may not have begun at the
-#: server; and it is cut off after the second.
-_END_AGAIN_S, _CUT_S = 0.02, 1.0
+#: A wait that is to end and has not begun at the server is told so again after the first time. When
+#: the server does not answer that for the second, the wait is cut off.
+_END_AGAIN_S, _CUT_S = 0.02, 0.5
+#: While jobs run there is no claim behind a wait; it is short, for they may soon have ended.
+_BUSY_S = 1.0
 
 
 class WakeupListener:
@@ -57,6 +60,7 @@ class WakeupListener:
         self._asked = asyncio.Event()
         #: What the wait that is going on may claim.
         self._budget: ClaimBudget | None = None
+        self._block_s = config.block_s
         #: The wait that is going on is to end.
         self._enough = asyncio.Event()
         self._waiting: anyio.CancelScope | None = None
@@ -75,6 +79,8 @@ class WakeupListener:
         if not self._asked.is_set():
             self._asked.set()
             self._budget = budget if self._session.can_wait(budget) else None
+            if_idle = replace(budget, is_idle=True)
+            self._block_s = _BUSY_S if self._session.can_wait(if_idle) else self._config.block_s
 
     def end(self) -> None:
         """End a wait that claims, if there is one: soon its claim has come back."""
@@ -118,13 +124,12 @@ class WakeupListener:
 
     async def _wait(self) -> None:
         """Wait for all queues that have room; look, or hand on a wakeup that is of no use here."""
-        config = self._config
         self._refused -= self._claimable()
-        queues = [name for name in config.queues if name not in self._refused]
+        queues = [name for name in self._config.queues if name not in self._refused]
         queue = None
         if queues:
             # a job may come to a refused queue while there is room again
-            block_s = min(config.block_s, _REFUSED_S) if self._refused else config.block_s
+            block_s = min(self._block_s, _REFUSED_S) if self._refused else self._block_s
             try:
                 queue = await self._broker.wakeups.wait(queues, block_s)
                 if queue is not None and queue not in self._claimable():
@@ -148,10 +153,10 @@ class WakeupListener:
         """End the waits that are to end, until cancelled; one that cannot be ended is cut off."""
         while True:
             await self._enough.wait()
+            waiting, answered = self._waiting, False
             with anyio.move_on_after(_CUT_S), suppress(BrokerError):
-                while self._enough.is_set():
-                    await self._session.end_wait()
-                    await anyio.sleep(_END_AGAIN_S)
-            if self._enough.is_set() and self._waiting is not None:
-                self._waiting.cancel()
-                await anyio.sleep(_END_AGAIN_S)
+                await self._session.end_wait()
+                answered = True
+            if not answered and waiting is not None:
+                waiting.cancel()
+            await anyio.sleep(_END_AGAIN_S)

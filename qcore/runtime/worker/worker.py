@@ -159,13 +159,13 @@ class Worker:
             self._lifecycle.state = state
             try:
                 async with anyio.create_task_group() as group:
-                    for name, service in self._services().items():
-                        group.start_soon(kept, name, service)
                     group.start_soon(kept, "end", partial(self._wind_down, group.cancel_scope))
                     self._ready = True
+                    services = self._services() | {"turns": partial(self._work, group.cancel_scope)}
                     # each job gets a copy of the context of whoever starts it
-                    turns = partial(self._work, group.cancel_scope)
-                    clean_context().run(group.start_soon, kept, "turns", turns)
+                    clean = clean_context()
+                    for name, service in services.items():
+                        clean.run(group.start_soon, kept, name, service)
             finally:
                 await self._pool.close()
                 await self._pass_on()
@@ -244,6 +244,7 @@ class Worker:
             loop_lag_ms=round(loop_lag_s * 1000, 1),
             quarantined=quarantined,
             holding=bool(self.jobs) or not self._session.is_clear,
+            unheard=not self.jobs and self._session.owes_only_waits,
             quiet=self._is_quiet,
             oldest=tuple(job.shown() for job in self.jobs.all()[:_OLDEST]),
             cpu_s=round(time.process_time(), 3),
@@ -274,7 +275,7 @@ class Worker:
         while not self._is_over():
             self._turn.clear()
             budget = self._budget()
-            if budget and not (self._more or config.quarantined):
+            if budget and not (self._more or config.quarantined or self._session.returns_jobs):
                 self._listener.listen(budget)
             if self._listener.is_claiming:
                 # one claim at a time: where it is time for one, that behind the wait is made
@@ -291,8 +292,6 @@ class Worker:
             except BrokerError as e:
                 self._more = True
                 self._outage.goes_on(e)
-                if self._stop.is_set():
-                    self._session.forget_waits()
                 await self._rest(backoff.next_s())
             else:
                 backoff.reset()
@@ -305,7 +304,8 @@ class Worker:
     def _is_over(self) -> bool:
         if not self._stop.is_set() or self._listener.is_claiming:
             return False
-        return not self.jobs and self._session.is_clear
+        # what a lost wait may have claimed has not run: whoever sees this process end takes it back
+        return not self.jobs and self._session.owes_only_waits
 
     def _budget(self) -> ClaimBudget | None:
         """Return what may be claimed now."""
