@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
@@ -116,7 +117,10 @@ class Dispatch(Generic[P, R]):
 
         Redis: one script, shared with all callers of the moment.
         """
-        return await self._accept(self._job(args, kwargs))
+        # awaited here and nowhere deeper: each step on the way back to a caller costs
+        job = self._job(args, kwargs)
+        await self._task.app.broker.enqueue([job], confirm=self._options.confirm)
+        return self._handle(job)
 
     def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Do the same as `enqueue`, for a caller that blocks: a script, a view, a shell.
@@ -139,19 +143,20 @@ class Dispatch(Generic[P, R]):
         return self._handle(job)
 
     def _handle(self, job: Job) -> JobHandle[R]:
-        return self._task.handle(job.queue, job.id, accepted=self._accepted(job))
+        accepted = partial(self._accepted, job.delay_ms, job.eta_ms, time.monotonic())
+        return self._task.handle(job.queue, job.id, accepted=accepted)
 
-    def _accepted(self, job: Job) -> Accepted:
+    def _accepted(self, delay_ms: int | None, eta_ms: int | None, since: float) -> Accepted:
         keep_s = self._options.keep_ms / 1000
         if keep_s < 0:
             keep_s = KEEP_S if self._task.settings.keep_s is None else self._task.settings.keep_s
-        wait_s = (job.delay_ms or 0) / 1000
-        if job.eta_ms is not None:
-            wait_s = max(0, job.eta_ms / 1000 - datetime.now(UTC).timestamp())
+        begins = since + (delay_ms or 0) / 1000
+        if eta_ms is not None:
+            wait_s = eta_ms / 1000 - datetime.now(UTC).timestamp()
+            begins = max(since, time.monotonic() + wait_s)
         explicit = self._options.keep_ms >= 0 or self._task.settings.keep_s is not None
         keeps_all = keep_s > 0 and (explicit or self._task.returns_a_value)
-        now = time.monotonic()
-        return Accepted(keep_s, now + wait_s + keep_s, now, keeps_all=keeps_all)
+        return Accepted(keep_s, begins + keep_s, since, keeps_all=keeps_all)
 
     async def enqueue_many(
         self,
@@ -299,7 +304,9 @@ class Task(Dispatch[P, R]):
             _expires_ms(self.settings, options)
         return Dispatch(self, options)
 
-    def handle(self, queue: str, id: str, *, accepted: Accepted | None = None) -> JobHandle[R]:
+    def handle(
+        self, queue: str, id: str, *, accepted: Callable[[], Accepted] | None = None
+    ) -> JobHandle[R]:
         """Return a handle of a job of this task."""
         decode = self.arguments.decode_result
         return JobHandle(lambda: self.app.inspector, queue, id, decode=decode, accepted=accepted)

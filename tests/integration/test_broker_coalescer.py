@@ -100,7 +100,11 @@ async def test_enqueues_of_large_payloads_are_split_by_bytes(own_server, own_bro
 
 async def test_enqueue_that_is_too_large_does_not_fail_its_neighbours(own_broker):
     bodies = {f"{n}": bytes(200_000 if n == 3 else 10) for n in range(6)}
-    calls = (own_broker.enqueue([Job(id, QUEUE, body)]) for id, body in bodies.items())
+
+    async def enqueue(id: str, body: bytes) -> list[bytes]:
+        return await own_broker.enqueue([Job(id, QUEUE, body)])
+
+    calls = (enqueue(id, body) for id, body in bodies.items())
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(results.pop(3), PayloadTooLarge)
     assert results == [[]] * 5
@@ -152,10 +156,10 @@ async def test_enqueue_goes_on_after_all_callers_were_cancelled(own_broker):
 async def test_close_that_is_cancelled_leaves_nothing_open(own_server, own_broker):
     own_server.signal(signal.SIGSTOP)
     try:
-        first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
+        first = asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")]))
         (coalescer,) = own_broker._coalescers.values()
         await eventually(lambda: coalescer._number > 1)
-        second = asyncio.create_task(own_broker.enqueue([Job("b", QUEUE, b"")]))
+        second = asyncio.ensure_future(own_broker.enqueue([Job("b", QUEUE, b"")]))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await own_broker.close()
@@ -173,10 +177,9 @@ async def test_enqueue_while_all_tasks_are_cancelled_is_delivered(own_broker):
     """As in the `finally` of a task at the end of `asyncio.run`."""
     (coalescer,) = own_broker._coalescers.values()
     coalescer.pipeline.drop()  # a new connection takes a task
-    first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
-    await asyncio.sleep(0)
+    first = asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")]))
     coalescer._delivery.cancel()
-    late = asyncio.create_task(own_broker.enqueue([Job("b", QUEUE, b"")]))
+    late = asyncio.ensure_future(own_broker.enqueue([Job("b", QUEUE, b"")]))
     assert await asyncio.wait_for(late, 10) == []
     assert await asyncio.wait_for(first, 10) == []
 
@@ -188,8 +191,8 @@ async def test_enqueue_that_is_in_flight_when_all_tasks_are_cancelled_is_unknown
     try:
         (coalescer,) = own_broker._coalescers.values()
         coalescer.pipeline.drop()  # a new connection takes a task
-        first = asyncio.create_task(own_broker.enqueue([Job("a", QUEUE, b"")]))
-        await eventually(lambda: coalescer._number > 1)
+        first = asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")]))
+        await eventually(lambda: coalescer.pipeline._flight)
         coalescer._delivery.cancel()
         with pytest.raises(BrokerUnavailable, match="may have been enqueued: the call was") as e:
             await asyncio.wait_for(first, 10)

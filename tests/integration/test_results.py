@@ -247,7 +247,7 @@ async def test_handle_of_a_job_without_trace_knows_what_that_means(app: App, one
     now = time.monotonic()
 
     def handle(accepted: Accepted | None) -> JobHandle[Any]:
-        return one.handle("default", "gone", accepted=accepted)
+        return one.handle("default", "gone", accepted=accepted and (lambda: accepted))
 
     assert await handle(Accepted(60, now + 60, now)).result() is None
     lost = handle(Accepted(60, now + 60, now, keeps_all=True))

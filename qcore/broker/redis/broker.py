@@ -126,8 +126,10 @@ class Broker:
 
     # -- producers ------------------------------------------------------------------------------
 
-    async def enqueue(self, jobs: list[Job], *, confirm: int = 0) -> list[bytes]:
+    def enqueue(self, jobs: list[Job], *, confirm: int = 0) -> "asyncio.Future[list[bytes]]":
         """- -> ready or scheduled, in the order given; all jobs or none, but for taken ids.
+
+        The call is on its way when this returns; what it returns is to be awaited.
 
         Args:
             jobs: 1 to 500 jobs of one queue, 1 MB of envelopes together (a single one may be
@@ -147,7 +149,7 @@ class Broker:
         """
         check_payloads(jobs, self.config.payload_limit_bytes)
         queue = jobs[0].queue
-        return await self._coalescer(queue, confirm).add(self._keys_of(queue), jobs)
+        return self._coalescer(queue, confirm).add(self._keys_of(queue), jobs)
 
     def _coalescer(self, queue: str, confirm: int) -> Coalescer:
         place = queue if self._endpoint.is_cluster else "", confirm

@@ -84,11 +84,11 @@ class Coalescer:
         #: What it carries.
         self._batch: list[_Parcel] = []
 
-    async def add(self, keys: QueueKeys, jobs: list[Job]) -> list[bytes]:
+    def add(self, keys: QueueKeys, jobs: list[Job]) -> "asyncio.Future[list[bytes]]":
         """Deliver `jobs` to one queue; all of them or none, but for ids that other jobs have.
 
         At most CALL_JOBS jobs; the order of calls to `add` is the order in the queue. A cancelled
-        caller does not cancel the delivery.
+        caller, who awaits what this returns, does not cancel the delivery.
 
         Returns:
             The ids that were there already.
@@ -106,7 +106,7 @@ class Coalescer:
         self._waiting.append(parcel)
         if self._delivery is None:
             self._deliver_next(loop)
-        return await parcel.done
+        return parcel.done
 
     async def close(self) -> None:
         """Wait until everything that was added is delivered or has failed."""
@@ -229,6 +229,11 @@ class Coalescer:
         """Tell the callers their ends; return why some have none yet."""
         failure = None
         for parcels, reply in zip(groups.values(), replies, strict=True):
+            if reply == [] and not self._confirm:  # nearly always: all are accepted
+                for parcel in parcels:
+                    if not parcel.done.done():
+                        parcel.done.set_result([])
+                continue
             for parcel in parcels:
                 if parcel.done.done():  # its caller was cancelled
                     continue
