@@ -192,7 +192,7 @@ async def test_enqueue_that_is_in_flight_when_all_tasks_are_cancelled_is_unknown
         (coalescer,) = own_broker._coalescers.values()
         coalescer.pipeline.drop()  # a new connection takes a task
         first = asyncio.ensure_future(own_broker.enqueue([Job("a", QUEUE, b"")]))
-        await eventually(lambda: coalescer.pipeline._flight)
+        await eventually(lambda: coalescer.pipeline._next.locked())
         coalescer._delivery.cancel()
         with pytest.raises(BrokerUnavailable, match="may have been enqueued: the call was") as e:
             await asyncio.wait_for(first, 10)
