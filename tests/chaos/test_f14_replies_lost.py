@@ -91,10 +91,16 @@ async def test_replies_of_claim_and_of_its_recovery_lost_cost_no_run(
     nemesis = Nemesis(fleet, durable_server, dice)
     command = fleet.start(processes=2, concurrency=10, lease=10, url=proxy.url)
     await command.ready(2)
-    async with load_on(fleet, dice):
+    async with (
+        fleet.producer() as producer,
+        backlog_on(fleet, producer),  # else many a claim is that of an idle worker, and in vain
+        load_on(fleet, dice),
+    ):
         for _ in range(12):
             assert await nemesis.lose_replies(proxy, scripts.CLAIM)
             await nemesis.lose_replies(proxy, scripts.RECOVER, dice.choice((1, 2)), 3)
+            # after that the jobs are given back; they are recovered where the first look is heard
+            assert await nemesis.lose_replies(proxy, scripts.CLAIM)
     assert_each_ran_once(command, await stopped(fleet, command))
     assert command.events("job.recovered")
 

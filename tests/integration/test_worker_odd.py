@@ -231,13 +231,15 @@ async def test_services_that_fail_end_no_worker(app: App, monkeypatch: pytest.Mo
         await gate.wait()
         return "held"
 
-    names = ("turn", "extend", "cancel_requested", "reclaim", "wait")
+    names = ("turn", "extend", "cancel_requested", "reclaim")
     for name in names:
-        fails(app.broker.wakeups.claiming if name == "wait" else app.broker, name, 2)
+        fails(app.broker, name, 2)
+    fails(app.broker.wakeups, "wait", 2)
+    fails(app.broker.wakeups.claiming, "end", 2)
     async with working(app, block_s=0.2, heartbeat_s=0.1) as worker:
         assert await (await echo.enqueue("a")).result(timeout=20) == "a"
         held = await hold.enqueue()  # leases are renewed while there is one
-        await eventually(lambda: sorted(failed) == sorted(2 * names), 20)
+        await eventually(lambda: sorted(failed) == sorted(2 * (*names, "wait")), 20)
         gate.set()
         assert await held.result(timeout=20) == "held"
         assert await (await echo.enqueue("b")).result(timeout=20) == "b"

@@ -230,6 +230,8 @@ class House(Operators):
             self._settle(queue, chunk)
 
     def _settle(self, queue: str, chunk: list[tuple[Lease, Outcome]]) -> None:
+        if not chunk:
+            return
         calls = settle_calls(self.broker._keys_of, chunk, self.now)
         lost = {token for _, call in calls for token in self.ask(call.script, queue, *call.args)}
         accepted = {x.token for x, _ in chunk} - lost

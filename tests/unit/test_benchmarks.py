@@ -182,7 +182,7 @@ def test_system_is_short_and_says_what_it_is(name: str):
 def test_system_whose_language_is_not_here_is_left_out_with_a_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
     systems.available.cache_clear()
     written = records.Lines(tmp_path / "lines")
     bench = Bench("drain", Options(), written)
