@@ -79,7 +79,7 @@ async def enqueued_many(app: App, count: int) -> list[JobHandle[Any]]:
 
 async def taken_back(app: App, child: WorkerProcess, code: int) -> None:
     crash_handler = CrashHandler(app.broker, WorkerConfig(queues=("default",)))
-    await crash_handler.take_back(child, code, excused=False, is_stopping=False)
+    await crash_handler.take_back(child, code, excused=False, stopping=asyncio.Event())
 
 
 @pytest.mark.parametrize("is_quarantine", [False, True])

@@ -10,6 +10,8 @@ import pytest
 from qcore import App, Context, JobStatus, Retry
 from qcore.broker.identity import new_owner
 from qcore.broker.redis import scripts
+from qcore.broker.redis.claiming_wait import ClaimingWait
+from qcore.broker.redis.pipeline import Pipeline
 from qcore.runtime.worker.worker import Worker
 from qcore.settings import WorkerConfig
 from tests.support.proxy import Proxy
@@ -139,3 +141,26 @@ async def test_worker_that_holds_long_jobs_waits_for_others(app: App, own_server
         go.set()
         for job in held:
             await job.result(timeout=10)
+
+
+async def test_worker_whose_wait_hangs_leaves_soon_and_starts_what_is_due(own_server: Server):
+    """Its connection alone is dead; the others of the worker are sound."""
+    async with Proxy(own_server.port) as way, App(way.url) as far, App(own_server.url) as app:
+
+        @app.task
+        async def work() -> int:
+            return 1
+
+        waits_by = far.broker.wakeups._one
+        assert isinstance(waits_by, Pipeline)
+        hanging = ClaimingWait(waits_by, app.broker._upkeep, app.broker._keys_of, 60.0)
+        app.broker.wakeups.claiming = hanging
+        async with working(app, **NEVER, shutdown_timeout_s=40):
+            await waits(own_server)
+            job = await work.options(delay=1.0).enqueue()
+            await waits(own_server)
+            way.open.clear()
+            assert await job.result(timeout=10) == 1
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 20  # and not when the wait is given up
+        way.open.set()

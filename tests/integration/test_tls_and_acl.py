@@ -219,8 +219,8 @@ def test_documented_rights_are_those_that_the_code_uses():
     of_doctor = {path for path in paths if path.stem in ("audit", "job_audit")}
     worker, doctor, _ = (set(re.findall(r"\+(\S+)", line)) for line in documented())
     # a connection's own, and what another word must follow
-    own = {"role", "client|setname", "client|id", "client|unblock", "cluster|slots", "select"}
-    used = commands_of(*(paths - of_doctor)) - {"config", "client"} | own
+    own = {"role", "client|setname", "cluster|slots", "select"}
+    used = commands_of(*(paths - of_doctor)) - {"config"} | own
     assert worker == used
     assert doctor == commands_of(*of_doctor) - used | {"config|get"}
 

@@ -8,14 +8,17 @@ from qcore.broker.redis.cluster import ClusterPipeline, answers
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.script_codec import CLAIM_QUEUES, add_claim, claim_call
-from qcore.errors import BrokerError, BrokerUnavailable
+from qcore.errors import BrokerError
+
+#: A wakeup of one worker that it does not take is gone after this.
+_OWN_MS = 60_000
 
 
 @dataclass(slots=True)
 class Woken:
     """How a wait with a claim behind it has ended."""
 
-    #: A wakeup came.
+    #: A wakeup of a queue came.
     called: bool = False
     turn: Turn = field(default_factory=Turn)
     #: Why nothing can be waited for; the claim is made all the same.
@@ -26,7 +29,9 @@ class ClaimingWait:
     """Waits for the wakeup of a queue and claims, in one write and one read.
 
     Redis runs the claim when the wait is over, whatever has ended it. A wait whose connection ends
-    before is forgotten, its claim with it.
+    before is forgotten, its claim with it. To end one early there is a wakeup that nobody else
+    waits for. CLIENT UNBLOCK is no way: Redis 7.0 crashes where it meets a client whose next
+    command stands behind a pause of all writes.
 
     Args:
         pipeline: Of the waits.
@@ -46,14 +51,10 @@ class ClaimingWait:
         self._upkeep = upkeep
         self._keys_of = keys_of
         self._margin_s = margin_s
-        #: What the server calls a connection, and which of the pipeline's that is.
-        self._client: tuple[object, int] = None, -1
-        #: The server lets this user end waits, as far as is known.
-        self._can_end = True
 
     def serves(self, queues: Sequence[str]) -> bool:
-        """Say whether it can wait for so many queues, at this server."""
-        return self._can_end and len(queues) <= CLAIM_QUEUES
+        """Say whether it can wait for so many queues."""
+        return len(queues) <= CLAIM_QUEUES
 
     async def wait(self, claim: ClaimRequest, block_s: float) -> Woken:
         """Block until there may be work, at most `block_s`; then claim.
@@ -61,12 +62,11 @@ class ClaimingWait:
         Raises:
             BrokerUnavailable: with `sent` the claim may be made, and as late as the wait would have
                 ended: a server that has not seen the connection end goes on waiting.
-            BrokerError: the server does not let a wait be ended; `serves` knows that from now on.
         """
-        await self._learn_name()
+        own = self._own(claim.queues, claim.prefix.partition(":")[0])
         wakeups = [self._keys_of(queue).names["wakeup"] for queue in claim.queues]
         # 0 is for ever
-        wait = (b"BZPOPMIN", *wakeups, f"{max(block_s, 0.001):.3f}")
+        wait = (b"BZPOPMIN", *wakeups, own, f"{max(block_s, 0.001):.3f}")
         called, claimed = await self._pipeline.send(
             [wait, claim_call(self._keys_of, claim, b"")],
             timeout_s=block_s + self._margin_s,
@@ -77,37 +77,17 @@ class ClaimingWait:
         if isinstance(called, BrokerError):
             woken.error = called
         else:
-            woken.called = called is not None
+            woken.called = called is not None and called[0] != own
         return woken
 
-    async def _learn_name(self) -> None:
-        """Ask, once for each connection, what the server calls it, and if waits can be ended."""
-        if self._client[1] == self._pipeline.opened and self._pipeline.is_ready():
-            return
-        try:
-            name, _ = await answers(self._pipeline, [(b"CLIENT", b"ID"), _unblock(0)])
-        except BrokerError as e:
-            self._can_end = isinstance(e, BrokerUnavailable)
-            e.sent = False  # no claim was
-            raise
-        self._client = name, self._pipeline.opened
-
-    async def end(self) -> bool:
-        """Let the wait end now, as if its time were over.
-
-        Returns:
-            Whether it did; else it is over, or has not begun at the server.
+    async def end(self, queues: Sequence[str], owner: str) -> None:
+        """Let the wait of this worker for these queues end now, or as soon as it begins.
 
         Raises:
-            BrokerError: the server does not answer.
+            BrokerError: the server does not answer, or takes no writes.
         """
-        name, opened = self._client
-        # 0 is nobody
-        (ended,) = await answers(
-            self._upkeep, [_unblock(name if opened == self._pipeline.opened else 0)]
-        )
-        return bool(ended)
+        own = self._own(queues, owner)
+        await answers(self._upkeep, [(b"ZADD", own, 0, b"1"), (b"PEXPIRE", own, _OWN_MS)])
 
-
-def _unblock(client: object) -> tuple[object, ...]:
-    return (b"CLIENT", b"UNBLOCK", client)
+    def _own(self, queues: Sequence[str], owner: str) -> bytes:
+        return self._keys_of(queues[0]).own_wakeup(owner)

@@ -1,7 +1,8 @@
 """Every Redis key: its name, its type, what it holds.
 
 The keys of one queue share the hash tag `{namespace:queue}`, so that one script may touch them all,
-also in a Cluster. No key has a Redis TTL: eviction can pick none, nothing vanishes by itself.
+also in a Cluster. No key has a Redis TTL: eviction can pick none, nothing vanishes by itself; but
+for the wakeup of one worker, which nobody misses.
 """
 
 from typing import NamedTuple
@@ -45,6 +46,10 @@ class QueueKeys(NamedTuple):
     def pick(self, wanted: tuple[str, ...]) -> list[bytes]:
         """Return the named keys in order, as a script declares them."""
         return [self.names[name] for name in wanted]
+
+    def own_wakeup(self, owner: str) -> bytes:
+        """Return the zset by which a worker that serves this queue ends its own wait."""
+        return b"%b:%b" % (self.names["wakeup"], owner.encode())
 
 
 def queue_keys(namespace: str, queue: str) -> QueueKeys:

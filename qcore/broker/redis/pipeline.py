@@ -65,8 +65,6 @@ class Pipeline:
     def __init__(self, connector: Connector, timeout_s: float) -> None:
         self._connector = connector
         self.timeout_s = timeout_s
-        #: How many connections were opened.
-        self.opened = 0
         self._wire: Wire | None = None
         self._flight: _Flight | None = None
         #: Ends the flight; those who wait for their turn have limits of their own.
@@ -123,14 +121,9 @@ class Pipeline:
             sent.
         """
         wire = self._wire
-        if wire is None or not self.is_ready():
+        if wire is None or self._flight is not None or self._next.locked() or not wire.is_open():
             return None
         return self._take_off(wire, commands, max_s=max_s, blocks=blocks)
-
-    def is_ready(self) -> bool:
-        """Say whether a connection is open and free, and nobody waits for it."""
-        is_free = self._flight is None and not self._next.locked()
-        return is_free and self._wire is not None and self._wire.is_open()
 
     def _take_off(
         self, wire: Wire, commands: Sequence[Call | Command], *, max_s: float, blocks: bool
@@ -287,7 +280,6 @@ class Pipeline:
         self.drop()
         self._taught.clear()
         wire = self._wire = Wire(await self._connector.connect())
-        self.opened += 1
         if not wire.is_open():
             raise ConnectionLost("Connection closed by server.")
         return wire

@@ -1,5 +1,6 @@
 """Takes back the jobs of a worker that ended, records how, and buries proven culprits."""
 
+import asyncio
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -60,9 +61,9 @@ class CrashHandler:
         self._worker = worker
 
     async def take_back(
-        self, child: WorkerProcess, code: int, *, excused: bool, is_stopping: bool
+        self, child: WorkerProcess, code: int, *, excused: bool, stopping: asyncio.Event
     ) -> None:
-        """Reclaim what a gone child still held, now and a second later; wait for Redis.
+        """Reclaim what a gone child still held, now and later; wait for Redis.
 
         What is found later only was claimed by a call that outlived it. It never ran, so nothing
         is charged.
@@ -72,20 +73,23 @@ class CrashHandler:
             code: How it ended.
             excused: It was being stopped: nothing is charged, and nothing is concluded, unless it
                 was killed for the sake of jobs that are known.
-            is_stopping: This supervisor is: it does not wait long for what is unlikely.
+            stopping: This supervisor stops: it does not wait long for what is unlikely.
         """
         beat = child.beat if child.left_well else None
         if beat is not None and not beat.holding:
             return  # Redis may be away, and nothing is to be waited for
         # whoever it was killed for is charged also while it was being stopped
         charge = bool(child.culprits) or not (child.left_well or excused)
-        # a wait of that process may go on at the server, with a claim behind it
         is_unheard = beat is not None and beat.unheard
-        limit_s = _UNHEARD_S if is_unheard and is_stopping else None
-        with anyio.move_on_after(limit_s):
+        with anyio.move_on_after(_UNHEARD_S if is_unheard and stopping.is_set() else None):
             await self._look(child, code, charge=charge)
-            await anyio.sleep(_SECOND_LOOK_S + self._worker.claiming_block_s * is_unheard)
+            await anyio.sleep(_SECOND_LOOK_S)
             await self._look(child, code, charge=False)
+            if beat is not None:
+                # a wait of that process may go on at the server, with a claim behind it
+                with anyio.move_on_after(self._worker.claiming_block_s):
+                    await stopping.wait()
+                await self._look(child, code, charge=False)
 
     async def _look(self, child: WorkerProcess, code: int, *, charge: bool) -> None:
         """Reclaim what it holds in every queue, as soon as Redis answers."""

@@ -130,11 +130,10 @@ class Workers:
         _log_exit(child, code)
         how = "killed" if child.killed_for else "left" if child.left_well else "crashed"
         self.totals.ends[how] += 1
-        is_stopping = self._stopping.is_set()
-        excused = is_stopping or child.is_dismissed
+        excused = self._stopping.is_set() or child.is_dismissed
         assert self._takers is not None
         take_back = partial(
-            self._crash_handler.take_back, child, code, excused=excused, is_stopping=is_stopping
+            self._crash_handler.take_back, child, code, excused=excused, stopping=self._stopping
         )
         self._takers.start_soon(kept, "take-back", take_back)
         child.ended.set()

@@ -11,7 +11,7 @@ from qcore.broker.redis.call_limits import CallSize
 from qcore.broker.redis.claiming_wait import Woken
 from qcore.broker.redis.script_codec import leading
 from qcore.errors import BrokerError, BrokerUnavailable
-from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released
+from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
 from qcore.runtime.worker.capacity import ClaimBudget
 from qcore.settings import WorkerConfig
 from qcore.telemetry import log
@@ -105,11 +105,6 @@ class Session:
         return not (self._ended or self._found) and all(c.until for c in self._lost_claims)
 
     @property
-    def returns_jobs(self) -> bool:
-        """Whether the next call gives jobs back, of which no wakeup tells."""
-        return any(not isinstance(outcome, Acked) for _, outcome in self._ended)
-
-    @property
     def owed(self) -> int:
         """How many outcomes Redis has not confirmed."""
         return len(self._ended) + len(self._sending)
@@ -138,7 +133,9 @@ class Session:
         claim = None if self._found or budget is None else self._claim(budget, resting)
         if sending or claim is not None:
             turn = await self._send(sending, claim)
-        turn.postponed = postponed
+        # of a job that is to be tried again no wakeup tells
+        is_back = claim is None and any(isinstance(outcome, Retried) for _, outcome in sending)
+        turn.postponed = postponed or is_back
         # a turn brings what was found or what was claimed, never both
         turn.sent_at = self._found_at if self._found else sent_at
         turn.leases += self._fitting(budget)
@@ -184,13 +181,13 @@ class Session:
         return woken
 
     async def end_wait(self) -> None:
-        """Let the wait end now; in vain if the broker has not begun it.
+        """Let the wait end now.
 
         Raises:
-            BrokerError: the broker does not answer.
+            BrokerError: it does not.
         """
         if (claiming := self._broker.wakeups.claiming) is not None:
-            await claiming.end()
+            await claiming.end(self._config.queues, self._owner)
 
     def _outgoing(self, resting: Collection[str]) -> list[tuple[Lease, Outcome]]:
         """Take out the outcomes of the next call: as many bytes as the link may carry in time."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -18,11 +18,19 @@ from qcore.telemetry import log
 
 #: A queue whose wakeup was refused is listened to again after this.
 _REFUSED_S = 2.0
-#: A wait that is to end and has not begun at the server is told so again after the first time. When
-#: the server does not answer that for the second, the wait is cut off.
-_END_AGAIN_S, _CUT_S = 0.02, 0.5
+#: A wait that is to end and does not for so long is cut off.
+_CUT_S = 0.5
 #: While jobs run there is no claim behind a wait; it is short, for they may soon have ended.
 _BUSY_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _ClaimingWait:
+    """A wait with a claim behind it."""
+
+    budget: ClaimBudget
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class WakeupListener:
@@ -58,12 +66,11 @@ class WakeupListener:
         self._look = look
         self._backoff = broker.backoff(config.reconnect_min_s, config.reconnect_max_s)
         self._asked = asyncio.Event()
-        #: What the wait that is going on may claim.
-        self._budget: ClaimBudget | None = None
+        #: The wait that is going on, where a claim goes with it; and how long it is else.
+        self._claiming: _ClaimingWait | None = None
         self._block_s = config.block_s
         #: The wait that is going on is to end.
         self._enough = asyncio.Event()
-        self._waiting: anyio.CancelScope | None = None
         #: Queues whose wakeup came while there was no room for them: others may have it.
         self._refused: set[str] = set()
         #: Whether a wakeup came with the last look.
@@ -72,13 +79,13 @@ class WakeupListener:
     @property
     def is_claiming(self) -> bool:
         """Whether a claim goes with the wait: there must be no other until it has come back."""
-        return self._budget is not None
+        return self._claiming is not None
 
     def listen(self, budget: ClaimBudget) -> None:
         """Begin one wait, if none is going on: slots are free and nothing is in sight."""
         if not self._asked.is_set():
             self._asked.set()
-            self._budget = budget if self._session.can_wait(budget) else None
+            self._claiming = _ClaimingWait(budget) if self._session.can_wait(budget) else None
             if_idle = replace(budget, is_idle=True)
             self._block_s = _BUSY_S if self._session.can_wait(if_idle) else self._config.block_s
 
@@ -92,24 +99,24 @@ class WakeupListener:
         try:
             while True:
                 await self._asked.wait()
-                if self._budget is None:
+                if self._claiming is None:
                     await self._wait()
                 else:
-                    await self._wait_and_claim(self._budget)
+                    await self._wait_and_claim(self._claiming)
         finally:
             self._look()  # if this fails each time, that is how jobs are found
 
-    async def _wait_and_claim(self, budget: ClaimBudget) -> None:
+    async def _wait_and_claim(self, wait: "_ClaimingWait") -> None:
         """Wait for all queues, and hand on what the claim behind the wait has brought."""
         woken = Woken()
         try:
-            with anyio.CancelScope() as self._waiting:
-                woken = await self._session.wait(budget)
+            with wait.scope:
+                woken = await self._session.wait(wait.budget)
         except BrokerError as e:
             woken.error = e
         finally:
-            self._budget = None
-            self._enough.clear()
+            self._claiming = None
+            wait.over.set()
         self.woken = woken.called
         if woken.turn.claimed:
             self._accept(woken.turn)
@@ -150,13 +157,15 @@ class WakeupListener:
         await anyio.sleep(self._backoff.next_s())
 
     async def end_waits(self) -> None:
-        """End the waits that are to end, until cancelled; one that cannot be ended is cut off."""
+        """End the waits that are to end, until cancelled; one that does not is cut off."""
         while True:
             await self._enough.wait()
-            waiting, answered = self._waiting, False
+            self._enough.clear()
+            if (wait := self._claiming) is None:
+                continue
             with anyio.move_on_after(_CUT_S), suppress(BrokerError):
                 await self._session.end_wait()
-                answered = True
-            if not answered and waiting is not None:
-                waiting.cancel()
-            await anyio.sleep(_END_AGAIN_S)
+                await wait.over.wait()
+            if not wait.over.is_set():
+                wait.scope.cancel()
+                await wait.over.wait()

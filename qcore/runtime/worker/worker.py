@@ -275,7 +275,7 @@ class Worker:
         while not self._is_over():
             self._turn.clear()
             budget = self._budget()
-            if budget and not (self._more or config.quarantined or self._session.returns_jobs):
+            if budget and not (self._more or config.quarantined):
                 self._listener.listen(budget)
             if self._listener.is_claiming:
                 # one claim at a time: where it is time for one, that behind the wait is made
