@@ -38,7 +38,7 @@ from qcore.model.codec import Arguments
 from qcore.model.reference import parts_of
 from qcore.model.retry import Retry
 from qcore.per_process import importing
-from qcore.queue import Queue
+from qcore.queue import Queue, weights_of
 from qcore.settings import BrokerConfig, check_name, check_type
 from qcore.task import AsyncTask, Settings, SyncTask, Task
 
@@ -89,12 +89,12 @@ class App:
             raise ConfigError(
                 f'queues is {queues!r}, give a list of names or Queue objects: ["default"]'
             )
-        self.queues = tuple(
-            queue.name if isinstance(queue, Queue) else check_name("queue", queue)
-            for queue in queues
-        )
+        declared = [queue if isinstance(queue, Queue) else Queue(queue) for queue in queues]
+        self.queues = tuple(queue.name for queue in declared)
         if len(set(self.queues)) != len(self.queues):
             raise ConfigError(f"queues {list(self.queues)} names a queue twice")
+        #: One for each queue, or none: then they are served in strict order.
+        self.weights = weights_of([(queue.name, queue.weight) for queue in declared])
         if namespace is not None:
             namespace = check_name("namespace", namespace)
         if not is_list(include) or not all(map(is_module, include)):

@@ -11,6 +11,9 @@ from qcore.errors import ConfigError
 #: Queue names and namespaces: they become part of Redis keys and of hash tags.
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
+#: The weight of a queue is 1 to this.
+MAX_WEIGHT = 1000
+
 #: A returned value is kept this long unless the task says otherwise.
 KEEP_S = 24 * 3600.0
 
@@ -76,6 +79,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How one worker process works; every process of a supervisor gets the same."""
 
     queues: tuple[str, ...]
+    #: One for each queue, by which they share the slots; none: they are served in strict order.
+    weights: tuple[int, ...] = ()
     #: Jobs running at the same time in one process.
     concurrency: int = 100
     #: Of these, how many in threads (`def` tasks) and in processes (`run_in="process"`).
@@ -106,6 +111,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("a worker needs at least one queue")
         for name in self.queues:
             check_name("queue", name)
+        if self.weights and len(self.weights) != len(self.queues):
+            raise ConfigError(f"{len(self.queues)} queues have {len(self.weights)} weights")
+        for weight in self.weights:
+            _in_range("the weight of a queue", weight, 1, MAX_WEIGHT)
         _in_range("--concurrency", self.concurrency, 1, 10_000)
         _in_range("--threads", self.threads, 1, 1_000)
         _in_range("--pool-size", self.pool_size, 1, 256)
@@ -131,6 +140,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         lease_s: float,
         *,
         queues: tuple[str, ...],
+        weights: tuple[int, ...] = (),
         shutdown_timeout_s: float = 30.0,
         concurrency: int = 100,
         threads: int = 32,
@@ -146,6 +156,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         sign_of_life_s = max(0.05, min(1.0, lease_s / 10))
         return cls(
             queues=queues,
+            weights=weights,
             concurrency=concurrency,
             threads=threads,
             pool_size=pool_size,

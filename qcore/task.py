@@ -20,6 +20,7 @@ from qcore.model.callee import RunIn, returns_a_value, source_of
 from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
 from qcore.model.job import Envelope, Job
 from qcore.model.retry import Retry
+from qcore.pacing import Pacing, Rate
 from qcore.queue import Queue
 from qcore.settings import KEEP_S, BrokerConfig, check_type
 
@@ -164,12 +165,15 @@ class Dispatch(Generic[P, R]):
         | AsyncIterable[tuple[Any, ...] | Mapping[str, Any]],
         *,
         chunk: int = CALL_JOBS,
+        rate: Rate | None = None,
     ) -> int:
         """Enqueue one job per item, in order, with memory for two chunks only.
 
         Args:
             calls: Each item is a tuple of positional arguments or a mapping of named ones.
             chunk: Jobs per call on Redis, 1 to 500; a chunk is accepted as a whole or not at all.
+            rate: Jobs a second, or jobs and the time that they are for, `(1000, "1m")`: they are
+                enqueued at once, and become due one after another at that pace.
 
         Returns:
             How many were enqueued.
@@ -182,9 +186,12 @@ class Dispatch(Generic[P, R]):
         check_type(f"task {self._task.name}: chunk", chunk, int, "a whole number", ArgumentError)
         if not 1 <= chunk <= CALL_JOBS:
             raise ArgumentError(f"chunk is {chunk}, allowed is 1 to {CALL_JOBS}")
+        make = self._job_of_item
+        if rate is not None:
+            make = Pacing(self._task.name, rate).paced(make)
         from qcore import bulk  # with asyncio, which runs this
 
-        return await bulk.enqueue(calls, self._job_of_item, self._enqueue, chunk)
+        return await bulk.enqueue(calls, make, self._enqueue, chunk)
 
     async def _enqueue(self, jobs: list[Job]) -> None:
         await self._task.app.broker.enqueue(jobs, confirm=self._options.confirm)

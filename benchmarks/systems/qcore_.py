@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 
+import qcore.broker.per_loop  # noqa: F401 - imported late else, by the first blocking call
 from benchmarks import workloads
 from benchmarks.harness.driver import URL, System, gate, main
 from qcore import App

@@ -46,6 +46,8 @@ class Description(msgspec.Struct, frozen=True):
     """What a supervisor must know of an app whose code it does not import."""
 
     queues: tuple[str, ...]
+    #: One for each queue, or none.
+    weights: tuple[int, ...]
     broker: BrokerConfig
     #: Task -> its timeout in seconds, None where it has none.
     timeouts: dict[str, float | None]
@@ -94,7 +96,7 @@ def _described(app: str) -> Description:
     loaded = load_app(app)
     loaded.configure(url=overrides.url, namespace=overrides.namespace)
     timeouts = {name: task.settings.timeout_s for name, task in loaded.tasks.items()}
-    return Description(loaded.queues, loaded.config, timeouts)
+    return Description(loaded.queues, loaded.weights, loaded.config, timeouts)
 
 
 def worker(app: str, style: LogStyle) -> None:

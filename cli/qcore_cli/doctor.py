@@ -59,7 +59,7 @@ def doctor(
     """
     described = None if app is None else describe(app, url, namespace)
     if described is None:
-        described = Description((), broker_config(url, namespace), {})
+        described = Description((), (), broker_config(url, namespace), {})
     worker, clocks = _settings(described, lease, shutdown_timeout, stall)
     if app is not None:
         clocks += check_declared(described.timeouts)

@@ -15,6 +15,7 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.server_checks import check_clocks
 from qcore.broker.redis.unknown_tasks import check_declared
 from qcore.model.findings import Level
+from qcore.queue import check_weight, weights_of
 from qcore.runtime.supervisor.endpoints import open_front
 from qcore.runtime.supervisor.probes import patience_s
 from qcore.runtime.supervisor.supervisor import Supervisor
@@ -108,7 +109,7 @@ def worker(
         int, typer.Option(help='Of these, jobs of run_in="process" tasks, each in its process.')
     ] = 1,
     queues: Annotated[
-        str | None, typer.Option(help="Queues to serve, first one first: a,b,c; else all.")
+        str | None, typer.Option(help="Queues, in order: a,b; or by weight: a:5,b:1; else all.")
     ] = None,
     shutdown_timeout: ShutdownTimeout = 30.0,
     lease: Lease = 30.0,
@@ -190,9 +191,11 @@ def worker(
     broker = described.broker
     if call_timeout is not None:
         broker = msgspec.structs.replace(broker, call_timeout_s=call_timeout)
+    names, weights = _served(queues, described)
     config = WorkerConfig.for_lease(
         lease,
-        queues=_served(queues, described.queues),
+        queues=names,
+        weights=weights,
         concurrency=concurrency,
         threads=threads,
         pool_size=pool_size,
@@ -201,11 +204,7 @@ def worker(
     )
     recycle_bytes, kill_bytes = memory_limits(max_memory)
     least, most = process_range(processes)
-    if target_wait is not None and ".." not in processes:
-        raise ConfigError(
-            f"--target-wait needs a range of processes, and --processes is {processes}: give "
-            "MIN..MAX, as 1..8, or leave --target-wait out"
-        )
+    _check_target(target_wait, processes)
     supervision = SupervisorConfig(
         processes=least,
         max_processes=most,
@@ -225,6 +224,14 @@ def worker(
     command = worker_command(app, style)
     doubt = partial(_doubt, app, described, broker, config)
     raise typer.Exit(asyncio.run(_supervise(broker, supervision, config, command, doubt=doubt)))
+
+
+def _check_target(target_wait: float | None, processes: str) -> None:
+    if target_wait is not None and ".." not in processes:
+        raise ConfigError(
+            f"--target-wait needs a range of processes, and --processes is {processes}: give "
+            "MIN..MAX, as 1..8, or leave --target-wait out"
+        )
 
 
 def stop_timeout(shutdown_timeout: float) -> int:
@@ -269,19 +276,31 @@ async def _supervise(
         await broker.close()
 
 
-def _served(wanted: str | None, declared: tuple[str, ...]) -> tuple[str, ...]:
+def _served(wanted: str | None, described: Description) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the queues to serve, and their weights if they have any."""
     if wanted is None:
-        return declared
-    names = tuple(name.strip() for name in wanted.split(",") if name.strip())
+        return described.queues, described.weights
+    queues = [_queue_of(words) for each in wanted.split(",") if (words := each.strip())]
+    names = tuple(name for name, _ in queues)
     for name in names:
-        if name not in declared:
+        if name not in described.queues:
             raise ConfigError(
                 f"--queues names {name!r}, which the app does not declare; it has "
-                f"{', '.join(declared)}"
+                f"{', '.join(described.queues)}"
             )
     if len(set(names)) != len(names):
         raise ConfigError(f"--queues {wanted} names a queue twice")
-    return names
+    return names, weights_of(queues)
+
+
+def _queue_of(words: str) -> tuple[str, int | None]:
+    """Return name and weight of NAME or NAME:WEIGHT."""
+    name, colon, weight = words.partition(":")
+    if not colon:
+        return name, None
+    if not weight.strip().isdecimal():
+        raise ConfigError(f"--queues {words!r}: give a weight as a whole number: {name}:5")
+    return name.strip(), check_weight(name.strip(), int(weight))
 
 
 def count_processes(text: str) -> int:

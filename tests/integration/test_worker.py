@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -358,3 +359,26 @@ async def test_draining_worker_takes_no_job_that_another_one_waits_for(own_serve
                 await asyncio.wait_for(began.wait(), 10)  # while the first one is still there
                 go.set()
                 await job.result(timeout=10)
+
+
+async def test_queues_with_weights_share_the_slots_and_strict_ones_do_not(
+    server_url: str, namespace: str
+):
+    async with App(server_url, namespace=namespace, queues=("a", "b")) as app:
+        began: list[str] = []
+
+        @app.task(queue="a")
+        async def work(queue: str) -> None:
+            began.append(queue)
+
+        async def first(count: int, **settings: Any) -> Counter[str]:
+            began.clear()
+            for queue in app.queues:
+                await work.options(queue=queue).enqueue_many((queue,) for _ in range(3_000))
+            async with working(app, concurrency=20, **settings):
+                await eventually(lambda: len(began) == 6_000, 60)
+            return Counter(began[:count])
+
+        shared = await first(3_000, weights=(5, 1))
+        assert shared["a"] / shared["b"] == pytest.approx(5, rel=0.1)
+        assert await first(3_000) == {"a": 3_000}

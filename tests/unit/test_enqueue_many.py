@@ -1,6 +1,8 @@
 """Many jobs: in chunks, in order, and what is told when it ends half-way."""
 
 import asyncio
+from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -148,3 +150,55 @@ async def test_enqueue_many_notes_what_a_call_that_failed_leaves_open(
 async def test_enqueue_many_with_options_gives_them_to_each(app, recorder):
     await app.task(module_level).options(delay=1).enqueue_many([(1,), (2,)])
     assert [job.delay_ms for job in recorder.jobs] == [1000, 1000]
+
+
+# -- at a pace -------------------------------------------------------------------------------------
+
+
+async def paced(app: App, recorder: Recorder, count: int, rate: Any, **options: Any) -> list[Any]:
+    """Return the due times of so many jobs."""
+
+    @app.task
+    def work(a: int) -> None: ...
+
+    assert (
+        await work.options(**options).enqueue_many(((i,) for i in range(count)), rate=rate) == count
+    )
+    return [job.delay_ms if job.eta_ms is None else job.eta_ms for job in recorder.jobs]
+
+
+@pytest.mark.parametrize(
+    ("rate", "step_ms"), [(100, 10), (0.5, 2000), ((1000, 2.0), 2), ((60, "1m"), 1000)]
+)
+async def test_jobs_at_a_rate_are_due_one_after_another(
+    app: App, recorder: Recorder, rate, step_ms
+):
+    due = await paced(app, recorder, 1200, rate)
+    assert due[0] is None
+    # what was sent later had waited here
+    for i in range(1, 1200):
+        assert (due[i] or 0) == pytest.approx(i * step_ms, abs=1500)
+        assert (due[i] or 0) <= i * step_ms
+
+
+async def test_pace_goes_on_top_of_a_delay_or_an_eta(app: App, recorder: Recorder):
+    due = await paced(app, recorder, 3, 10, delay=3600)
+    assert due == pytest.approx([3_600_000, 3_600_100, 3_600_200], abs=50)
+
+
+async def test_pace_goes_on_top_of_an_eta(app: App, recorder: Recorder):
+    eta = datetime(2030, 1, 1, tzinfo=UTC)
+    start = round(eta.timestamp() * 1000)
+    assert await paced(app, recorder, 3, 10, eta=eta) == [start, start + 100, start + 200]
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [0, -1, True, "100", (1, 2, 3), (10, 0), (10, "-1s"), float("inf"), float("nan"), ("a", 1)],
+)
+async def test_rate_that_is_none_is_refused_and_nothing_enqueued(
+    app: App, recorder: Recorder, rate: object
+):
+    with pytest.raises(ArgumentError, match=r"task .*work: rate"):
+        await paced(app, recorder, 3, rate)
+    assert recorder.jobs == []

@@ -90,4 +90,4 @@ class ClaimingWait:
         await answers(self._upkeep, [(b"ZADD", own, 0, b"1"), (b"PEXPIRE", own, _OWN_MS)])
 
     def _own(self, queues: Sequence[str], owner: str) -> bytes:
-        return self._keys_of(queues[0]).own_wakeup(owner)
+        return self._keys_of(min(queues)).own_wakeup(owner)  # whatever their order

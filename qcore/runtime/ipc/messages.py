@@ -39,8 +39,6 @@ class Beat(msgspec.Struct, frozen=True):
     quarantined: int = 0
     #: It holds leases, or may hold some that it does not know of.
     holding: bool = True
-    #: All that it may hold are some that it does not know of.
-    unheard: bool = False
     #: It was told to claim nothing for a while.
     quiet: bool = False
     #: The jobs that have run longest, at most three.
@@ -60,6 +58,8 @@ class Beat(msgspec.Struct, frozen=True):
     runs: tuple[Cell, ...] = ()
     #: Runs whose outcome Redis has accepted: a job that is retried has several.
     settled: int = 0
+    #: All that it may hold are leases that it does not know of.
+    unheard: bool = False
 
 
 class Alarm(msgspec.Struct, frozen=True, array_like=True):

@@ -13,6 +13,7 @@ from qcore.broker.redis.script_codec import leading
 from qcore.errors import BrokerError, BrokerUnavailable
 from qcore.model.job import ACKED, Acked, Buried, Lease, Outcome, Released, Retried
 from qcore.runtime.worker.capacity import ClaimBudget
+from qcore.runtime.worker.queue_order import QueueOrder
 from qcore.settings import WorkerConfig
 from qcore.telemetry import log
 
@@ -66,6 +67,7 @@ class Session:
         self._wake = wake
         self._config = config
         self._owner = owner
+        self._order = QueueOrder(config.queues, config.weights)
         self._claims = 0
         self._ended: list[tuple[Lease, Outcome]] = []
         self._sending: list[tuple[Lease, Outcome]] = []
@@ -177,7 +179,7 @@ class Session:
         for queue, error in turn.unclaimed.items():
             if error.sent:
                 self._lose(claim.prefix, [queue])
-        self._note_unreadable(claim, turn)
+        self._note_claim(claim, turn)
         return woken
 
     async def end_wait(self) -> None:
@@ -211,18 +213,19 @@ class Session:
         return found[:most]
 
     def _claim(self, budget: ClaimBudget, resting: Collection[str]) -> ClaimRequest | None:
-        queues = {queue: most for queue, most in budget.queues.items() if queue not in resting}
-        if not queues:
+        most = {queue: most for queue, most in budget.queues.items() if queue not in resting}
+        if not most:
             return None
         self._claims += 1
+        queues = self._order.of(most)
         return ClaimRequest(
-            tuple(queues),
+            queues,
             min(budget.jobs, CALL_JOBS),
             round(self._config.lease_s * 1000),
             # so wide that a token has more than 64 bytes: Redis then looks it up by its hash, also
             # where less than 128 are in flight, instead of reading all of them
             f"{self._owner}:{self._claims:012}:",
-            tuple(queues.values()),
+            [most[queue] for queue in queues],
             self._config.quarantined,
             budget.is_idle,
             self._size.now,
@@ -253,7 +256,7 @@ class Session:
         self._confirm(turn)
         self._note_absence(turn)
         if claim is not None:
-            self._note_unreadable(claim, turn)
+            self._note_claim(claim, turn)
         return turn
 
     def _lose(self, prefix: str, queues: Sequence[str], *, until: float = 0.0) -> None:
@@ -303,8 +306,10 @@ class Session:
         for queue, error in failed.items():
             self._rest(queue, error)
 
-    def _note_unreadable(self, claim: ClaimRequest, turn: Turn) -> None:
-        """Say once of each queue that it cannot be claimed from; the others are."""
+    def _note_claim(self, claim: ClaimRequest, turn: Turn) -> None:
+        """Note what each queue has given; say once of each that cannot be claimed from."""
+        taken = (lease.queue for lease in turn.leases)
+        self._order.took(claim.queues, taken, has_more=turn.again_ms == 0)
         for queue, why in turn.unreadable.items():
             if queue not in self._unreadable:
                 log.error("queue.unreadable", queue=queue, error=why)
