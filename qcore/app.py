@@ -90,7 +90,8 @@ class App:
                 f'queues is {queues!r}, give a list of names or Queue objects: ["default"]'
             )
         declared = [queue if isinstance(queue, Queue) else Queue(queue) for queue in queues]
-        self.queues = tuple(queue.name for queue in declared)
+        # of an enum of strings its value
+        self.queues = tuple(check_name("queue", queue.name) for queue in declared)
         if len(set(self.queues)) != len(self.queues):
             raise ConfigError(f"queues {list(self.queues)} names a queue twice")
         #: One for each queue, or none: then they are served in strict order.

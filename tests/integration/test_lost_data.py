@@ -66,7 +66,7 @@ async def test_loss_shows_when_the_queue_is_used_again(own_server: Server, app: 
     own_server.ask("FLUSHALL")
     await task.enqueue()
     now = time.monotonic()
-    earlier = task.handle(job.queue, job.id, accepted=Accepted(60, now + 60, now - 10))
+    earlier = task.handle(job.queue, job.id, accepted=lambda: Accepted(60, now + 60, now - 10))
     with pytest.raises(JobNotFound, match="Redis has lost"):
         await earlier.result()
 

@@ -246,7 +246,8 @@ def test_slow_queue_is_not_hidden_by_a_fast_one(load, run_s, fast_rate):
         while len(done) < decided.wanted:
             done[len(history) * 1000 + len(done)] = 0.0
     assert slow * run_s / load <= TARGET_S + run_s
-    assert len(set(history[-50:])) == 1, "it has settled"
+    if load % 1 > 0.1:  # else one process less would nearly do, and is tried now and then
+        assert len(set(history[-50:])) == 1, "it has settled"
 
 
 def view(pid: int, running: int = 0, done: int = 0, **other: object) -> WorkerView:
