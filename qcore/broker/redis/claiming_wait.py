@@ -65,8 +65,8 @@ class ClaimingWait:
         """
         own = self._own(claim.queues, claim.prefix.partition(":")[0])
         wakeups = [self._keys_of(queue).names["wakeup"] for queue in claim.queues]
-        # 0 is for ever
-        wait = (b"BZPOPMIN", *wakeups, own, f"{max(block_s, 0.001):.3f}")
+        # 0 is for ever, and for Redis 6.2 a millisecond is 0
+        wait = (b"BZPOPMIN", *wakeups, own, f"{max(block_s, 0.01):.3f}")
         called, claimed = await self._pipeline.send(
             [wait, claim_call(self._keys_of, claim, b"")],
             timeout_s=block_s + self._margin_s,
