@@ -69,6 +69,7 @@ MISTAKES = {
     "worker good:app --queues default:0": "queue default: weight is 0, allowed is 1 to 1000",
     "worker good:app --queues default:many": "give a weight as a whole number: default:5",
     "worker good:app --queues default:": "give a weight as a whole number: default:5",
+    f"worker good:app --queues default:{'9' * 5000}": "give a weight as a whole number: default:5",
     "worker good:app --lease 0.1": "lease",
     "worker good:app --shutdown-timeout 0": "shutdown",
     "worker good:app --shutdown-timeout 0 --print-stop-timeout": "shutdown",
