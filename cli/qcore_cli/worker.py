@@ -299,7 +299,7 @@ def _queue_of(words: str) -> tuple[str, int | None]:
     if not colon:
         return name, None
     if not re.fullmatch("[0-9]{1,9}", weight.strip()):  # int() raises for thousands of digits
-        raise ConfigError(f"--queues {words!r}: give a weight as a whole number: {name}:5")
+        raise ConfigError(f"--queues, queue {name}: give a weight as a whole number: {name}:5")
     return name.strip(), check_weight(name.strip(), int(weight))
 
 
