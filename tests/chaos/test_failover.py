@@ -113,7 +113,7 @@ async def flow_through(
             await fleet.emptied(30)
         command.signal()
         assert await command.ended(15) == 0
-        assert command.exit_codes() == [0, 0]
+        assert command.exit_codes() == [0, 0], command.tail()
         findings = check(fleet.history, fleet.runs())
         print(
             f"acknowledged {len(flow.acked)}, lost {len(findings.lost)}, "

@@ -31,6 +31,13 @@ for pause_s in (0.5, 60):
     os.write(fd, b'{msgspec.json.encode(Beat(1, True, False, False, 1, 0, 0, 0.0)).decode()}\\n')
     time.sleep(pause_s)
 """
+#: It is ready, has stopped, and takes long to end.
+LAST = f"""
+import json, os, time
+fd = json.load(open(int(os.environ["{CHILD_CONFIG}"]), closefd=False))["beats_fd"]
+os.write(fd, b'{msgspec.json.encode(Beat(1, True, True, True, 0, 0, 0, 0.0)).decode()}\\n')
+time.sleep(60)
+"""
 GARBAGE = f"""
 fd = json.load(open(int(os.environ["{CHILD_CONFIG}"]), closefd=False))["beats_fd"]
 os.lseek(int(os.environ["{CHILD_CONFIG}"]), 0, 0)
@@ -174,3 +181,19 @@ async def test_beats_that_nobody_can_use_are_said_once_and_end_nobody():
         child.kill("the test is over")
         assert await child.wait() == -signal.SIGKILL
     assert [line["event"] for line in lines] == ["beat.unreadable"]
+
+
+async def test_child_that_has_said_its_last_is_not_called_deaf():
+    """The interpreter takes a while to end, and may leave leases for its supervisor to look for."""
+    child = start(LAST)
+    await eventually(lambda: child.beat is not None and child.beat.stopped, 10)
+    assert child.beat is not None
+    assert child.beat.holding
+    config = SupervisorConfig(processes=1, stall_s=0.05)
+    monitor = HealthMonitor(workers_of(child), config, leave_s=60)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(monitor.run(), 0.5)
+    assert not child.killed_for
+    assert child.process.poll() is None
+    child.kill("the test is over")
+    assert await child.wait() == -signal.SIGKILL

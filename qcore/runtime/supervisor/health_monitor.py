@@ -85,7 +85,7 @@ class HealthMonitor:
     def _is_deaf(self, child: WorkerProcess, passed_s: float) -> bool:
         """Count the silence of a child; one that boots, or has only to leave, has other limits."""
         beat = child.beat
-        if beat is None or not beat.ready or (beat.draining and not beat.holding):
+        if beat is None or not beat.ready or beat.stopped or (beat.draining and not beat.holding):
             return False
         child.silent_s += passed_s
         return child.silent_s >= self._config.stall_s - self._look_s

@@ -65,7 +65,9 @@ def _listen(worker: Worker, config: ChildConfig) -> None:
     for number in (signal.SIGHUP, signal.SIGUSR2):
         # not SIG_IGN, which whatever a task starts would inherit
         loop.add_signal_handler(number, lambda: None)
-    # the threads' stacks, at once and also from a blocked loop
+    # the threads' stacks, at once and also from a blocked loop; what stands here before is what the
+    # interpreter puts back at its end, and the default would kill it there
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1)
     os.set_blocking(config.orders_fd, False)
     os.set_blocking(config.beats_fd, False)
