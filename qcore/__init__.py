@@ -3,6 +3,7 @@
 from qcore.app import App
 from qcore.context import Context
 from qcore.errors import (
+    AlreadyEnqueued,
     AppNotFound,
     ArgumentError,
     BrokerError,
@@ -27,12 +28,15 @@ from qcore.errors import (
     UnknownQueue,
 )
 from qcore.handle import JobHandle
+from qcore.model.admission import Enqueued
 from qcore.model.job import JobStatus
 from qcore.model.retry import Exponential, GiveUp, Retry, RetryLater
 from qcore.queue import Queue
 from qcore.task import Task
+from qcore.uniqueness import Unique
 
 __all__ = [
+    "AlreadyEnqueued",
     "App",
     "AppNotFound",
     "ArgumentError",
@@ -42,6 +46,7 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "Context",
+    "Enqueued",
     "Exponential",
     "GiveUp",
     "JobCancelled",
@@ -64,6 +69,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Task",
+    "Unique",
     "UnknownQueue",
 ]
 

@@ -33,6 +33,7 @@ from qcore.durations import Seconds, seconds
 from qcore.environment import broker_config
 from qcore.errors import ArgumentError, ConfigError
 from qcore.handle import JobHandle
+from qcore.job_options import Settings
 from qcore.model.callee import is_lazy, place_of
 from qcore.model.codec import Arguments
 from qcore.model.reference import parts_of
@@ -40,7 +41,8 @@ from qcore.model.retry import Retry
 from qcore.per_process import importing
 from qcore.queue import Queue, weights_of
 from qcore.settings import BrokerConfig, check_name, check_type
-from qcore.task import AsyncTask, Settings, SyncTask, Task
+from qcore.task import AsyncTask, SyncTask, Task
+from qcore.uniqueness import Unique
 
 if TYPE_CHECKING:
     from qcore.broker.per_loop import Brokers
@@ -103,11 +105,15 @@ class App:
         self.include = tuple(include)
         check_payload_limit(payload_limit)
         #: What is not known before it is opened is left out; a value out of range is refused here.
+        limits = {queue.name: queue.depth_limit for queue in declared}
         self._limits = BrokerConfig(
             url="",
             payload_limit_bytes=payload_limit,
             enqueue_timeout_s=seconds("enqueue_timeout", enqueue_timeout),
+            depth_limits={name: limit for name, limit in limits.items() if limit is not None},
         )
+        #: By queue, of those that have one.
+        self.depth_limits = self._limits.depth_limits
         self.tasks: dict[str, Task[Any, Any]] = {}
         self._url, self._namespace = url, namespace
         self._call_timeout_s: float | None = None
@@ -140,6 +146,7 @@ class App:
         expires: Seconds | None = None,
         exclusive: bool = False,
         at_most_once: bool = False,
+        unique: Unique | None = None,
     ) -> Register: ...
 
     def task(  # noqa: PLR0913 - each is an option of the decorator
@@ -156,6 +163,7 @@ class App:
         expires: Seconds | None = None,
         exclusive: bool = False,
         at_most_once: bool = False,
+        unique: Unique | None = None,
     ) -> Any:
         """Register a function as a task; with or without options.
 
@@ -182,6 +190,7 @@ class App:
                 nobody can stop.
             at_most_once: A run that was begun is never begun again: after a crash or a stop in the
                 middle the job is dead. Costs a round trip before each run; no retries.
+            unique: At most one job per key, by its arguments; see `Unique`.
 
         Raises:
             ConfigError: an option of another type, a name registered twice, an annotation that
@@ -198,6 +207,7 @@ class App:
                 queue=(queue_name, str, "a name"),
                 exclusive=(exclusive, bool, "True or False"),
                 at_most_once=(at_most_once, bool, "True or False"),
+                unique=(unique, Unique, "Unique(...)"),
             )
             settings = Settings(
                 name=own_name,
@@ -210,6 +220,7 @@ class App:
                 expires_ms=-1 if expires is None else expires_ms_of(own_name, expires),
                 exclusive=exclusive,
                 at_most_once=at_most_once,
+                unique=unique,
             )
             return self._add(function, settings)
 
@@ -310,6 +321,7 @@ class App:
             call_timeout_s=self._call_timeout_s or found.call_timeout_s,
             payload_limit_bytes=self._limits.payload_limit_bytes,
             enqueue_timeout_s=self._limits.enqueue_timeout_s,
+            depth_limits=self.depth_limits,
         )
 
     @property

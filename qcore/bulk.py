@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any
 
 from qcore.broker.contract import CALL_BYTES
 from qcore.errors import QcoreError
+from qcore.model.admission import Admission, Enqueued
 from qcore.model.job import Job
 
 #: The event loop reads what has arrived so often, however long the items take.
@@ -14,7 +16,7 @@ _YIELD_S = 0.01
 #: A chunk that is made faster than this is made while the last one flies.
 _FAST_S = 0.05
 
-_Send = Callable[[list[Job]], Coroutine[Any, Any, None]]
+_Send = Callable[[list[Job]], Coroutine[Any, Any, list[Admission]]]
 
 
 async def enqueue(
@@ -22,8 +24,10 @@ async def enqueue(
     make: Callable[[int, Any], Job],
     send: _Send,
     chunk: int,
-) -> int:
-    """Send a job for each item, in order; return how many.
+    *,
+    with_ids: bool = False,
+) -> Enqueued:
+    """Send a job for each item, in order; return what became of them.
 
     An exception, of the items too, and a cancellation get a note that says how many jobs were
     enqueued before.
@@ -33,15 +37,16 @@ async def enqueue(
         make: Makes the job of an item, which is given with its number.
         send: Enqueues a chunk, as a whole or not at all.
         chunk: At most so many jobs in one; of 1 MB together, or a single one.
+        with_ids: Return the ids of the jobs too.
     """
-    chunks, sender = _Chunks(make, chunk), _Sender(send)
+    chunks, sender = _Chunks(make, chunk), _Sender(send, with_ids=with_ids)
     try:
         await _send_all(items, chunks, sender)
         await sender.land()
     except BaseException as e:
         await sender.give_up(e)
         raise
-    return sender.accepted
+    return sender.result()
 
 
 async def _send_all(
@@ -88,10 +93,12 @@ class _Chunks:
 class _Sender:
     """One chunk on its way at a time."""
 
-    def __init__(self, send: _Send) -> None:
+    def __init__(self, send: _Send, *, with_ids: bool) -> None:
         self._send = send
-        self._flight: asyncio.Task[None] | None = None
-        self._sending = 0
+        self._flight: asyncio.Task[list[Admission]] | None = None
+        self._jobs = list[Job]()
+        self._ids: list[str] | None = [] if with_ids else None
+        self._others = Counter[str]()
         #: When the last chunk had gone out; the first one may have to connect.
         self._went_at: float | None = None
         #: Jobs that were enqueued.
@@ -105,7 +112,7 @@ class _Sender:
         """
         await self.land()
         is_fast = self._went_at is not None and time.monotonic() - self._went_at < _FAST_S
-        self._sending = len(jobs)
+        self._jobs = jobs
         self._flight = asyncio.create_task(self._send(jobs))
         await asyncio.sleep(0)  # it goes out now, and not when the next chunk is made
         if not is_fast:
@@ -119,10 +126,24 @@ class _Sender:
             BrokerError: of the chunk that was.
         """
         if self._flight is not None:
-            await self._flight
+            answers = await self._flight
             self._flight = None
-            self.accepted += self._sending
-            self._sending = 0
+            self._note(answers)
+
+    def result(self) -> Enqueued:
+        """Return what became of all that was sent."""
+        joined, replaced, throttled = map(self._others.get, ("joined", "replaced", "throttled"))
+        counts = {"joined": joined or 0, "replaced": replaced or 0, "throttled": throttled or 0}
+        return Enqueued(self.accepted - sum(counts.values()), **counts, ids=self._ids or ())
+
+    def _note(self, answers: list[Admission]) -> None:
+        self.accepted += len(self._jobs)
+        for answer in answers:
+            self._others[answer.how] += 1
+        if self._ids is not None:
+            others = {answer.id: answer.job for answer in answers}
+            self._ids += (others.get(job.id, job.id) for job in self._jobs)
+        self._jobs = []
 
     async def give_up(self, error: BaseException) -> None:
         """Note with an error how many were enqueued before it.
@@ -143,7 +164,7 @@ class _Sender:
                 raise
             failure = None if flight.cancelled() else flight.exception()
             if failure is None and not flight.cancelled():
-                self.accepted, self._sending = self.accepted + self._sending, 0
+                self._note(flight.result())
             elif failure is not None and failure is not error and isinstance(error, Exception):
                 failure.add_note(self._told(failure))
                 raise failure from error
@@ -151,6 +172,6 @@ class _Sender:
 
     def _told(self, error: BaseException) -> str:
         # an error of ours that does not say that it was sent is certain
-        is_open = self._sending and getattr(error, "sent", not isinstance(error, QcoreError))
-        more = f", and the next {self._sending} may have been" if is_open else ""
+        is_open = self._jobs and getattr(error, "sent", not isinstance(error, QcoreError))
+        more = f", and the next {len(self._jobs)} may have been" if is_open else ""
         return f"{self.accepted} jobs were enqueued before{more}"

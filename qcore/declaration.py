@@ -9,10 +9,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overloa
 from qcore.context import Context
 from qcore.durations import Seconds, seconds
 from qcore.errors import ConfigError
+from qcore.job_options import Settings
 from qcore.model.callee import check_callee, name_of, source_of
 from qcore.model.retry import Retry
 from qcore.settings import KILL_GRACE_S, check_type
-from qcore.task import AsyncTask, Settings, SyncTask, Task
+from qcore.task import AsyncTask, SyncTask, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

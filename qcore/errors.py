@@ -14,6 +14,7 @@
     ├── ResultExpired          the job has ended, and its result is no longer kept
     ├── JobFailed              the job is dead
     ├── JobCancelled           the job was cancelled before it ended
+    ├── AlreadyEnqueued        another job has the unique key, and the task asks to be told
     ├── JobTimedOut            the task ran longer than its timeout
     ├── ProcessDied            the process of a `run_in="process"` task ended by itself
     └── BrokerError
@@ -21,7 +22,7 @@
         ├── BrokerRefused      Redis answered and will never accept this: rights, password
         ├── NotConfirmed       enqueued, but fewer replicas had it in time than was asked for
         ├── QueueClosed        the queue takes no new jobs at the moment
-        └── QueueFull          Redis is at its memory limit
+        └── QueueFull          the queue or Redis holds as much as it may
 
 `GiveUp` and `RetryLater` are no errors: a task raises them to say how its run ends
 (`qcore.model.retry`).
@@ -109,6 +110,18 @@ class JobCancelled(QcoreError):
     """The job was cancelled before it could end."""
 
 
+class AlreadyEnqueued(QcoreError):
+    """Another job has the unique key, and the task says `on_conflict="raise"`.
+
+    Attributes:
+        ref: That job, `QUEUE/ID`, as taken by `app.job`.
+    """
+
+    def __init__(self, message: str, *, ref: str = "") -> None:
+        super().__init__(message)
+        self.ref = ref
+
+
 class JobTimedOut(QcoreError):
     """The task ran longer than its timeout."""
 
@@ -153,6 +166,6 @@ class QueueClosed(BrokerError):
 
 
 class QueueFull(BrokerError):
-    """Redis is at `maxmemory`; nothing of the call was enqueued."""
+    """The queue has `max_jobs` waiting jobs, or Redis is at `maxmemory`; nothing was enqueued."""
 
     sent = False

@@ -15,6 +15,7 @@ from qcore.errors import (
     QcoreError,
     ResultExpired,
 )
+from qcore.model.admission import Answer
 from qcore.model.job import JobStatus
 from qcore.model.reasons import last_reason
 from qcore.model.reference import reference
@@ -54,12 +55,17 @@ class JobHandle(Generic[R]):
         *,
         decode: Callable[[msgspec.Raw], Any],
         accepted: Callable[[], Accepted] | None = None,
+        answer: Answer | None = None,
     ) -> None:
         self.queue = queue
         self.id = id
         self._inspector = inspector
         self._decode = decode
         self._acceptance = accepted
+        #: What became of the request that brought this handle: "created"; "joined": the job of an
+        #: earlier request stands for it; "replaced": with the arguments of this one; "throttled": a
+        #: job was created within the window. None for a handle that no enqueue returned.
+        self.answer = answer
 
     @property
     def ref(self) -> str:

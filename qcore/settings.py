@@ -13,6 +13,8 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 #: The weight of a queue is 1 to this.
 MAX_WEIGHT = 1000
+#: The most jobs that a limited queue may hold is 1 to this.
+MAX_DEPTH = 100_000_000
 
 #: A returned value is kept this long unless the task says otherwise.
 KEEP_S = 24 * 3600.0
@@ -52,6 +54,14 @@ def _in_range(option: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{option} is {value:.15g}, allowed is {low:.15g} to {high:.15g}")
 
 
+class DepthLimit(msgspec.Struct, frozen=True):
+    """How many jobs of a queue may wait: those ready and those scheduled."""
+
+    max_jobs: int
+    #: A producer waits for room, within its enqueue timeout; else it is refused at once.
+    waits: bool
+
+
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where Redis is and how long to wait for it."""
 
@@ -62,6 +72,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: A producer gets BrokerUnavailable after this long.
     enqueue_timeout_s: float = 5.0
     payload_limit_bytes: int = 128 * 1024
+    #: By queue; those that are missing take any number of jobs.
+    depth_limits: dict[str, DepthLimit] = {}
 
     def __repr__(self) -> str:
         """Leave the URL out: it may hold a password, and this goes into logs and tracebacks."""

@@ -4,25 +4,28 @@ import inspect
 import math
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
-
-import msgspec
+from uuid import UUID
 
 from qcore.broker.contract import CALL_JOBS
-from qcore.broker.identity import new_id
 from qcore.context import Context, detached
-from qcore.durations import Seconds, seconds
-from qcore.errors import ArgumentError, UnknownQueue
+from qcore.durations import Seconds
+from qcore.errors import AlreadyEnqueued, ArgumentError, UnknownQueue
 from qcore.handle import Accepted, JobHandle, call_blocking
-from qcore.model.callee import RunIn, returns_a_value, source_of
-from qcore.model.codec import ENVELOPE_VERSION, Arguments, encode
-from qcore.model.job import Envelope, Job
-from qcore.model.retry import Retry
+from qcore.job_maker import JobMaker
+from qcore.job_options import Options, Settings, options_of
+from qcore.model.admission import Admission, Answer, Enqueued, Terms, parts_of_key
+from qcore.model.callee import returns_a_value, source_of
+from qcore.model.codec import Arguments
+from qcore.model.job import Job
+from qcore.model.reference import reference
 from qcore.pacing import Pacing, Rate
 from qcore.queue import Queue
-from qcore.settings import KEEP_S, BrokerConfig, check_type
+from qcore.settings import KEEP_S, BrokerConfig, DepthLimit, check_type
+from qcore.telemetry import log
+from qcore.uniqueness import KeyMaker
 
 if TYPE_CHECKING:
     from qcore.broker.redis.blocking_producers import BlockingProducers
@@ -37,6 +40,7 @@ class Home(Protocol):
     """What a task needs of its app."""
 
     queues: tuple[str, ...]
+    depth_limits: dict[str, DepthLimit]
 
     @property
     def producers(self) -> "BlockingProducers":
@@ -58,50 +62,19 @@ class Home(Protocol):
         ...
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task was registered with."""
-
-    name: str
-    queue: str
-    retry: Retry
-    run_in: RunIn
-    #: Seconds until the soft timeout; None: no limit.
-    timeout_s: float | None = None
-    #: Seconds until the process of a run that did not stop is killed; None: no limit.
-    kill_timeout_s: float | None = None
-    #: Seconds to keep the outcome; None: 24 h, and only of results that are not None.
-    keep_s: float | None = None
-    #: Milliseconds after its enqueue from which on no run of a job may start; -1: never.
-    expires_ms: int = -1
-    #: Two runs of one job never overlap while the lease of the first is trusted.
-    exclusive: bool = False
-    #: A run that was begun is never begun again.
-    at_most_once: bool = False
-
-    @property
-    def grace_s(self) -> float:
-        """Seconds that a run has to end when it was stopped at its timeout."""
-        return (self.kill_timeout_s or 0.0) - (self.timeout_s or 0.0)
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What one dispatch asks for, on top of the task's settings."""
-
-    delay_ms: int | None = None
-    eta_ms: int | None = None
-    queue: str | None = None
-    keep_ms: int = -1
-    expires_ms: int = -1
-    #: Replicas that must have the job before `enqueue` returns.
-    confirm: int = 0
-
-
 class Dispatch(Generic[P, R]):
     """A task together with the options of the jobs it enqueues."""
 
     def __init__(self, task: "Task[P, R]", options: Options) -> None:
         self._task = task
         self._options = options
+        self._maker = JobMaker(
+            task.settings,
+            task.arguments,
+            task.keys,
+            options,
+            returns_a_value=task.returns_a_value,
+        )
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Enqueue one call of the task, and return its handle once Redis has accepted it.
@@ -110,7 +83,9 @@ class Dispatch(Generic[P, R]):
         job was enqueued.
 
         Raises:
-            ArgumentError: the arguments do not fit the annotations; nothing was enqueued.
+            ArgumentError: the arguments do not fit the annotations, or make no key; nothing was
+                enqueued.
+            AlreadyEnqueued: another job has its unique key, and the task asks to be told.
             PayloadTooLarge, QueueClosed, QueueFull: nothing was enqueued.
             BrokerUnavailable: no answer within the enqueue timeout; `sent` says whether the job
                 may have been enqueued all the same.
@@ -119,9 +94,9 @@ class Dispatch(Generic[P, R]):
         Redis: one script, shared with all callers of the moment.
         """
         # awaited here and nowhere deeper: each step on the way back to a caller costs
-        job = self._job(args, kwargs)
-        await self._task.app.broker.enqueue([job], confirm=self._options.confirm)
-        return self._handle(job)
+        job = self._maker.job(args, kwargs)
+        answered = await self._task.app.broker.enqueue([job], confirm=self._options.confirm)
+        return self._handle(job, answered)
 
     def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Do the same as `enqueue`, for a caller that blocks: a script, a view, a shell.
@@ -132,32 +107,62 @@ class Dispatch(Generic[P, R]):
 
         Raises:
             ConfigError: an event loop runs here: use `await enqueue(...)`; or there is no URL.
-            ArgumentError, PayloadTooLarge, QueueClosed, QueueFull, BrokerUnavailable: as `enqueue`.
+            ArgumentError, AlreadyEnqueued, PayloadTooLarge, QueueClosed, QueueFull,
+                BrokerUnavailable: as `enqueue`.
         """
-        job = self._job(args, kwargs)
-        if not self._options.confirm and self._task.app.producers.enqueue([job]):
-            return self._handle(job)
+        job = self._maker.job(args, kwargs)
+        if not self._options.confirm:
+            answered = self._task.app.producers.enqueue([job])
+            if answered is not None:
+                return self._handle(job, answered)
         return call_blocking(self._accept, job, instead="await enqueue(...)")
 
     async def _accept(self, job: Job) -> JobHandle[R]:
-        await self._enqueue([job])
-        return self._handle(job)
+        answered = await self._task.app.broker.enqueue([job], confirm=self._options.confirm)
+        return self._handle(job, answered)
 
-    def _handle(self, job: Job) -> JobHandle[R]:
-        accepted = partial(self._accepted, job.delay_ms, job.eta_ms, time.monotonic())
-        return self._task.handle(job.queue, job.id, accepted=accepted)
+    def _handle(self, job: Job, answered: list[Admission]) -> JobHandle[R]:
+        if job.terms is not None:
+            return self._handle_on_terms(job, job.terms, answered)
+        accepted = partial(self._maker.accepted, job.delay_ms, job.eta_ms, time.monotonic())
+        return self._task.handle(job.queue, job.id, accepted=accepted, answer="created")
 
-    def _accepted(self, delay_ms: int | None, eta_ms: int | None, since: float) -> Accepted:
-        keep_s = self._options.keep_ms / 1000
-        if keep_s < 0:
-            keep_s = KEEP_S if self._task.settings.keep_s is None else self._task.settings.keep_s
-        begins = since + (delay_ms or 0) / 1000
-        if eta_ms is not None:
-            wait_s = eta_ms / 1000 - datetime.now(UTC).timestamp()
-            begins = max(since, time.monotonic() + wait_s)
-        explicit = self._options.keep_ms >= 0 or self._task.settings.keep_s is not None
-        keeps_all = keep_s > 0 and (explicit or self._task.returns_a_value)
-        return Accepted(keep_s, begins + keep_s, since, keeps_all=keeps_all)
+    def _handle_on_terms(self, job: Job, terms: Terms, answered: list[Admission]) -> JobHandle[R]:
+        """Return a handle of the job that stands for the request: the one asked for, or another."""
+        self._check_conflicts([job], answered)
+        found = answered[0] if answered else Admission(job.id, "known", job.id, times=1)
+        answer = _answer_of(found)
+        if terms.key is not None and terms.key.conflict == "repeat":
+            is_same = answer == "created" or found.digest == terms.key.digest
+            (log.info if is_same else log.warning)(
+                "job.enqueued",
+                job=found.job,
+                task=self._task.name,
+                queue=job.queue,
+                key=parts_of_key(terms.key.name).value,
+                answer=answer,
+                count=found.times,
+                same_arguments=is_same,
+            )
+        since = time.monotonic()
+        accepted = partial(self._maker.accepted, job.delay_ms, job.eta_ms, since)
+        if answer in ("joined", "throttled"):
+            # what is kept of that one, and for how long, was said by whoever enqueued it
+            accepted = partial(Accepted, KEEP_S, math.inf, since)
+        return self._task.handle(job.queue, found.job, accepted=accepted, answer=answer)
+
+    def _check_conflicts(self, jobs: list[Job], answered: list[Admission]) -> None:
+        unique = self._task.settings.unique
+        if unique is None or unique.on_conflict != "raise":
+            return
+        there = [found for found in answered if _answer_of(found) != "created"]
+        if there:
+            ref = reference(jobs[0].queue, there[0].job)
+            left = len(jobs) - len(there)
+            rest = f"; the rest of the call, {left} of {len(jobs)}, is enqueued" if left else ""
+            raise AlreadyEnqueued(
+                f"task {self._task.name}: job {ref} has its unique key{rest}", ref=ref
+            )
 
     async def enqueue_many(
         self,
@@ -166,19 +171,25 @@ class Dispatch(Generic[P, R]):
         *,
         chunk: int = CALL_JOBS,
         rate: Rate | None = None,
-    ) -> int:
+        ids: bool = False,
+    ) -> Enqueued:
         """Enqueue one job per item, in order, with memory for two chunks only.
 
         Args:
             calls: Each item is a tuple of positional arguments or a mapping of named ones.
-            chunk: Jobs per call on Redis, 1 to 500; a chunk is accepted as a whole or not at all.
+            chunk: Jobs per call on Redis, 1 to 500, and not more than the `max_jobs` of the queue;
+                a chunk is accepted as a whole or not at all.
             rate: Jobs a second, or jobs and the time that they are for, `(1000, "1m")`: they are
                 enqueued at once, and become due one after another at that pace.
+            ids: Return the ids of the jobs, too; they take memory.
 
         Returns:
-            How many were enqueued.
+            How many items were enqueued, a number; and how many of them were `created`, `joined`,
+            `replaced` and `throttled`.
 
         Raises:
+            AlreadyEnqueued: jobs have the unique keys of some items, and the task asks to be told;
+                the rest of their chunk is enqueued.
             ArgumentError: an item does not fit; its message names the item's number. Like every
                 other exception, of the items too, and a cancellation, it carries a note saying
                 how many jobs were enqueued before.
@@ -186,60 +197,41 @@ class Dispatch(Generic[P, R]):
         check_type(f"task {self._task.name}: chunk", chunk, int, "a whole number", ArgumentError)
         if not 1 <= chunk <= CALL_JOBS:
             raise ArgumentError(f"chunk is {chunk}, allowed is 1 to {CALL_JOBS}")
-        make = self._job_of_item
+        for option in ("id", "idempotency_key"):
+            if getattr(self._options, option) is not None:
+                raise ArgumentError(
+                    f"task {self._task.name}: {option} names one job, and enqueue_many makes many"
+                )
+        queue = self._options.queue or self._task.settings.queue
+        limit = self._task.app.depth_limits.get(queue)
+        if limit is not None:
+            chunk = min(chunk, limit.max_jobs)
+        make = self._maker.job_of_item
         if rate is not None:
             make = Pacing(self._task.name, rate).paced(make)
         from qcore import bulk  # with asyncio, which runs this
 
-        return await bulk.enqueue(calls, make, self._enqueue, chunk)
+        return await bulk.enqueue(calls, make, self._enqueue, chunk, with_ids=ids)
 
-    async def _enqueue(self, jobs: list[Job]) -> None:
-        await self._task.app.broker.enqueue(jobs, confirm=self._options.confirm)
-
-    def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
-        settings, options = self._task.settings, self._options
-        raw = self._task.arguments.encode(args, kwargs)
-        envelope = Envelope(
-            ENVELOPE_VERSION,
-            settings.name,
-            msgspec.Raw(raw),
-            options.keep_ms,
-            _expires_ms(settings, options),
-        )
-        return Job(
-            new_id(),
-            options.queue or settings.queue,
-            encode(envelope),
-            options.delay_ms,
-            options.eta_ms,
-        )
-
-    def _job_of_item(self, number: int, call: tuple[Any, ...] | Mapping[str, Any]) -> Job:
-        try:
-            if isinstance(call, tuple):
-                return self._job(call, {})
-            if isinstance(call, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-                return self._job((), call)
-        except ArgumentError as e:
-            raise ArgumentError(f"item {number}: {e}") from e
-        # a bare value is the mistake to expect here, whatever the annotation says
-        raise ArgumentError(
-            f"item {number} has the type {type(call).__name__}: give a tuple of positional "
-            "arguments, as in (42,), or a mapping of named ones"
-        )
+    async def _enqueue(self, jobs: list[Job]) -> list[Admission]:
+        answered = await self._task.app.broker.enqueue(jobs, confirm=self._options.confirm)
+        self._check_conflicts(jobs, answered)
+        return answered
 
 
 class Task(Dispatch[P, R]):
     """A registered function. It stays callable as it was; jobs are made by `enqueue`."""
 
     def __init__(self, function: Callable[..., Any], settings: Settings, *, app: Home) -> None:
-        super().__init__(self, Options())
         self.function = function
         self.settings = settings
         self.app = app
         self.arguments = Arguments(settings.name, function, Context)
+        #: Makes the unique keys of its jobs.
+        self.keys = KeyMaker(settings.unique, self.arguments) if settings.unique else None
         #: Its result is never None, so that something of each job that completes is kept.
         self.returns_a_value = returns_a_value(self.arguments.returns)
+        super().__init__(self, Options())
         self._check_queue(settings.queue)
         source = source_of(function)
         self.__doc__ = source.__doc__
@@ -252,7 +244,7 @@ class Task(Dispatch[P, R]):
         """The stable name under which jobs find this task again."""
         return self.settings.name
 
-    def options(
+    def options(  # noqa: PLR0913 - each is an option of a dispatch
         self,
         *,
         delay: Seconds | None = None,
@@ -261,6 +253,9 @@ class Task(Dispatch[P, R]):
         keep: Seconds | None = None,
         expires: Seconds | None = None,
         confirm: int = 0,
+        id: str | None = None,
+        idempotency_key: str | int | UUID | None = None,
+        idempotency_ttl: Seconds = "1d",
     ) -> Dispatch[P, R]:
         """Return this task with options for the jobs enqueued through the returned object.
 
@@ -274,49 +269,49 @@ class Task(Dispatch[P, R]):
                 is cancelled instead.
             confirm: `enqueue` returns only when so many replicas of Redis have the job, too; it
                 waits for them within the enqueue timeout.
+            id: An id of your own, 1 to 128 of letters, digits, `_`, `.`, `:`, `-`: while a job with
+                it is there, or an outcome of one is kept, an enqueue brings that one.
+            idempotency_key: What names this request: text, a number or a UUID, 512 bytes at most.
+                Within the ttl each repeat brings the job of the first one, and its outcome.
+            idempotency_ttl: For so long after the first enqueue, 1 ms to 366 days; the outcome is
+                kept at least as long.
 
         Raises:
             UnknownQueue: the app does not declare `queue`.
             ArgumentError: another type, a negative number, a naive `eta`, both `delay` and `eta`,
                 or a job that would expire before it is ready; with an `eta` only `enqueue` can
-                tell.
+                tell. An id or a key that is none, or a key for a task that is unique by its own.
         """
         if isinstance(queue, Queue):
             queue = queue.name
         if queue is not None:
             check_type(f"task {self.name}: queue", queue, str, "a name", ArgumentError)
             self._check_queue(queue)
-        if delay is not None and eta is not None:
-            raise ArgumentError(f"task {self.name}: give delay or eta, not both")
-        if eta is not None:
-            check_type(f"task {self.name}: eta", eta, datetime, "an aware datetime", ArgumentError)
-            if eta.tzinfo is None:
-                raise ArgumentError(
-                    f"task {self.name}: eta {eta} has no time zone, use datetime.UTC"
-                )
-        check_type(f"task {self.name}: confirm", confirm, int, "a whole number", ArgumentError)
-        if confirm < 0:
-            raise ArgumentError(f"task {self.name}: confirm is {confirm}, allowed is 0 and more")
-        options = Options(
-            delay_ms=None if delay is None else self._ms("delay", delay),
-            eta_ms=None if eta is None else int(eta.astimezone(UTC).timestamp() * 1000),
+        options = options_of(
+            self.settings,
+            delay=delay,
+            eta=eta,
             queue=None if queue is None else str.__str__(queue),
-            keep_ms=-1 if keep is None else self._ms("keep", keep),
-            expires_ms=-1 if expires is None else self._ms("expires", expires),
+            keep=keep,
+            expires=expires,
             confirm=confirm,
+            id=id,
+            idempotency_key=idempotency_key,
+            idempotency_ttl=idempotency_ttl,
         )
-        if options.expires_ms == 0:
-            raise ArgumentError(f"task {self.name}: expires is {expires}, allowed is more than 0")
-        if eta is None:  # which may be far away now, and near when the job is enqueued
-            _expires_ms(self.settings, options)
         return Dispatch(self, options)
 
     def handle(
-        self, queue: str, id: str, *, accepted: Callable[[], Accepted] | None = None
+        self,
+        queue: str,
+        id: str,
+        *,
+        accepted: Callable[[], Accepted] | None = None,
+        answer: Answer | None = None,
     ) -> JobHandle[R]:
         """Return a handle of a job of this task."""
-        decode = self.arguments.decode_result
-        return JobHandle(lambda: self.app.inspector, queue, id, decode=decode, accepted=accepted)
+        decode, inspector = self.arguments.decode_result, lambda: self.app.inspector
+        return JobHandle(inspector, queue, id, decode=decode, accepted=accepted, answer=answer)
 
     def keep_ms(self, asked: int, result: object) -> int:
         """Return how long to keep `result`, in ms: what the job asked, else what the task says."""
@@ -348,12 +343,6 @@ class Task(Dispatch[P, R]):
                 f"{', '.join(self.app.queues)}: add it to App(queues=[...])"
             )
 
-    def _ms(self, option: str, value: Seconds) -> int:
-        value_s = seconds(f"task {self.name}: {option}", value, ArgumentError)
-        if not 0 <= value_s < math.inf:
-            raise ArgumentError(f"task {self.name}: {option} is {value}, allowed is 0 and more")
-        return round(value_s * 1000)
-
 
 class AsyncTask(Task[P, R]):
     """A task of an `async def` function."""
@@ -371,23 +360,9 @@ class SyncTask(Task[P, R]):
         return cast(R, self._call(args, kwargs))
 
 
-def _expires_ms(settings: Settings, options: Options) -> int:
-    """Return in how many ms a job expires, -1 for never.
-
-    Raises:
-        ArgumentError: it becomes ready too late for that. The time until an `eta` is counted on
-            this machine's clock.
-    """
-    expires_ms = settings.expires_ms if options.expires_ms < 0 else options.expires_ms
-    if expires_ms < 0:
-        return -1
-    wait_ms = options.delay_ms or 0
-    if options.eta_ms is not None:
-        wait_ms = options.eta_ms - time.time_ns() // 1_000_000
-    if expires_ms <= wait_ms:
-        raise ArgumentError(
-            f"task {settings.name}: the job would be ready {wait_ms / 1000:g} s after its enqueue "
-            f"and expire after {expires_ms / 1000:g} s, so it could never start: give it a longer "
-            "expires, or less delay"
-        )
-    return expires_ms
+def _answer_of(found: Admission) -> Answer:
+    match found.how:
+        case "joined" | "replaced" | "throttled":
+            return found.how
+        case _:  # known: by the same call
+            return "created"

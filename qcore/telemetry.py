@@ -16,6 +16,15 @@ _TRACE_CHARS = 4000
 #: Event -> its fields. `tests/unit/test_telemetry.py` holds the code to this table.
 EVENTS: dict[str, tuple[str, ...]] = {
     # jobs, by the worker; debug unless something is wrong
+    "job.enqueued": (
+        "job",
+        "task",
+        "queue",
+        "key",
+        "answer",
+        "count",
+        "same_arguments",
+    ),
     "job.acked": ("job", "task", "queue", "attempt", "duration_ms"),
     "job.retried": ("job", "task", "queue", "attempt", "error", "delay_ms", "exception"),
     "job.parked": ("job", "task", "queue", "attempt", "error", "delay_ms"),

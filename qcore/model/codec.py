@@ -178,8 +178,8 @@ class Arguments:
                 "the task, and return what is to be kept"
             )
         self._signature = inspect.Signature(own)
-        self._names = tuple(p.name for p in own)
-        self._has_defaults = any(p.default is not p.empty for p in own)
+        self.names = tuple(p.name for p in own)
+        self._defaults = {p.name: p.default for p in own if p.default is not p.empty}
         self._takes_positions = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in own)
         fields = [
             (p.name, hints.get(p.name, Any), msgspec.field(default=msgspec.UNSET))
@@ -203,8 +203,8 @@ class Arguments:
             ArgumentError: they do not fit the signature or its annotations, or would arrive as
                 others than they were given.
         """
-        if self._takes_positions and not kwargs and len(args) == len(self._names):
-            named = dict(zip(self._names, args, strict=True))  # binding takes 1 us
+        if self._takes_positions and not kwargs and len(args) == len(self.names):
+            named = dict(zip(self.names, args, strict=True))  # binding takes 1 us
         else:
             try:
                 named = self._signature.bind(*args, **kwargs).arguments
@@ -242,9 +242,13 @@ class Arguments:
             named = msgspec.structs.asdict(self._decoder.decode(raw))
         except _UNFIT as e:
             raise ArgumentError(f"task {self.name}: {e}") from e
-        if self._has_defaults:
+        if self._defaults:
             return {name: value for name, value in named.items() if value is not msgspec.UNSET}
         return named
+
+    def complete(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
+        """Return the arguments as `decode` does, with the defaults of those that were left out."""
+        return self._defaults | self.decode(raw)
 
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """Return a kept result as the annotated type of the function.

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
+from qcore.model.admission import Terms
 from qcore.model.reading import text_of
 from qcore.model.token import id_of, owner_of
 
@@ -143,6 +144,8 @@ class Job(msgspec.Struct, frozen=True):
     delay_ms: int | None = None
     #: Unix ms on the Redis clock.
     eta_ms: int | None = None
+    #: None: it depends on nothing, as most jobs.
+    terms: Terms | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from qcore import App, Context, Exponential, JobHandle, JobStatus, Retry, Task
+from qcore import App, Context, Enqueued, Exponential, JobHandle, JobStatus, Retry, Task
 
 app = App("redis://localhost:6379/0", queues=["high", "default"], namespace="shop")
 
@@ -68,8 +68,8 @@ async def enqueues() -> None:
     assert_type(await (await count.enqueue(["a"])).result(), int)
     assert_type(await pay.options(delay=5, queue="high").enqueue(1), JobHandle[str])
     assert_type(await pay.options(eta=datetime.now(UTC)).enqueue(order=1), JobHandle[str])
-    assert_type(await pay.enqueue_many([(1,), (2,)]), int)
-    assert_type(await pay.enqueue_many({"order": n} for n in range(3)), int)
+    assert_type(await pay.enqueue_many([(1,), (2,)]), Enqueued)
+    assert_type(await pay.enqueue_many({"order": n} for n in range(3)), Enqueued)
 
     # the context is the worker's to give
     assert_type(await with_context.enqueue(1), JobHandle[None])

@@ -9,6 +9,7 @@ import pytest
 
 from qcore import bulk
 from qcore.errors import ArgumentError, BrokerUnavailable
+from qcore.model.admission import Admission
 from qcore.model.job import Job
 from tests.support.waiting import eventually
 
@@ -23,12 +24,13 @@ class Line:
         self._free = free
         self.error: Exception | None = None
 
-    async def send(self, jobs: list[Job]) -> None:
+    async def send(self, jobs: list[Job]) -> list[Admission]:
         self.chunks.append([job.id for job in jobs])
         if len(self.chunks) > self._free:
             await self.gate.wait()
             if self.error is not None:
                 raise self.error
+        return []
 
 
 def job(number: int, item: Any) -> Job:

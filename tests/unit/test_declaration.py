@@ -47,8 +47,8 @@ def test_names_from_an_enum_are_its_values():
     app = App("redis://nowhere", queues=list(Queue), namespace=Queue.FAST)
     assert [f"{queue}" for queue in (app.config.namespace, *app.queues)] == ["fast", "fast", "slow"]
     task = app.task(queue=Queue.SLOW)(pay)
-    assert f"{task._job((1,), {}).queue}" == "slow"
-    assert f"{task.options(queue=Queue.FAST)._job((1,), {}).queue}" == "fast"
+    assert f"{task._maker.job((1,), {}).queue}" == "slow"
+    assert f"{task.options(queue=Queue.FAST)._maker.job((1,), {}).queue}" == "fast"
 
 
 @pytest.mark.parametrize(

@@ -15,22 +15,26 @@ from qcore.broker.redis.blocking_wire import BlockingWire
 from qcore.broker.redis.connectors import Server
 from qcore.broker.redis.enqueueing import (
     TOLD_S,
+    admissions_in,
+    admissions_of,
     check_payloads,
     enqueue_call,
     gave_up,
-    known_of,
 )
 from qcore.broker.redis.keys import QueueKeys, queue_keys, queues_key
 from qcore.broker.redis.pipeline import failure_of
 from qcore.broker.redis.scripts import Call, error_of, unknown_script
 from qcore.broker.redis.wire import pack
-from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, QueueFull
+from qcore.model.admission import Admission
 from qcore.model.job import Job
 from qcore.per_process import PerProcess
 from qcore.settings import BrokerConfig
 
 #: Connections that stay open while nobody calls.
 KEPT = 32
+#: Between two tries where a queue is full and its producers wait.
+FULL_S = 0.1
 
 
 class BlockingProducer:
@@ -51,22 +55,36 @@ class BlockingProducer:
         self._told: dict[str, float] = {}
         self._keys: dict[str, QueueKeys] = {}
 
-    def enqueue(self, jobs: Sequence[Job]) -> None:
+    def enqueue(self, jobs: Sequence[Job]) -> list[Admission]:
         """- -> ready or scheduled; all jobs or none. See `Broker.enqueue`."""
+        limit = self._config.depth_limits.get(jobs[0].queue)
+        max_jobs = 0 if limit is None else limit.max_jobs
+        end = time.monotonic() + self._config.enqueue_timeout_s
+        while True:
+            answered = self._call(jobs, max_jobs, end)
+            try:
+                return admissions_of(jobs[0].queue, jobs, answered, max_jobs)
+            except QueueFull:
+                left_s = end - time.monotonic()
+                if limit is None or not limit.waits or left_s <= 0:
+                    raise
+                time.sleep(min(FULL_S, left_s))
+
+    def _call(self, jobs: Sequence[Job], max_jobs: int, end: float) -> dict[str, Admission]:
+        """Make one call, and repeat it until it is answered."""
         check_payloads(jobs, self._config.payload_limit_bytes)
         queue = jobs[0].queue
         keys = self._keys.get(queue)
         if keys is None:
             keys = self._keys[queue] = queue_keys(self._config.namespace, queue)
         self._number += 1
-        call = enqueue_call(keys, self._nonce, self._number, jobs)
-        end = time.monotonic() + self._config.enqueue_timeout_s
+        call = enqueue_call(keys, self._nonce, self._number, [jobs], max_jobs)
         backoff: Backoff | None = None
         unknown = False
         while True:
             try:
-                known_of(queue, jobs, self._attempt(call, queue, end))
-                return
+                reply = self._attempt(call, queue, end)
+                return {} if reply == [] else admissions_in(reply)
             except BrokerRefused as e:  # perhaps only the repeat
                 e.sent = e.sent or unknown
                 raise
@@ -153,8 +171,8 @@ class BlockingProducers:
         self._config = config
         self._free = PerProcess[deque[BlockingProducer]](lambda _: deque())
 
-    def enqueue(self, jobs: Sequence[Job]) -> bool:
-        """Enqueue over a connection of this call's own; False: such a URL needs an event loop.
+    def enqueue(self, jobs: Sequence[Job]) -> list[Admission] | None:
+        """Enqueue over a connection of this call's own; None: such a URL needs an event loop.
 
         Raises:
             ConfigError: an event loop runs here, and would stand still; or there is no URL.
@@ -167,10 +185,10 @@ class BlockingProducers:
         except IndexError:
             config = self._config()
             if not config.url.lower().startswith(("redis://", "unix://")):
-                return False
+                return None
             producer = BlockingProducer(config)
         try:
-            producer.enqueue(jobs)
+            return producer.enqueue(jobs)
         finally:
             if free is not self._free.get():  # it was let go meanwhile, with what it was made for
                 producer.close()
@@ -179,7 +197,6 @@ class BlockingProducers:
             else:  # its name is kept: each is remembered by Redis for an hour
                 producer.close()
                 free.appendleft(producer)
-        return True
 
     def let_go(self) -> None:
         """Close the connections; the next call asks anew where Redis is."""

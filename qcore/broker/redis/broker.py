@@ -26,6 +26,7 @@ from qcore.broker.redis.script_codec import (
 )
 from qcore.broker.redis.scripts import Call
 from qcore.broker.redis.wakeups import Wakeups
+from qcore.model.admission import Admission
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome, Reclaimed
 from qcore.model.reading import text_of
@@ -126,7 +127,7 @@ class Broker:
 
     # -- producers ------------------------------------------------------------------------------
 
-    def enqueue(self, jobs: list[Job], *, confirm: int = 0) -> "asyncio.Future[list[bytes]]":
+    def enqueue(self, jobs: list[Job], *, confirm: int = 0) -> "asyncio.Future[list[Admission]]":
         """- -> ready or scheduled, in the order given; all jobs or none, but for taken ids.
 
         The call is on its way when this returns; what it returns is to be awaited.
@@ -137,7 +138,7 @@ class Broker:
             confirm: Return only when so many replicas have them, too.
 
         Returns:
-            The ids that were there already.
+            What became of those that were not created.
 
         Raises:
             PayloadTooLarge, QueueClosed, QueueFull, BrokerRefused: none was enqueued.
@@ -145,20 +146,23 @@ class Broker:
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
             BrokerError: other jobs have the ids that it names; the rest of the call is enqueued.
 
-        Redis: one script, shared with all callers of the moment.
+        Redis: one script, shared with all callers of the moment; of a queue with a limit, with
+        those of that queue.
         """
         check_payloads(jobs, self.config.payload_limit_bytes)
         queue = jobs[0].queue
         return self._coalescer(queue, confirm).add(self._keys_of(queue), jobs)
 
     def _coalescer(self, queue: str, confirm: int) -> Coalescer:
-        place = queue if self._endpoint.is_cluster else "", confirm
+        limit = self.config.depth_limits.get(queue)
+        place = queue if self._endpoint.is_cluster or limit is not None else "", confirm
         if place not in self._coalescers:
             self._coalescers[place] = Coalescer(
                 self._endpoint.pipeline(),
                 names=queues_key(self.config.namespace),
                 timeout_s=self.config.enqueue_timeout_s,
                 confirm=confirm,
+                limit=limit,
             )
         return self._coalescers[place]
 

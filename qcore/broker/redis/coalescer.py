@@ -1,11 +1,9 @@
 """Many callers that enqueue at the same time -> one call in flight, which takes all of them."""
 
 import asyncio
-import copy
 import math
 from collections import deque
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,36 +12,31 @@ from qcore.broker.contract import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.call_limits import CallSize
 from qcore.broker.redis.cluster import ClusterPipeline
-from qcore.broker.redis.enqueueing import TOLD_S, enqueue_call, gave_up, known_of, named
+from qcore.broker.redis.enqueueing import TOLD_S, admissions_of, enqueue_call
 from qcore.broker.redis.keys import QueueKeys
+from qcore.broker.redis.parcels import (
+    Groups,
+    Parcel,
+    by_queue,
+    conclude,
+    cut_off,
+    is_left,
+    read,
+    unconfirmed,
+)
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.scripts import Call
-from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotConfirmed
+from qcore.errors import BrokerError, BrokerUnavailable, QueueFull
+from qcore.model.admission import Admission
 from qcore.model.job import Job
+from qcore.settings import DepthLimit
 
 #: The share of a call's time that replicas get to confirm it; in the rest their number arrives.
 _WAIT_SHARE = 0.8
 #: A parcel that was not confirmed, and has no more of its time left than this share, is given up.
 _LEFT_SHARE = 0.25
-
-
-@dataclass(slots=True, eq=False)
-class _Parcel:
-    """Jobs of one caller for one queue; they are accepted or refused together."""
-
-    keys: QueueKeys
-    jobs: list[Job]
-    size: int
-    deadline: float
-    done: "asyncio.Future[list[bytes]]"
-    #: What the first answer said was there already; a repeat does not know it.
-    known: list[bytes] = field(default_factory=list[bytes])
-    #: A try was sent whose answer never came.
-    unknown: bool = field(default=False)
-
-
-#: What one script takes: the parcels of each queue, by its name.
-_Groups = dict[str, list[_Parcel]]
+#: Between two tries where a queue is full and its producers wait.
+FULL_S = 0.1
 
 
 class Coalescer:
@@ -59,6 +52,7 @@ class Coalescer:
         names: The key of the set of all queues.
         timeout_s: What each parcel has.
         confirm: Replicas that must have the jobs, too.
+        limit: How many jobs may wait in the queue; with one, all parcels are for that queue.
     """
 
     def __init__(
@@ -68,9 +62,12 @@ class Coalescer:
         names: bytes,
         timeout_s: float,
         confirm: int = 0,
+        limit: DepthLimit | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._confirm = confirm
+        self._limit = limit
+        self._max_jobs = 0 if limit is None else limit.max_jobs
         #: The set of all queues; and when, by loop time, this process has written which into it.
         self._names = names
         self._named: dict[str, float] = {}
@@ -78,20 +75,20 @@ class Coalescer:
         self._call_size = CallSize(pipeline.timeout_s, CALL_BYTES)
         self._nonce = new_owner()
         self._number = 0
-        self._waiting: deque[_Parcel] = deque()
+        self._waiting: deque[Parcel] = deque()
         #: The call in flight, or the task that brings a batch to its end where a call does not do.
         self._delivery: asyncio.Future[Any] | None = None
         #: What it carries.
-        self._batch: list[_Parcel] = []
+        self._batch: list[Parcel] = []
 
-    def add(self, keys: QueueKeys, jobs: list[Job]) -> "asyncio.Future[list[bytes]]":
+    def add(self, keys: QueueKeys, jobs: list[Job]) -> "asyncio.Future[list[Admission]]":
         """Deliver `jobs` to one queue; all of them or none, but for ids that other jobs have.
 
         At most CALL_JOBS jobs; the order of calls to `add` is the order in the queue. A cancelled
         caller, who awaits what this returns, does not cancel the delivery.
 
         Returns:
-            The ids that were there already.
+            What became of those that were not created.
 
         Raises:
             QueueClosed, QueueFull, BrokerRefused: none was enqueued.
@@ -102,7 +99,7 @@ class Coalescer:
         """
         loop = asyncio.get_running_loop()
         size = sum([len(job.envelope) for job in jobs])
-        parcel = _Parcel(keys, jobs, size, loop.time() + self._timeout_s, loop.create_future())
+        parcel = Parcel(keys, jobs, size, loop.time() + self._timeout_s, loop.create_future())
         self._waiting.append(parcel)
         if self._delivery is None:
             self._deliver_next(loop)
@@ -118,9 +115,9 @@ class Coalescer:
         """Fail everything that was added and is not delivered."""
         waiting, self._waiting = self._waiting, deque()
         for parcel in waiting:
-            _conclude(parcel, _cut_off(parcel, sent=False))
+            conclude(parcel, cut_off(parcel, sent=False))
         for parcel in self._batch:
-            _conclude(parcel, _cut_off(parcel, sent=True))
+            conclude(parcel, cut_off(parcel, sent=True))
         if isinstance(self._delivery, asyncio.Task):
             self._delivery.cancel()
 
@@ -128,7 +125,7 @@ class Coalescer:
         """Begin the next call with what waits: at once where that can be, else in a task."""
         self._batch = batch = self._take()
         self._number += 1
-        groups = _by_queue(batch)
+        groups = by_queue(batch)
         began = loop.time()
         if self._confirm or self._unnamed(groups, began):
             self._deliver_in_task(batch, None)
@@ -145,7 +142,7 @@ class Coalescer:
             self._delivery = landed
             landed.add_done_callback(partial(self._landed, groups, began))
 
-    def _landed(self, groups: _Groups, began: float, landed: "asyncio.Future[list[Any]]") -> None:
+    def _landed(self, groups: Groups, began: float, landed: "asyncio.Future[list[Any]]") -> None:
         """Tell the callers; what failed goes on in a task, else the next call begins."""
         loop = asyncio.get_running_loop()
         error = landed.exception()
@@ -160,10 +157,13 @@ class Coalescer:
         failure = self._hear(groups, replies, None)
         if failure is not None:
             self._deliver_in_task(batch, failure)
-        elif self._waiting:
-            self._deliver_next(loop)
+            return
+        if self._limit is not None:
+            self._put_back(batch)
+        if self._waiting:
+            self._go_on(loop)
 
-    def _deliver_in_task(self, batch: list[_Parcel], failure: BrokerError | None) -> None:
+    def _deliver_in_task(self, batch: list[Parcel], failure: BrokerError | None) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(batch, failure))
         self._batch, self._delivery = batch, task
         task.add_done_callback(self._stopped)
@@ -172,15 +172,44 @@ class Coalescer:
         """Leave no caller behind when the task was cancelled, with all tasks of its loop."""
         batch, self._batch, self._delivery = self._batch, [], None
         # of its own batch if it was cancelled before its first step
+        self._put_back(batch)
+        if self._waiting:
+            self._go_on(asyncio.get_running_loop())
+
+    def _put_back(self, batch: list[Parcel]) -> None:
+        """Let what was not delivered be the next, in its order; what may have been is given up."""
         for parcel in reversed(batch):
             if parcel.unknown:
-                _conclude(parcel, _cut_off(parcel, sent=True))
+                conclude(parcel, cut_off(parcel, sent=True))
             elif not parcel.done.done():
                 self._waiting.appendleft(parcel)
-        if self._waiting:
-            self._deliver_next(asyncio.get_running_loop())
 
-    def _take(self) -> list[_Parcel]:
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin the next call; a while later where the queue was full."""
+        if self._waiting[0].full is None:
+            self._deliver_next(loop)
+            return
+        left_s = min([parcel.deadline for parcel in self._waiting]) - loop.time()
+        rest = loop.create_task(asyncio.sleep(min(FULL_S, max(left_s, 0.0))))
+        self._delivery = rest
+        rest.add_done_callback(self._rested)
+
+    def _rested(self, rest: "asyncio.Task[None]") -> None:
+        """Give up those whose time is over; try again with the others."""
+        loop = asyncio.get_running_loop()
+        self._delivery = None
+        waiting, self._waiting = self._waiting, deque()
+        full = waiting[0].full if waiting else None
+        for parcel in waiting:
+            # who waits behind those that do not fit would not fit either
+            if full is not None and loop.time() >= parcel.deadline:
+                conclude(parcel, parcel.full or full)
+            if not parcel.done.done():
+                self._waiting.append(parcel)
+        if self._waiting:
+            self._deliver_next(loop)
+
+    def _take(self) -> list[Parcel]:
         batch = [self._waiting.popleft()]
         jobs, size = len(batch[0].jobs), batch[0].size
         while self._waiting:
@@ -189,9 +218,12 @@ class Coalescer:
             if jobs > CALL_JOBS or size > self._call_size.now:
                 break
             batch.append(self._waiting.popleft())
+        if self._limit is not None:
+            for parcel in batch:
+                parcel.full = None
         return batch
 
-    async def _deliver(self, batch: list[_Parcel], failure: BrokerError | None) -> None:
+    async def _deliver(self, batch: list[Parcel], failure: BrokerError | None) -> None:
         """Bring one batch to its end: each parcel accepted, refused or expired.
 
         With `failure` its first call has failed.
@@ -203,7 +235,7 @@ class Coalescer:
                 if failure is None:
                     return
                 now = asyncio.get_running_loop().time()
-                batch = [p for p in batch if not p.done.done() and not _expired(p, now, failure)]
+                batch = [p for p in batch if is_left(p, now, failure)]
                 if not batch:
                     return
                 left_s = min(p.deadline for p in batch) - now
@@ -211,11 +243,11 @@ class Coalescer:
                 failure = None
         except BaseException:
             for parcel in batch:
-                _conclude(parcel, _cut_off(parcel, sent=True))
+                conclude(parcel, cut_off(parcel, sent=True))
             raise
 
-    async def _attempt(self, batch: list[_Parcel]) -> BrokerError | None:
-        groups = _by_queue(batch)
+    async def _attempt(self, batch: list[Parcel]) -> BrokerError | None:
+        groups = by_queue(batch)
         calls = [self._call(parcels) for parcels in groups.values()]
         unnamed = self._unnamed(groups, asyncio.get_running_loop().time())
         replies, replicas = await self._send(batch, calls, unnamed)
@@ -225,7 +257,7 @@ class Coalescer:
         """Return the queues whose names are to be told, or told again."""
         return {queue for queue in queues if self._named.get(queue, -math.inf) < now - TOLD_S}
 
-    def _hear(self, groups: _Groups, replies: list[Any], replicas: Any) -> BrokerError | None:
+    def _hear(self, groups: Groups, replies: list[Any], replicas: Any) -> BrokerError | None:
         """Tell the callers their ends; return why some have none yet."""
         failure = None
         for parcels, reply in zip(groups.values(), replies, strict=True):
@@ -234,19 +266,22 @@ class Coalescer:
                     if not parcel.done.done():
                         parcel.done.set_result([])
                 continue
+            answered = read(reply)
             for parcel in parcels:
                 if parcel.done.done():  # its caller was cancelled
                     continue
-                end = self._end_of(parcel, reply, replicas)
-                if isinstance(end, BrokerUnavailable):
+                end = self._end_of(parcel, answered, replicas)
+                if end is parcel.full:  # that is certain
+                    parcel.unknown = False
+                elif isinstance(end, BrokerUnavailable):
                     failure = end
                     parcel.unknown = parcel.unknown or end.sent
                 else:
-                    _conclude(parcel, end)
+                    conclude(parcel, end)
         return failure
 
     async def _send(
-        self, batch: list[_Parcel], calls: list[Call], unnamed: Set[str]
+        self, batch: list[Parcel], calls: list[Call], unnamed: Set[str]
     ) -> tuple[list[Any], Any]:
         """Return the replies to `calls`, and how many replicas have what they wrote."""
         left_s = min(p.deadline for p in batch) - asyncio.get_running_loop().time()
@@ -272,26 +307,35 @@ class Coalescer:
             self._named |= dict.fromkeys(unnamed, asyncio.get_running_loop().time())
         return replies[: len(calls)], replies[len(calls)] if wait else None
 
-    def _call(self, parcels: list[_Parcel]) -> Call:
-        jobs = [job for parcel in parcels for job in parcel.jobs]
-        return enqueue_call(parcels[0].keys, self._nonce, self._number, jobs)
+    def _call(self, parcels: list[Parcel]) -> Call:
+        jobs = [parcel.jobs for parcel in parcels]
+        return enqueue_call(parcels[0].keys, self._nonce, self._number, jobs, self._max_jobs)
 
-    def _end_of(self, parcel: _Parcel, reply: Any, replicas: Any) -> list[bytes] | Exception:
-        """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated."""
-        if isinstance(reply, Exception):
-            return reply
+    def _end_of(
+        self, parcel: Parcel, answered: dict[str, Admission] | Exception, replicas: Any
+    ) -> list[Admission] | Exception:
+        """Return what a parcel's caller hears; BrokerUnavailable if the call is to be repeated.
+
+        Where the queue is full and its producers wait, that is the parcel's `full` from now on.
+        """
+        if isinstance(answered, Exception):
+            return answered
         try:
-            reply = known_of(parcel.keys.queue, parcel.jobs, reply)
+            found = admissions_of(parcel.keys.queue, parcel.jobs, answered, self._max_jobs)
+        except QueueFull as e:
+            if self._limit is not None and self._limit.waits:
+                parcel.full = e
+            return e
         except BrokerError as e:
             return e
         if not self._confirm:
-            return reply
-        parcel.known += reply
+            return found
+        parcel.known = parcel.known or found
         if isinstance(replicas, BrokerUnavailable):
             # it is done, but nobody knows whether it will last: the repeat asks again
             return BrokerUnavailable(str(replicas), sent=True)
         if isinstance(replicas, Exception):  # asking again cannot help
-            return _unconfirmed(parcel, f"nobody can say that a replica has it: {replicas}")
+            return unconfirmed(parcel, f"nobody can say that a replica has it: {replicas}")
         if replicas >= self._confirm:
             return parcel.known
         had = f"{replicas} of {self._confirm} replicas had it in time"
@@ -299,42 +343,4 @@ class Coalescer:
         if left_s > self._timeout_s * _LEFT_SHARE:
             # the WAIT was as short as an older parcel of its batch, or the limit of a call
             return BrokerUnavailable(had, sent=True)
-        return _unconfirmed(parcel, f"{had}; look at the replicas (INFO replication)")
-
-
-def _by_queue(batch: list[_Parcel]) -> _Groups:
-    groups: _Groups = {}
-    for parcel in batch:
-        groups.setdefault(parcel.keys.queue, []).append(parcel)
-    return groups
-
-
-def _conclude(parcel: _Parcel, end: list[bytes] | Exception) -> None:
-    if parcel.done.done():  # its caller was cancelled
-        return
-    if isinstance(end, Exception):
-        end = copy.copy(end)  # each caller adds its own notes
-        if isinstance(end, BrokerRefused):  # perhaps only the repeat
-            end.sent = end.sent or parcel.unknown
-        parcel.done.set_exception(end)
-    else:
-        parcel.done.set_result(end)
-
-
-def _cut_off(parcel: _Parcel, *, sent: bool) -> BrokerUnavailable:
-    return gave_up(parcel.keys.queue, parcel.jobs, "the call was cut off", unknown=sent)
-
-
-def _unconfirmed(parcel: _Parcel, why: str) -> NotConfirmed:
-    return NotConfirmed(
-        f"queue {parcel.keys.queue}: {named(parcel.jobs)} enqueued, but {why}; it is lost if the "
-        "master fails before one has it, so do not enqueue it again while it is there"
-    )
-
-
-def _expired(parcel: _Parcel, now: float, failure: BrokerError) -> bool:
-    if now < parcel.deadline:
-        return False
-    queue, jobs = parcel.keys.queue, parcel.jobs
-    parcel.done.set_exception(gave_up(queue, jobs, failure, unknown=parcel.unknown))
-    return True
+        return unconfirmed(parcel, f"{had}; look at the replicas (INFO replication)")

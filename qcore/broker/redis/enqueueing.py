@@ -1,10 +1,12 @@
 """What all producers share: the call that enqueues, and what its reply and its failures mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from qcore.broker.redis.keys import QueueKeys
-from qcore.broker.redis.scripts import ENQUEUE, Call
-from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge
+from qcore.broker.redis.scripts import ADMISSION, ENQUEUE, Call
+from qcore.errors import BrokerError, BrokerUnavailable, PayloadTooLarge, QueueFull
+from qcore.model.admission import Admission, Terms
 from qcore.model.job import Job
 
 #: The name of a queue is told again after so long: a queue may be forgotten, no sooner than an hour
@@ -22,12 +24,26 @@ def check_payloads(jobs: Sequence[Job], limit: int) -> None:
             )
 
 
-def enqueue_call(keys: QueueKeys, nonce: str, number: int, jobs: Sequence[Job]) -> Call:
-    """Return the script that enqueues `jobs`, as call `number` of the producer `nonce`."""
-    items: list[object] = []
-    for job in jobs:
-        items += (job.id, _when(job), job.envelope)
-    return ENQUEUE.call(keys, b"", nonce, number, *items)
+def enqueue_call(
+    keys: QueueKeys, nonce: str, number: int, parcels: Sequence[Sequence[Job]], max_jobs: int = 0
+) -> Call:
+    """Return the script that enqueues `parcels`, as call `number` of the producer `nonce`.
+
+    Where at most `max_jobs` may wait, each parcel is accepted as a whole or not at all; 0: any
+    number.
+    """
+    items, depends = list[object](), max_jobs > 0
+    for jobs in parcels:
+        for job in jobs:
+            when = _when(job)
+            if job.terms is not None:
+                depends = True
+                when = f"{when} {_words(job.terms)}"
+            items += (job.id, when, job.envelope)
+    if not depends:
+        return ENQUEUE.call(keys, b"", nonce, number, *items)
+    sizes = " ".join([str(len(jobs)) for jobs in parcels])
+    return ADMISSION.call(keys, b"", nonce, f"{number} {max_jobs} {sizes}", *items)
 
 
 def _when(job: Job) -> str:
@@ -36,26 +52,61 @@ def _when(job: Job) -> str:
     return "" if job.eta_ms is None else f"@{job.eta_ms}"
 
 
-def known_of(queue: str, jobs: Sequence[Job], reply: list[bytes | list[bytes]]) -> list[bytes]:
-    """Return which ids of the jobs were there already; a reply speaks of others of its call too.
+def _words(terms: Terms) -> str:
+    key = terms.key
+    if key is None:
+        return f"{terms.own_id:d} - - - "
+    return f"{terms.own_id:d} {key.until} {key.conflict} {key.digest} {key.name}"
+
+
+def admissions_in(reply: Any) -> dict[str, Admission]:
+    """Read what a call answered: what became of jobs that were not created, by their ids.
 
     Raises:
-        BrokerError: other jobs have some of the ids of `jobs`.
+        BrokerUnavailable: no script of qcore says that.
     """
-    if reply == []:
-        return []
-    ids = {job.id for job in jobs}
     try:
-        if not isinstance(reply, list):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(reply, list):
             raise TypeError
-        taken = {id[0].decode() for id in reply if isinstance(id, list)}
-        known = [id for id in reply if isinstance(id, bytes) and id.decode() in ids]
+        found = (_admission(words) for words in cast("list[Any]", reply))
+        return {admission.id: admission for admission in found}
     except (TypeError, ValueError, LookupError, AttributeError) as e:
         why = f"Redis answered an enqueue with what no script of qcore says: {reply!r:.200}"
         raise BrokerUnavailable(why, sent=True) from e
-    if own := sorted(taken & ids):
-        raise _taken(queue, jobs, own)
-    return known
+
+
+def _admission(words: bytes | list[bytes]) -> Admission:
+    if isinstance(words, bytes):
+        id = words.decode()
+        return Admission(id, "known", id)
+    id, how, job, first_ms, count, digest, *_ = (*words, *_NOTHING[len(words) :])
+    return Admission(
+        id.decode(), how.decode(), job.decode(), int(first_ms), int(count), digest.decode()
+    )
+
+
+#: What stands for the words that an answer leaves out.
+_NOTHING = (b"", b"taken", b"", b"0", b"0", b"-")
+
+
+def admissions_of(
+    queue: str, jobs: Sequence[Job], answered: Mapping[str, Admission], max_jobs: int = 0
+) -> list[Admission]:
+    """Return what became of those of `jobs` that were not created; its call may have had others.
+
+    Raises:
+        QueueFull: none of them fitted into `max_jobs`.
+        BrokerError: other jobs have some of the ids of `jobs`.
+    """
+    own = [answered[job.id] for job in jobs if job.id in answered]
+    if own and own[0].how == "full":
+        raise QueueFull(
+            f"queue {queue} has {own[0].job} waiting jobs of at most {max_jobs}: {named(jobs)} not "
+            "enqueued; let workers drain it, or raise its max_jobs"
+        )
+    if taken := [admission.id for admission in own if admission.how == "taken"]:
+        raise _taken(queue, jobs, taken)
+    return own
 
 
 def _taken(queue: str, jobs: Sequence[Job], ids: list[str]) -> BrokerError:

@@ -22,12 +22,18 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "dead": ("zset", "job id -> time of death, unix ms"),
     "done": ("hash", "job id -> `keep_ms outcome`, then the trace of it"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
-    "producers": ("hash", "nonce -> `call ms`, its last call"),
+    "producers": ("hash", "nonce -> `call ms answers`, its last call"),
     "wakeup": ("zset", 'one member, "come and claim", which an idle worker pops'),
     "meta": (
         "hash",
-        "fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps",
+        "fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps",
     ),
+    "unique": (
+        "hash",
+        "unique key -> `until_ms first_ms count digest id`, the job that holds it",
+    ),
+    "unique_of": ("hash", "job id -> letter and unique key that it holds"),
+    "unique_until": ("zset", "unique key -> end of its window, unix ms"),
 }
 
 #: The same of the namespace: its supervisors, and orders to them. They share the tag `{namespace}`.

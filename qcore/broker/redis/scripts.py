@@ -77,6 +77,7 @@ def _load(name: str) -> str:
 
 
 ENQUEUE = Script("enqueue")
+ADMISSION = Script("admission")
 PROMOTE = Script("promote")
 CLAIM = Script("claim")
 RECOVER = Script("recover")
@@ -95,6 +96,7 @@ RESUME = Script("resume")
 REVIVE = Script("revive")
 PURGE = Script("purge")
 PRUNE = Script("prune")
+FREE = Script("free")
 FORGET = Script("forget")
 FIND = Script("find")
 DEPTH = Script("depth")
@@ -104,6 +106,7 @@ RESTART = Script("restart")
 
 SCRIPTS = (
     ENQUEUE,
+    ADMISSION,
     PROMOTE,
     CLAIM,
     RECOVER,
@@ -122,6 +125,7 @@ SCRIPTS = (
     REVIVE,
     PURGE,
     PRUNE,
+    FREE,
     FORGET,
     FIND,
     DEPTH,

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qcore.model.callee import RunIn
 from qcore.model.job import ALONE, Lease
 from qcore.settings import WorkerConfig
-from qcore.task import RunIn, Task
+from qcore.task import Task
 
 
 @dataclass(slots=True, frozen=True)

@@ -6,16 +6,21 @@
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  tokens...
 -- reply the tokens that were lost: nothing was written for them
--- @include kinds tokens finish
+-- @include clock kinds tokens unique_keys finish
 local k = {}
 k.active, k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters = unpack(KEYS, 1, 7)
+k.unique, k.unique_of = unpack(KEYS, 8, 9)
 local tokens = ARGV
 
 check('HLEN', k.running)
-k.is_plain = redis.call('EXISTS', k.state, k.crashes, k.cancels, k.waiters) == 0
-if not k.is_plain then check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters) end
+k.is_plain = redis.call('EXISTS', k.state, k.crashes, k.cancels, k.waiters, k.unique_of) == 0
+if not k.is_plain then
+  check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.unique, k.unique_of)
+end
 redis.call('ZREM', k.active, '')
 local held, lost = split(k.active, tokens)
 if #held == 0 then return lost end

@@ -10,21 +10,24 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       keep_ms    ms    how long the outcome is kept
 --       outcome    bytes what a handle finds
 --       ids...     text
 -- reply for each id where it was: 'scheduled', 'ready', 'active', 'ended', or '' for no trace
--- @include clock kinds finish keep
+-- @include clock kinds unique_keys finish keep
 local k = {}
 k.active, k.scheduled, k.running, k.jobs, k.state, k.crashes, k.dead = unpack(KEYS, 1, 7)
-k.cancels, k.waiters, k.done, k.expiry = unpack(KEYS, 8, 11)
+k.cancels, k.waiters, k.done, k.expiry, k.unique, k.unique_of = unpack(KEYS, 8, 13)
 local now_ms, keep_ms, outcome, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local now = clock(now_ms)
 local cancel_request = whole(integer(keep_ms)) .. ' ' .. outcome
 check('ZCARD', k.scheduled, k.dead, k.expiry)
 check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
+check('HLEN', k.unique, k.unique_of)
 redis.call('ZREM', k.active, '')
 
 local function cancel(id)
@@ -38,7 +41,8 @@ local function cancel(id)
   end
   redis.call('HSET', k.cancels, id, cancel_request)
   if redis.call('HEXISTS', k.running, id) == 1 then return 'active' end
-  -- it will not run: who waits for it need not wait until it is popped
+  -- it will not run: who waits for it need not wait until it is popped, nor who wants its key
+  free_keys(k, { id }, 'ds', true)
   announce(k.waiters, { id }, 'cancelled')
   return 'ready'
 end

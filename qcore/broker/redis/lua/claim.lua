@@ -10,8 +10,10 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many jobs in all
 --       lease_ms   ms    until the lease ends
@@ -23,8 +25,8 @@
 -- reply { now_ms, when to claim again (unix ms, '' for never), quarantined jobs that wait, then per
 --       queue with jobs { number of it from 1, fence, ids, payloads, states, crashes, cancels },
 --       per queue that cannot be read { number, why } }
--- @include clock kinds losses ready_lists pausing lease leased payloads claiming
-local per_queue = 11
+-- @include clock kinds losses ready_lists pausing unique_keys lease leased payloads claiming
+local per_queue = 13
 local now_ms, limit, lease_ms, prefix, max_bytes, promote, quarantine, limits = ARGV[1], ARGV[2],
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8
 
@@ -35,6 +37,7 @@ for q = 1, #KEYS / per_queue do
   local k, at = { number = q }, (q - 1) * per_queue
   k.ready, k.quarantine, k.scheduled, k.active, k.running = unpack(KEYS, at + 1, at + 5)
   k.jobs, k.state, k.crashes, k.cancels, k.meta, k.wakeup = unpack(KEYS, at + 6, at + 11)
+  k.unique, k.unique_of = unpack(KEYS, at + 12, at + 13)
   k.list = quarantine == '0' and k.ready or k.quarantine
   k.most = bounded(ARGV[limits + q - 1])
   local is_sound, found = pcall(look, k, now)
@@ -55,6 +58,7 @@ for _, k in ipairs(queues) do
   if #ids > 0 then
     local payloads = admit(c, k, ids)
     lease(k.active, k.running, ids, prefix, deadline)
+    if k.is_keyed then free_keys(k, ids, 's', true) end
     k.taken, c.left, c.taken = #ids, c.left - #ids, c.taken + #ids
     reply[#reply + 1] = { k.number, rise(k.meta, k.fence, now), ids, payloads, columns(k, ids) }
   end

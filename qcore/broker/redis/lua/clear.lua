@@ -12,16 +12,18 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many
 --       outcome    bytes what a handle finds
 --       keep_ms    ms    for so long
 -- reply how many were cleared; 0 when nothing is left
--- @include clock kinds finish keep
+-- @include clock kinds unique_keys finish keep
 local k = {}
 k.active, k.ready, k.quarantine, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
-k.cancels, k.waiters, k.done, k.expiry, k.meta = unpack(KEYS, 8, 12)
+k.cancels, k.waiters, k.done, k.expiry, k.meta, k.unique, k.unique_of = unpack(KEYS, 8, 14)
 local now_ms, limit, outcome, keep_ms = unpack(ARGV, 1, 4)
 
 local now = clock(now_ms)
@@ -31,6 +33,7 @@ limit = bounded(limit)
 check('LLEN', k.ready, k.quarantine)
 check('ZCARD', k.scheduled, k.expiry)
 check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done, k.meta)
+check('HLEN', k.unique, k.unique_of)
 redis.call('ZREM', k.active, '')
 local ids = redis.call('LPOP', k.ready, limit) or redis.call('LPOP', k.quarantine, limit) or {}
 if #ids == 0 then

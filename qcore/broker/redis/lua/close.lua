@@ -1,6 +1,6 @@
 -- close: the queue takes no new jobs until it is opened or resumed; what it holds is worked off.
 -- KEYS  active     zset  token -> lease deadline, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 -- reply 1 if this call closed it, 0 if it was closed
 -- @include clock

@@ -9,7 +9,7 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 -- ARGV  id         text  the job
 --       channel    text  where to publish its end; '' for nowhere
 -- reply { where ('done', 'dead', 'active', 'scheduled', 'ready', ''), what `done` or `cancels` holds,

@@ -12,9 +12,12 @@
 --       dead       zset  job id -> time of death, unix ms
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       producers  hash  nonce -> `call ms`, its last call
+--       producers  hash  nonce -> `call ms answers`, its last call
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
+--       unique_until zset unique key -> end of its window, unix ms
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       away_ms    ms    workers that did not sweep for so long are away
 --       act        int   1: forget it, 0: say what it holds
@@ -23,6 +26,7 @@
 -- @include clock kinds
 local ready, quarantine, scheduled, active, running, jobs, state, crashes = unpack(KEYS, 1, 8)
 local cancels, waiters, dead, done, expiry, producers, wakeup, meta = unpack(KEYS, 9, 16)
+local unique, unique_of, unique_until = unpack(KEYS, 17, 19)
 local now_ms, away_ms, act = unpack(ARGV, 1, 3)
 
 local now = clock(now_ms)
@@ -39,6 +43,6 @@ local is_held = holds[8] > 0 or swept and now - swept < away_ms
 for i = 2, 6 do is_held = is_held or holds[i] > 0 end
 if act ~= 1 or is_held then return holds end
 redis.call('UNLINK', ready, quarantine, scheduled, active, running, jobs, state, crashes, cancels,
-  waiters, dead, done, expiry, producers, wakeup, meta)
+  waiters, dead, done, expiry, producers, wakeup, meta, unique, unique_of, unique_until)
 holds[1] = 1
 return holds

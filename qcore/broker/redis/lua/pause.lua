@@ -1,6 +1,6 @@
 -- pause: nothing of the queue is claimed, for some time or until it is resumed; what runs goes on.
 -- KEYS  active     zset  token -> lease deadline, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       for_ms     ms    at least 1; '' for until it is resumed
 --       reason     text  what operators are shown

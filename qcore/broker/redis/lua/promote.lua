@@ -4,7 +4,7 @@
 --       ready      list  job ids, oldest first
 --       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       crashes    hash  job id -> `count ms`
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many

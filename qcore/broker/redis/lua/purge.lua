@@ -6,15 +6,18 @@
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       age_ms     ms    purge what has been dead for so long; '' for the ids
 --       limit      int   at most so many
 --       ids...     text
 -- reply how many were purged
--- @include clock kinds finish
+-- @include clock kinds unique_keys finish
 local k = {}
 k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.meta = unpack(KEYS, 1, 8)
+k.unique, k.unique_of = unpack(KEYS, 9, 10)
 local now_ms, age_ms, limit, ids = ARGV[1], ARGV[2], ARGV[3], 4
 
 local now = clock(now_ms)
@@ -22,7 +25,7 @@ local before = age_ms ~= '' and whole(now - integer(age_ms))
 limit = bounded(limit)
 local found, gone = { unpack(ARGV, ids) }, {}
 check('ZCARD', k.dead)
-check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.meta)
+check('HLEN', k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.meta, k.unique, k.unique_of)
 redis.call('ZREM', k.active, '')
 if before then found = redis.call('ZRANGEBYSCORE', k.dead, '-inf', before, 'LIMIT', 0, limit) end
 for _, id in ipairs(found) do

@@ -12,8 +12,10 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    the lease of this fleet
 --       stale_ms   ms    a last sweep older than this means that Redis or all sweepers were away
@@ -23,10 +25,11 @@
 --       heard_ms   ms    when this Redis last answered a sweep of the caller, whatever the queue; or 0
 -- reply { now_ms, token, where its job went ('ready', 'scheduled', 'dead', 'cancelled';
 --       'dropped': it was no lease of a job), token, ... }
--- @include clock kinds tokens losses ready_lists finish keep give_back
+-- @include clock kinds tokens losses ready_lists unique_keys finish keep give_back
 local k = {}
 k.active, k.running, k.ready, k.quarantine, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wakeup = unpack(KEYS, 8, 15)
+k.unique, k.unique_of = unpack(KEYS, 16, 17)
 local now_ms, lease_ms, stale_ms, guard_ms, crash_limit, limit, heard_ms = unpack(ARGV, 1, 7)
 local LONGEST_MS = 24 * 3600 * 1000
 
@@ -36,6 +39,7 @@ crash_limit, limit, heard_ms = integer(crash_limit), bounded(limit), integer(hea
 check('LLEN', k.ready, k.quarantine)
 check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
 check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done, k.meta)
+check('HLEN', k.unique, k.unique_of)
 redis.call('ZREM', k.active, '')
 local meta = redis.call('HMGET', k.meta, 'last_sweep', 'guard_until')
 local last, guard = math.max(natural(meta[1]) or 0, heard_ms), natural(meta[2]) or 0

@@ -13,6 +13,8 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       owner      text  the process that is gone
 --       charge     text  '1': the loss counts as a crash; '0': the process was ended for no fault of its jobs
@@ -20,10 +22,11 @@
 --       cursor     int   0 at first, then the cursor of the last reply
 --       tokens...  text  the culprits: with some, only these losses are charged
 -- reply { cursor ('0' at the end), token, where its job went, token, ... }
--- @include clock kinds tokens losses ready_lists finish keep give_back
+-- @include clock kinds tokens losses ready_lists unique_keys finish keep give_back
 local k = {}
 k.active, k.running, k.ready, k.quarantine, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)
+k.unique, k.unique_of = unpack(KEYS, 15, 16)
 local now_ms, owner, charge, crash_limit, cursor, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
   ARGV[5], 6
 
@@ -33,6 +36,7 @@ for i = tokens, #ARGV do is_culprit[ARGV[i]] = true end
 check('LLEN', k.ready, k.quarantine)
 check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
 check('HLEN', k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.done)
+check('HLEN', k.unique, k.unique_of)
 redis.call('ZREM', k.active, '')
 local page = redis.call('ZSCAN', k.active, cursor, 'MATCH', owner .. ':*', 'COUNT', 1000)
 local held, reply = {}, { page[1] }

@@ -5,7 +5,7 @@
 --       state      hash  job id -> mutable record
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       lease_ms   ms    from now
 --       prefix     text  `owner:seq:` of the lost claim, or `owner:`

@@ -3,7 +3,7 @@
 --       ready      list  job ids, oldest first
 --       quarantine list  ids of ready jobs that lost two leases, oldest first
 --       scheduled  zset  job id -> due time, unix ms
---       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, and those of sweeps
+--       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
 -- ARGV  now_ms     ms    '' for the Redis clock
 -- reply { 1 if it was paused, 1 if it was closed }

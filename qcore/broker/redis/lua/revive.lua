@@ -1,4 +1,5 @@
 -- revive: dead -> tail of ready, with a fresh count of crashes.
+-- It takes its unique key again: one whose key another job holds by now stays dead.
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       dead       zset  job id -> time of death, unix ms
 --       jobs       hash  job id -> 8 bytes of Redis time + envelope
@@ -6,26 +7,50 @@
 --       crashes    hash  job id -> `count ms`
 --       ready      list  job ids, oldest first
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  items...   id, its new record
--- reply the ids that were revived: those dead, with a payload
--- @include kinds
+-- reply the ids that were revived: those dead, with a payload; { id, id of the job that holds its key }
+-- @include clock kinds unique_keys
 local active, dead, jobs, state, crashes, ready, wakeup = unpack(KEYS, 1, 7)
+local unique, unique_of = unpack(KEYS, 8, 9)
 local items = 1
 
 if #ARGV % 2 == 1 then error('an id without a record') end
 check('LLEN', ready)
 check('ZCARD', dead, wakeup)
-check('HLEN', jobs, state, crashes)
+check('HLEN', jobs, state, crashes, unique, unique_of)
 redis.call('ZREM', active, '')
-local revived = {}
+
+-- take_key: gives a job its key again; returns the id of the one that holds it.
+local function take_key(id)
+  local letter, key = key_in(redis.call('HGET', unique_of, id))
+  if letter ~= 'd' then return false end
+  local text = redis.call('HGET', unique, key)
+  local entry = entry_in(text)
+  -- one that has ended without a word to its key holds nothing
+  local is_held = entry and entry.id ~= id and redis.call('HEXISTS', jobs, entry.id) == 1
+    and not redis.call('ZSCORE', dead, entry.id)
+  if is_held then return entry.id end
+  redis.call('HSET', unique, key, '0 ' .. whole(clock('')) .. ' 1 - ' .. id)
+  return false
+end
+
+local reply, is_woken = {}, false
 for i = items, #ARGV, 2 do
   local id = ARGV[i]
-  if redis.call('HEXISTS', jobs, id) == 1 and redis.call('ZREM', dead, id) == 1 then
-    redis.call('HDEL', crashes, id)
-    redis.call('HSET', state, id, ARGV[i + 1])
-    redis.call('RPUSH', ready, id)
-    revived[#revived + 1] = id
+  if redis.call('HEXISTS', jobs, id) == 1 and redis.call('ZSCORE', dead, id) then
+    local holder = take_key(id)
+    if holder then
+      reply[#reply + 1] = { id, holder }
+    else
+      redis.call('ZREM', dead, id)
+      redis.call('HDEL', crashes, id)
+      redis.call('HSET', state, id, ARGV[i + 1])
+      redis.call('RPUSH', ready, id)
+      reply[#reply + 1], is_woken = id, true
+    end
   end
 end
-if #revived > 0 then redis.call('ZADD', wakeup, 0, '1') end
-return revived
+if is_woken then redis.call('ZADD', wakeup, 0, '1') end
+return reply

@@ -15,6 +15,8 @@
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
+--       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       keeps      int   how many of the items are acks with an outcome to keep
 --       retries    int
@@ -23,10 +25,11 @@
 --       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: record,
 --                  delay_ms; per bury: record
 -- reply the tokens that were lost: nothing was written for them
--- @include clock kinds tokens losses ready_lists finish keep settling
+-- @include clock kinds tokens losses ready_lists unique_keys finish keep settling
 local k = {}
 k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.quarantine = unpack(KEYS, 1, 7)
 k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)
+k.unique, k.unique_of = unpack(KEYS, 15, 16)
 local now_ms, keeps, retries, buries, releases, items = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
   ARGV[5], 6
 
@@ -34,8 +37,10 @@ local now = clock(now_ms)
 local counts = { integer(keeps), integer(retries), integer(buries), integer(releases) }
 local tokens, plan = read_items(now, counts, items)
 check('HLEN', k.running, k.jobs)
-k.is_plain = redis.call('EXISTS', k.state, k.crashes, k.cancels, k.waiters) == 0
-if not k.is_plain then check('HLEN', k.state, k.crashes, k.cancels, k.waiters) end
+k.is_plain = redis.call('EXISTS', k.state, k.crashes, k.cancels, k.waiters, k.unique_of) == 0
+if not k.is_plain then
+  check('HLEN', k.state, k.crashes, k.cancels, k.waiters, k.unique, k.unique_of)
+end
 check('LLEN', k.ready, k.quarantine)
 check('ZCARD', k.scheduled, k.dead, k.expiry, k.wakeup)
 check('HLEN', k.done)

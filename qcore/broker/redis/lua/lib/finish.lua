@@ -19,8 +19,8 @@ end
 
 -- finish: the one way in which jobs end, whatever ends them: 'completed', 'cancelled', 'dead', or
 -- 'purged' for what was dead. All that is stored of them goes, but for what was kept, and for what a
--- dead job needs to be revived. Most jobs have no record, crash count, cancel request or waiter:
--- `k.is_plain` when it is known that none of the queue has.
+-- dead job needs to be revived. Most jobs have no record, crash count, cancel request, waiter or unique
+-- key: `k.is_plain` when it is known that none of the queue has.
 local function finish(k, ids, status)
   if #ids == 0 then return end
   if status == 'dead' then
@@ -34,5 +34,6 @@ local function finish(k, ids, status)
       end
     end
   end
+  free_keys(k, ids, 'ds', status ~= 'dead')
   announce(k.waiters, ids, status)
 end
