@@ -23,27 +23,25 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.script_codec import read_claim, read_leases, settle_calls
 from qcore.model.job import Acked, Buried, Lease, Outcome, Released
 from qcore.settings import BrokerConfig
+from tests.support.admissions import Admissions
 from tests.support.content import forget_namespace
 from tests.support.draws import KEEP_MS, OUTCOMES, OWNERS, delays, few, late, owners, queues, steps
 from tests.support.machine import QUEUES, pairs, plain, teach, words_of
 from tests.support.model import HOUR_MS, id_of
 from tests.support.moves import LEASE_MS, NOW, SECOND
-from tests.support.operators import Operators
 
 STALE_MS, GUARD_MS, CRASH_LIMIT = 15 * SECOND, 20 * SECOND, 5
 TRACE_MS, SILENT_MS = 24 * HOUR_MS, HOUR_MS
 TRACE_BYTES = 2
 
 
-class House(Operators):
+class House(Admissions):
     """Two queues, two workers, one producer of each nonce, and whoever looks after them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = NOW
-        self.calls = 0
         self.claims = 0
-        self.ids = 0
         #: Every lease that was ever given; most of the older ones are those of zombies.
         self.leases: dict[str, list[Lease]] = {queue: [] for queue in QUEUES}
         self.settled: set[bytes] = set()
@@ -101,7 +99,8 @@ class House(Operators):
         if known == 0:
             ids += list(model.jobs)[:2]
         when = f"@{self.now + delay}" if is_at else f"+{delay}" if delay else ""
-        items = [(id, self.now + delay, f"body {id}") for id in ids]
+        bodies = {id: body for id, (_, body) in model.jobs.items()}
+        items = [(id, self.now + delay, bodies.get(id, f"body {id}")) for id in ids]
         words = [word for id, _, body in items for word in (id, when, body)]
         reply = self.ask(scripts.ENQUEUE, queue, self.now, "nonce", self.calls, *words)
         expected = model.enqueue(self.now, "nonce", self.calls, items)
@@ -328,8 +327,8 @@ class House(Operators):
     def prune(self, queue: str, limit: int) -> None:
         model = self.models[queue]
         reply = self.ask(scripts.PRUNE, queue, self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS, 0)
-        count = model.prune(self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS)
-        self.agree(reply, [count, b"0", int(count == limit)])
+        count, is_more = model.prune(self.now, limit, TRACE_MS, TRACE_BYTES, SILENT_MS)
+        self.agree(reply, [count, b"0", int(is_more)])
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -337,8 +336,8 @@ class House(Operators):
         """Let everything run out: in the end nothing is left but the traces of sweeps."""
         try:
             for model in self.models.values():  # the clock may have gone back since
-                calls = [at for _, at in model.producers.values()]
-                times = (model.scheduled, model.expiry, model.dead)
+                calls = [at for _, at, _ in model.producers.values()]
+                times = (model.scheduled, model.expiry, model.dead, model.unique_until)
                 dates = [at for table in times for at in table.values()]
                 self.now = max([self.now, *calls, *dates])
             for queue in QUEUES if self.agreed else ():

@@ -73,12 +73,23 @@ class Agreeing(RuleBasedStateMachine):
         assert set(model.waiters) <= set(live) - set(model.dead)
         assert {*model.state, *model.crashes} <= set(live)
         self.ended[queue] |= set(model.done)
+        self.hold_keys(model, active)
         assert self.accepted[queue] - set(places) <= self.ended[queue], "I1"
         assert set(places) <= self.accepted[queue], "I2"
         crashes = {id: count for id, (count, _) in model.crashes.items()}
         if not crashed:
             assert crashes.items() <= self.crashes[queue].items(), "I8"
         self.crashes[queue] = crashes
+
+    def hold_keys(self, model: Model, active: Sequence[str]) -> None:
+        held = model.unique_of
+        for key, entry in model.unique.items():
+            assert held[entry.id][1:] == key, "a key is held by one that does not know it"
+            assert (key in model.unique_until) >= (entry.till > 0)
+        assert {id for id, name in held.items() if name[0] != "w"} <= set(model.jobs)
+        waits = {*model.ready, *model.quarantine} - set(model.cancels) | set(model.scheduled)
+        live = [held[id][1:] for id in {*waits, *active} if held.get(id, " ")[0] == "d"]
+        assert len(live) == len(set(live)), "I12: two live jobs of a key"
 
     def some_ids(self, data: st.DataObject, queue: str, *, most: int = 3) -> list[str]:
         """Draw ids of any state, those of jobs that went through something first."""
@@ -122,6 +133,13 @@ def words_of(outcome: Outcome) -> tuple[Any, ...]:
             return ("bury", state.decode())
         case Released():
             return ("release",)
+
+
+def texts(reply: Any) -> Any:
+    """Return a reply with text for its bytes."""
+    if isinstance(reply, list):
+        return [texts(part) for part in reply]
+    return reply.decode() if isinstance(reply, bytes) else reply
 
 
 def pairs(flat: list[bytes]) -> list[tuple[str, str]]:

@@ -8,10 +8,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from tests.support.held_model import WAKEUP
+from tests.support.keys_model import Keys
+
 QUARANTINED, ALONE = 2, 3
 HOUR_MS = 3600 * 1000
 FORGET_CRASHES_MS = 72 * HOUR_MS
-WAKEUP = {"1": 0}
 
 
 def id_of(token: str) -> str:
@@ -23,26 +25,14 @@ def by_score(scores: Mapping[str, int], low: float, high: float, limit: int | No
     return [name for _, name in found[:limit]]
 
 
-class Model:
+class Model(Keys):
     """One queue. Each method is one script, with its arguments, and returns its reply."""
 
     def __init__(self) -> None:
-        self.ready: list[str] = []
-        self.quarantine: list[str] = []
-        self.scheduled: dict[str, int] = {}
+        super().__init__()
         self.active: dict[str, int] = {}
-        self.running: dict[str, str] = {}
-        self.jobs: dict[str, tuple[int, str]] = {}
-        self.state: dict[str, str] = {}
-        self.crashes: dict[str, tuple[int, int]] = {}
-        self.cancels: dict[str, tuple[int, str]] = {}
         self.waiters: dict[str, list[str]] = {}
-        self.dead: dict[str, int] = {}
-        self.done: dict[str, str] = {}
         self.expiry: dict[str, int] = {}
-        self.producers: dict[str, tuple[int, int]] = {}
-        self.wakeup: dict[str, int] = {}
-        self.meta: dict[str, int | str] = {}
 
     def content(self) -> dict[str, Any]:
         """Return what Redis must hold, as `keys_of` shows it."""
@@ -52,10 +42,10 @@ class Model:
             "crashes": {id: f"{n} {at}" for id, (n, at) in self.crashes.items()},
             "cancels": {id: f"{keep} {outcome}" for id, (keep, outcome) in self.cancels.items()},
             "waiters": {id: " ".join(channels) for id, channels in self.waiters.items()},
-            "producers": {nonce: f"{n} {at}" for nonce, (n, at) in self.producers.items()},
+            **self.shown_keys(),
             "meta": {name: str(value) for name, value in self.meta.items()},
         }
-        return {name: value for name, value in shown.items() if value}
+        return {name: value for name, value in shown.items() if value and name != "plan"}
 
     # -- what several transitions share -----------------------------------------------------------
 
@@ -74,6 +64,7 @@ class Model:
         for id in ids:
             for table in (self.jobs, self.state, self.crashes, self.cancels):
                 table.pop(id, None)
+            self.free([id], "ds", is_over=True)
 
     def _tell(self, ids: Iterable[str]) -> None:
         for id in ids:
@@ -103,6 +94,7 @@ class Model:
             self.crashes[id] = (count, now)
             if count >= crash_limit:
                 self.dead[id] = now
+                self.free([id], "ds", is_over=False)
                 self._tell([id])
                 return "dead"
         self.wakeup = dict(WAKEUP)
@@ -112,27 +104,19 @@ class Model:
         self._to_head([id], now)
         return "ready"
 
-    def paused_until(self, now: int) -> float | None:
-        """Return when the pause ends, infinity for by hand; None while there is none."""
-        until = int(str(self.meta.get("paused", "")).partition(" ")[0] or -1)
-        return math.inf if until == 0 else until if until > now else None
-
-    def is_held(self) -> bool:
-        return bool({"paused", "closed"} & self.meta.keys())
-
     # -- producers --------------------------------------------------------------------------------
 
     def enqueue(
         self, now: int, nonce: str, call: int, items: Sequence[tuple[str, int, str]]
     ) -> list[str] | None:
         """Each item is id, due time (at most `now`: at once), envelope; None: it is closed."""
-        seen, _ = self.producers.get(nonce, (-1, 0))
+        seen, *_ = self.producers.get(nonce, (-1, 0, []))
         if call <= seen:
-            self.producers[nonce] = (seen, now)
+            self.producers[nonce] = (seen, now, [])
             return []
         if "closed" in self.meta:
             return None
-        self.producers[nonce] = (call, now)
+        self.producers[nonce] = (call, now, [])
         self.meta.setdefault("epoch", 0 if "fence" in self.meta else now)
         known: list[str] = []
         for id, due, body in items:
@@ -181,6 +165,7 @@ class Model:
         del waiting[: len(ids)]
         for id in ids:
             self.active[prefix + id], self.running[id] = deadline, prefix + id
+        self.free(ids, "s", is_over=True)
         return ids, left - len(ids), room, self._rise(now) if ids else 0
 
     def acquit(self, now: int, ids: Sequence[str]) -> list[str]:
@@ -241,6 +226,7 @@ class Model:
                 case "bury":
                     self.state[id], self.dead[id] = what[0], now
                     self.cancels.pop(id, None)
+                    self.free([id], "ds", is_over=False)
                     self._tell([id])
                 case _ if id in self.cancels:
                     self._cancelled(id, *self.cancels[id], now)
@@ -301,7 +287,9 @@ class Model:
         charged = {t for t in tokens if charge and (not culprits or t in culprits)}
         return [(t, self._give_back(t, t in charged, now, crash_limit)) for t in tokens]
 
-    def prune(self, now: int, limit: int, trace_ms: int, size: int, silent_ms: int) -> int:
+    def prune(
+        self, now: int, limit: int, trace_ms: int, size: int, silent_ms: int
+    ) -> tuple[int, bool]:
         over = by_score(self.expiry, -math.inf, now, limit)
         for id in over:
             keep_ms, space, outcome = self.done[id].partition(" ")
@@ -310,10 +298,10 @@ class Model:
                 self.expiry[id] = now + min(trace_ms, int(keep_ms))
             else:
                 del self.done[id], self.expiry[id]
-        for nonce, (_, at) in list(self.producers.items()):
+        for nonce, (_, at, _) in list(self.producers.items()):
             if now - at > silent_ms:
                 del self.producers[nonce]
-        return len(over)
+        return len(over), limit in (len(over), self.end_windows(now, limit))
 
     # -- users and operators ----------------------------------------------------------------------
 
@@ -346,6 +334,7 @@ class Model:
         self.cancels[id] = (keep_ms, outcome)
         if id in self.running:
             return "active"
+        self.free([id], "ds", is_over=True)
         self._tell([id])
         return "ready"
 
@@ -361,10 +350,12 @@ class Model:
             self.meta["cleared"] = now
         return len(ids)
 
-    def revive(self, items: Sequence[tuple[str, str]]) -> list[str]:
-        revived = []
+    def revive(self, items: Sequence[tuple[str, str]]) -> list[str | list[str]]:
+        revived = list[str | list[str]]()
         for id, record in items:
-            if self.dead.pop(id, None) is not None:
+            if id in self.dead and (holder := self.holder_against(id)):
+                revived.append([id, holder])
+            elif self.dead.pop(id, None) is not None:
                 self.crashes.pop(id, None)
                 self.state[id] = record
                 self.ready.append(id)
@@ -381,20 +372,3 @@ class Model:
 
     def purge_older(self, now: int, age: int, limit: int) -> int:
         return self.purge(now, by_score(self.dead, -math.inf, now - age, limit))
-
-    def pause_for(self, now: int, for_ms: int | None, reason: str) -> str:
-        until = 0 if for_ms is None else now + max(1, for_ms)
-        self.meta["paused"] = pause = f"{until} {now} {reason}"
-        return pause
-
-    def close(self, now: int) -> int:
-        is_new = "closed" not in self.meta
-        self.meta.setdefault("closed", now)
-        return int(is_new)
-
-    def resume(self, now: int) -> list[int]:
-        was_paused, was_closed = self.paused_until(now) is not None, "closed" in self.meta
-        self.meta = {k: v for k, v in self.meta.items() if k not in ("paused", "closed")}
-        if was_paused and (self.ready or self.quarantine or self.scheduled):
-            self.wakeup = dict(WAKEUP)
-        return [int(was_paused), int(was_closed)]

@@ -5,7 +5,7 @@ from hypothesis.stateful import precondition, rule
 
 from qcore.broker.redis import scripts
 from tests.support.draws import KEEP_MS, few, queues
-from tests.support.machine import Agreeing
+from tests.support.machine import Agreeing, texts
 from tests.support.model import HOUR_MS
 from tests.support.moves import LEASE_MS, NOW, SECOND
 
@@ -46,7 +46,7 @@ class Operators(Agreeing):
     def revive(self, queue: str, data: st.DataObject) -> None:
         items = [(id, "revived") for id in self.some_ids(data, queue)]
         reply = self.ask(scripts.REVIVE, queue, *(word for item in items for word in item))
-        self.agree([id.decode() for id in reply], self.models[queue].revive(items))
+        self.agree(texts(reply), self.models[queue].revive(items))
 
     @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, data=st.data())

@@ -3,7 +3,7 @@
 A job is in exactly one of ready, scheduled, active and dead, and as long as it is, its payload is
 in `jobs` and no outcome in `done`. Queues are live while they are audited. So the structures are
 paged through first, which shows some jobs twice and others never; what looks odd then is looked at
-again by one script, at one moment.
+again by one script, at one moment. Their unique keys: see `key_audit`.
 """
 
 import math
@@ -17,6 +17,7 @@ import msgspec
 
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
+from qcore.broker.redis.key_audit import keys_in_disorder, redis_cli
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.queue_checks import PAGE, scan
 from qcore.model.findings import Finding, fault, ok
@@ -168,6 +169,8 @@ async def _disorder(
     async for id, job in _look_again(broker, keys, seen):
         for kind, finding in _judge(check, keys, id, job):
             found[kind].append(finding)
+    async for kind, finding in keys_in_disorder(broker, keys, check):
+        found[kind].append(finding)
     return found, len(seen.places)
 
 
@@ -231,7 +234,7 @@ def _strange(check: str, keys: QueueKeys, token: bytes) -> Finding:
         check,
         f"{text_of(token)!r} in active is no token owner:seq:id, so no job's lease",
         "Remove it.",
-        _redis_cli("ZREM", keys, "active", token),
+        redis_cli("ZREM", keys, "active", token),
     )
 
 
@@ -241,7 +244,7 @@ def _far(check: str, keys: QueueKeys, token: bytes) -> Finding:
         f"lease {text_of(token)!r} ends too late, and no worker that was heard holds it",
         "Give doctor the --lease of your workers; if it is no longer one, end this: the next sweep "
         "takes its job back.",
-        _redis_cli("ZADD", keys, "active", b"XX", b"1", token),
+        redis_cli("ZADD", keys, "active", b"XX", b"1", token),
     )
 
 
@@ -251,8 +254,8 @@ def _judge(check: str, keys: QueueKeys, id: bytes, job: _Job) -> Iterator[tuple[
     running, payload = job.running, bool(job.has_payload)
     if payload and not places:
         again = (
-            _redis_cli("RPUSH", keys, "ready", id),
-            _redis_cli("ZADD", keys, "wakeup", b"0", b"1"),
+            redis_cli("RPUSH", keys, "ready", id),
+            redis_cli("ZADD", keys, "wakeup", b"0", b"1"),
         )
         said = f"job {name} is lost: it has a payload and is in no structure"
         yield "lost", fault(check, said, "Make it ready again.", *again)
@@ -267,17 +270,17 @@ def _judge(check: str, keys: QueueKeys, id: bytes, job: _Job) -> Iterator[tuple[
     if places and not payload:
         yield "no payload", _without_payload(check, keys, name, places[0])
     if places and job.has_outcome:
-        forget = [_redis_cli(c, keys, key, id) for c, key in (("HDEL", "done"), ("ZREM", "expiry"))]
+        forget = [redis_cli(c, keys, key, id) for c, key in (("HDEL", "done"), ("ZREM", "expiry"))]
         said = f"job {name} is in {places[0]} and has an outcome: its handle says that it ended"
         yield "outcome of a live job", fault(check, said, "Forget the outcome.", *forget)
     if running and not job.leases:
-        forget = _redis_cli("HDEL", keys, "running", id)
+        forget = redis_cli("HDEL", keys, "running", id)
         yield (
             "index without lease",
             fault(check, f"job {name} is in running, without a lease", "Remove it.", forget),
         )
     if job.leases and running not in job.leases:
-        index = _redis_cli("HSET", keys, "running", id, job.leases[0])
+        index = redis_cli("HSET", keys, "running", id, job.leases[0])
         said = f"job {name} has a lease and is not in running: it is not shown as active"
         yield "lease without index", fault(check, said, "Add it.", index)
 
@@ -302,7 +305,7 @@ def _removals(keys: QueueKeys, id: bytes, job: _Job, places: Sequence[str]) -> I
     # the lease that running names is the last to go
     leases = sorted(job.leases, key=lambda token: token == job.running)
     for token in leases[: places.count("active")]:
-        yield _redis_cli("ZREM", keys, "active", token)
+        yield redis_cli("ZREM", keys, "active", token)
     for name in ("dead", "scheduled"):
         if name in places and len(leases) > places.count("active"):
             names = [keys.names[key].decode() for key in ("active", name)]
@@ -317,10 +320,10 @@ def _removals(keys: QueueKeys, id: bytes, job: _Job, places: Sequence[str]) -> I
             ]
             yield shlex.join(words)
         elif name in places:
-            yield _redis_cli("ZREM", keys, name, id)
+            yield redis_cli("ZREM", keys, name, id)
     for name in ("ready", "quarantine"):
         if count := places.count(name):
-            yield _redis_cli("LREM", keys, name, str(count).encode(), id)
+            yield redis_cli("LREM", keys, name, str(count).encode(), id)
 
 
 def _without_payload(check: str, keys: QueueKeys, id: str, place: str) -> Finding:
@@ -334,7 +337,3 @@ def _without_payload(check: str, keys: QueueKeys, id: str, place: str) -> Findin
         case _:
             remedy = "Enqueue it anew; a worker buries this one, then forget it."
             return fault(check, said, remedy, forget)
-
-
-def _redis_cli(command: str, keys: QueueKeys, name: str, *words: bytes) -> str:
-    return shlex.join(["redis-cli", command, keys.names[name].decode(), *map(text_of, words)])

@@ -23,7 +23,7 @@ check('HLEN', jobs, state, crashes, unique, unique_of)
 redis.call('ZREM', active, '')
 
 -- take_key: gives a job its key again; returns the id of the one that holds it.
-local function take_key(id)
+local function take_key(id, payload)
   local letter, key = key_in(redis.call('HGET', unique_of, id))
   if letter ~= 'd' then return false end
   local text = redis.call('HGET', unique, key)
@@ -32,15 +32,17 @@ local function take_key(id)
   local is_held = entry and entry.id ~= id and redis.call('HEXISTS', jobs, entry.id) == 1
     and not redis.call('ZSCORE', dead, entry.id)
   if is_held then return entry.id end
-  redis.call('HSET', unique, key, '0 ' .. whole(clock('')) .. ' 1 - ' .. id)
+  local first = #payload >= 8 and whole(struct.unpack('>I8', payload)) or '0'
+  redis.call('HSET', unique, key, '0 ' .. first .. ' 1 - ' .. id)
   return false
 end
 
 local reply, is_woken = {}, false
 for i = items, #ARGV, 2 do
   local id = ARGV[i]
-  if redis.call('HEXISTS', jobs, id) == 1 and redis.call('ZSCORE', dead, id) then
-    local holder = take_key(id)
+  local payload = redis.call('HGET', jobs, id)
+  if payload and redis.call('ZSCORE', dead, id) then
+    local holder = take_key(id, payload)
     if holder then
       reply[#reply + 1] = { id, holder }
     else
