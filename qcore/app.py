@@ -22,6 +22,7 @@ from qcore.declaration import (
     check_payload_limit,
     check_types,
     checked_callee,
+    declared_queues,
     expires_ms_of,
     is_list,
     is_module,
@@ -39,7 +40,7 @@ from qcore.model.codec import Arguments
 from qcore.model.reference import parts_of
 from qcore.model.retry import Retry
 from qcore.per_process import importing
-from qcore.queue import Queue, weights_of
+from qcore.queue import Queue, depth_limits_of, weights_of
 from qcore.settings import BrokerConfig, check_name, check_type
 from qcore.task import AsyncTask, SyncTask, Task
 from qcore.uniqueness import Unique
@@ -87,17 +88,10 @@ class App:
     ) -> None:
         if url is not None:
             check_type("url", url, str, "text as redis://host:6379/0")
-        if not is_list(queues) or not queues:
-            raise ConfigError(
-                f'queues is {queues!r}, give a list of names or Queue objects: ["default"]'
-            )
-        declared = [queue if isinstance(queue, Queue) else Queue(queue) for queue in queues]
-        # of an enum of strings its value
-        self.queues = tuple(check_name("queue", queue.name) for queue in declared)
-        if len(set(self.queues)) != len(self.queues):
-            raise ConfigError(f"queues {list(self.queues)} names a queue twice")
+        declared = declared_queues(queues)
+        self.queues = tuple(declared)
         #: One for each queue, or none: then they are served in strict order.
-        self.weights = weights_of([(queue.name, queue.weight) for queue in declared])
+        self.weights = weights_of([(name, queue.weight) for name, queue in declared.items()])
         if namespace is not None:
             namespace = check_name("namespace", namespace)
         if not is_list(include) or not all(map(is_module, include)):
@@ -105,14 +99,12 @@ class App:
         self.include = tuple(include)
         check_payload_limit(payload_limit)
         #: What is not known before it is opened is left out; a value out of range is refused here.
-        limits = {queue.name: queue.depth_limit for queue in declared}
         self._limits = BrokerConfig(
             url="",
             payload_limit_bytes=payload_limit,
             enqueue_timeout_s=seconds("enqueue_timeout", enqueue_timeout),
-            depth_limits={name: limit for name, limit in limits.items() if limit is not None},
+            depth_limits=depth_limits_of(declared.values()),
         )
-        #: By queue, of those that have one.
         self.depth_limits = self._limits.depth_limits
         self.tasks: dict[str, Task[Any, Any]] = {}
         self._url, self._namespace = url, namespace

@@ -174,4 +174,5 @@ class _Sender:
         # an error of ours that does not say that it was sent is certain
         is_open = self._jobs and getattr(error, "sent", not isinstance(error, QcoreError))
         more = f", and the next {len(self._jobs)} may have been" if is_open else ""
-        return f"{self.accepted} jobs were enqueued before{more}"
+        accepted = self.accepted + getattr(error, "enqueued", 0)
+        return f"{accepted} jobs were enqueued before{more}"

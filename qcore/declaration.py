@@ -12,7 +12,8 @@ from qcore.errors import ConfigError
 from qcore.job_options import Settings
 from qcore.model.callee import check_callee, name_of, source_of
 from qcore.model.retry import Retry
-from qcore.settings import KILL_GRACE_S, check_type
+from qcore.queue import Queue
+from qcore.settings import KILL_GRACE_S, check_name, check_type
 from qcore.task import AsyncTask, SyncTask, Task
 
 P = ParamSpec("P")
@@ -36,6 +37,23 @@ class Register(Protocol):
     def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> SyncTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+
+
+def declared_queues(queues: Sequence[str | Queue]) -> dict[str, Queue]:
+    """Return the queues of an app by their names; of an enum of strings its values.
+
+    Raises:
+        ConfigError: no list, an empty one, a name twice, or one that is none.
+    """
+    if not is_list(queues) or not queues:
+        raise ConfigError(
+            f'queues is {queues!r}, give a list of names or Queue objects: ["default"]'
+        )
+    declared = [queue if isinstance(queue, Queue) else Queue(queue) for queue in queues]
+    names = [check_name("queue", queue.name) for queue in declared]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"queues {names} names a queue twice")
+    return dict(zip(names, declared, strict=True))
 
 
 def check_payload_limit(limit: int) -> None:

@@ -115,11 +115,13 @@ class AlreadyEnqueued(QcoreError):
 
     Attributes:
         ref: That job, `QUEUE/ID`, as taken by `app.job`.
+        enqueued: How many jobs of the same chunk of `enqueue_many` were enqueued.
     """
 
-    def __init__(self, message: str, *, ref: str = "") -> None:
+    def __init__(self, message: str, *, ref: str = "", enqueued: int = 0) -> None:
         super().__init__(message)
         self.ref = ref
+        self.enqueued = enqueued
 
 
 class JobTimedOut(QcoreError):

@@ -65,7 +65,7 @@ class JobHandle(Generic[R]):
         #: What became of the request that brought this handle: "created"; "joined": the job of an
         #: earlier request stands for it; "replaced": with the arguments of this one; "throttled": a
         #: job was created within the window. None for a handle that no enqueue returned.
-        self.answer = answer
+        self.answer: Answer | None = answer
 
     @property
     def ref(self) -> str:

@@ -44,12 +44,13 @@ class JobMaker:
         """
         settings, options = self._settings, self._options
         raw = self._arguments.encode(args, kwargs)
+        expires_ms = expires_ms_of(settings, options)
         envelope = Envelope(
             ENVELOPE_VERSION,
             settings.name,
             msgspec.Raw(raw),
             options.keep_ms,
-            expires_ms_of(settings, options),
+            expires_ms,
         )
         return Job(
             options.id or new_id(),
@@ -57,15 +58,15 @@ class JobMaker:
             encode(envelope),
             options.delay_ms,
             options.eta_ms,
-            self._terms(raw),
+            self._terms(raw, max(0, expires_ms)),
         )
 
-    def _terms(self, raw: bytes) -> Terms | None:
+    def _terms(self, raw: bytes, expires_ms: int) -> Terms | None:
         """Return what a job with these arguments depends on; None: on nothing, as most."""
         options, keys = self._options, self._keys
         if keys is None and options.id is None and options.idempotency_key is None:
             return None
-        key = None if keys is None else keys.key_of(raw)
+        key = None if keys is None else keys.key_of(raw, expires_ms)
         if options.idempotency_key is not None:
             name, ttl_ms = self._settings.name, options.idempotency_ttl_ms
             key = idempotency_key(name, options.idempotency_key, ttl_ms, raw)

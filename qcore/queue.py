@@ -1,6 +1,6 @@
 """A queue as an app declares it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -80,3 +80,9 @@ def weights_of(queues: Sequence[tuple[str, int | None]]) -> tuple[int, ...]:
             "none, for strict order"
         )
     return weights
+
+
+def depth_limits_of(queues: Iterable[Queue]) -> dict[str, DepthLimit]:
+    """Return the limits of those queues that have one, by name."""
+    limits = ((str.__str__(queue.name), queue.depth_limit) for queue in queues)
+    return {name: limit for name, limit in limits if limit is not None}

@@ -134,7 +134,8 @@ class Dispatch(Generic[P, R]):
         answer = _answer_of(found)
         if terms.key is not None and terms.key.conflict == "repeat":
             is_same = answer == "created" or found.digest == terms.key.digest
-            (log.info if is_same else log.warning)(
+            say = log.debug if answer == "created" else log.info if is_same else log.warning
+            say(
                 "job.enqueued",
                 job=found.job,
                 task=self._task.name,
@@ -147,8 +148,10 @@ class Dispatch(Generic[P, R]):
         since = time.monotonic()
         accepted = partial(self._maker.accepted, job.delay_ms, job.eta_ms, since)
         if answer in ("joined", "throttled"):
-            # what is kept of that one, and for how long, was said by whoever enqueued it
+            # how long its outcome is kept was said by whoever enqueued it
             accepted = partial(Accepted, KEEP_S, math.inf, since)
+            if terms.key is not None and terms.key.until not in ("done", "started"):
+                accepted = None  # it may have ended long ago, so no trace proves nothing
         return self._task.handle(job.queue, found.job, accepted=accepted, answer=answer)
 
     def _check_conflicts(self, jobs: list[Job], answered: list[Admission]) -> None:
@@ -159,10 +162,9 @@ class Dispatch(Generic[P, R]):
         if there:
             ref = reference(jobs[0].queue, there[0].job)
             left = len(jobs) - len(there)
-            rest = f"; the rest of the call, {left} of {len(jobs)}, is enqueued" if left else ""
-            raise AlreadyEnqueued(
-                f"task {self._task.name}: job {ref} has its unique key{rest}", ref=ref
-            )
+            rest = f"; the rest of its chunk, {left} of {len(jobs)}, is enqueued" if left else ""
+            why = f"task {self._task.name}: job {ref} has its unique key{rest}"
+            raise AlreadyEnqueued(why, ref=ref, enqueued=left)
 
     async def enqueue_many(
         self,
@@ -177,7 +179,7 @@ class Dispatch(Generic[P, R]):
 
         Args:
             calls: Each item is a tuple of positional arguments or a mapping of named ones.
-            chunk: Jobs per call on Redis, 1 to 500, and not more than the `max_jobs` of the queue;
+            chunk: Jobs per call on Redis, 1 to 500, and at most a tenth of the queue's `max_jobs`;
                 a chunk is accepted as a whole or not at all.
             rate: Jobs a second, or jobs and the time that they are for, `(1000, "1m")`: they are
                 enqueued at once, and become due one after another at that pace.
@@ -205,7 +207,8 @@ class Dispatch(Generic[P, R]):
         queue = self._options.queue or self._task.settings.queue
         limit = self._task.app.depth_limits.get(queue)
         if limit is not None:
-            chunk = min(chunk, limit.max_jobs)
+            # a chunk that needs nearly all of the room would wait until there are no jobs left
+            chunk = max(1, min(chunk, limit.max_jobs // 10))
         make = self._maker.job_of_item
         if rate is not None:
             make = Pacing(self._task.name, rate).paced(make)

@@ -1,6 +1,7 @@
 """One job per thing: which arguments name the thing, and for how long it is the only one."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -54,7 +55,8 @@ class Unique(msgspec.Struct, frozen=True):
                 f"Unique: key is {self.key!r}, give the name of a parameter, a tuple of names, or "
                 "a function of the arguments"
             )
-        if inspect.iscoroutinefunction(self.key):
+        # a function, or an object of a class with an async __call__
+        if any(map(inspect.iscoroutinefunction, (self.key, type(self.key).__call__))):
             raise ConfigError("Unique: key is an async function, give an ordinary one")
         if self.on_conflict not in ("keep", "replace", "raise"):
             raise ConfigError(
@@ -100,7 +102,7 @@ class KeyMaker:
             "replace" if unique.on_conflict == "replace" else "keep"
         )
 
-    def key_of(self, raw: bytes) -> UniqueKey:
+    def key_of(self, raw: bytes, expires_ms: int = 0) -> UniqueKey:
         """Return the key of a job with these encoded arguments, as a worker will read them.
 
         Raises:
@@ -119,7 +121,8 @@ class KeyMaker:
                     f"{type(e).__name__}: {e}"
                 ) from e
         text = value_text(f"task {self._task}: its unique key", value)
-        return UniqueKey(key_name("u", self._task, text), str(self._until), self._conflict)
+        name = key_name("u", self._task, text)
+        return UniqueKey(name, str(self._until), self._conflict, expires_ms=expires_ms)
 
 
 def idempotency_key(task: str, value: object, ttl_ms: int, raw: bytes) -> UniqueKey:
@@ -139,11 +142,13 @@ def value_text(what: str, value: object) -> str:
     Raises:
         ArgumentError: another type, empty, or too long; `what` is named.
     """
-    if isinstance(value, tuple):
-        parts = cast("tuple[object, ...]", value)
-        text = msgspec.json.encode([_plain(what, part) for part in parts]).decode()
-    else:
-        text = _plain(what, value)
+    try:
+        text = _text(what, value)
+    except ArgumentError:
+        raise
+    except Exception as e:
+        kind = type(value).__name__
+        raise ArgumentError(f"{what} of type {kind} cannot be made text: {e}") from e
     size = len(text.encode("utf-8", "surrogatepass"))
     if not text:
         raise ArgumentError(f"{what} is empty, give {_NAMES_OF_PLAIN}")
@@ -162,6 +167,13 @@ def window_ms(what: str, window: Seconds, error: type[Exception]) -> int:
     if not 0.001 <= window_s <= MAX_WINDOW_S:
         raise error(f"{what} is {window_s:g} s, allowed is 0.001 s to 366 days")
     return round(window_s * 1000)
+
+
+def _text(what: str, value: object) -> str:
+    if isinstance(value, tuple):
+        parts = cast("tuple[object, ...]", value)
+        return json.dumps([_plain(what, part) for part in parts], ensure_ascii=False)
+    return _plain(what, value)
 
 
 def _plain(what: str, value: object) -> str:
@@ -187,10 +199,11 @@ def _names_of(task: str, function: Callable[..., Any], known: Sequence[str]) -> 
         raise ConfigError(
             f"task {task}: the parameters of its unique key's function cannot be read: {e}"
         ) from e
-    names = list[str]()
+    names, takes_all = list[str](), False
     for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            return tuple(known)
+            takes_all = True
+            continue
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise ConfigError(
                 f"task {task}: parameter {parameter} of its unique key's function is not possible, "
@@ -198,4 +211,5 @@ def _names_of(task: str, function: Callable[..., Any], known: Sequence[str]) -> 
             )
         if name in known or parameter.default is parameter.empty:
             names.append(name)
-    return tuple(names)
+    # what it asks for and the task has not is told by whoever made it
+    return tuple(dict.fromkeys([*names, *(known if takes_all else ())]))

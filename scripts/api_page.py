@@ -13,7 +13,9 @@ PAGE = ROOT / "docs" / "reference" / "python-api.md"
 SECTIONS = {
     "App": ("qcore/app.py", ("App",)),
     "Queue": ("qcore/queue.py", ("Queue",)),
+    "Unique": ("qcore/uniqueness.py", ("Unique",)),
     "Task": ("qcore/task.py", ("Task", "Dispatch")),
+    "Enqueued": ("qcore/model/admission.py", ("Enqueued",)),
     "JobHandle": ("qcore/handle.py", ("JobHandle",)),
     "Context": ("qcore/context.py", ("Context",)),
     "Inspector": ("qcore/broker/redis/inspector.py", ("Inspector",)),
@@ -28,6 +30,7 @@ SECTIONS = {
 #: Public names within the library that are of no use to who uses it.
 INTERNAL = {
     *("App.broker", "App.config", "App.configure", "App.lifespan_state", "App.work_at"),
+    "Queue.depth_limit",
     *("Task.handle", "Task.keep_ms", "Task.with_context", "Retry.delay_s", "Exponential.delay_s"),
 }
 HEAD = """\
@@ -92,12 +95,15 @@ def signature(node: Function, name: str) -> str:
     return f"```text\n{line}\n```\n"
 
 
+def escaped(text: str) -> str:
+    """Return what reads as `text` in the cell of a table."""
+    return text.replace("|", r"\|")
+
+
 def fields(kind: ast.ClassDef) -> Iterator[str]:
     """Yield a table of the fields of a struct, or of the members of an enum."""
     rows = [
-        f"| `{ast.unparse(node.target)}` | `{ast.unparse(node.annotation)}` |".replace(
-            " | N", r" \| N"
-        )
+        f"| `{ast.unparse(node.target)}` | `{escaped(ast.unparse(node.annotation))}` |"
         for node in kind.body
         if isinstance(node, ast.AnnAssign)
     ]

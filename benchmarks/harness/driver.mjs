@@ -48,6 +48,8 @@ const ways = {
     };
     await Promise.all(Array.from({ length: PRODUCERS }, produce));
   },
+  keyed: (system, jobs) => ways.one({ one: system.keyed }, jobs),
+  "keyed gathered": (system, jobs) => ways.gathered({ one: system.keyed }, jobs),
   async bulk(system, jobs) {
     for (let n = 0; n < jobs; n += BULK_JOBS) {
       const size = Math.min(BULK_JOBS, jobs - n);

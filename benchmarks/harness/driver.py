@@ -52,6 +52,8 @@ class System(NamedTuple):
     delayed: Callable[[int, float], Awaitable[Any]] | None = None
     #: Enqueue job `n` from a program without an event loop.
     blocking: Callable[[int], Any] | None = None
+    #: Enqueue job `n` under a key of its own, so that there is no second one while it is there.
+    keyed: Callable[[int], Awaitable[Any]] | None = None
     #: Whether its worker command manages processes; else one is forked for each.
     own_processes: bool = False
 
@@ -147,7 +149,23 @@ async def _bulk(system: System, numbers: range) -> None:
         await system.bulk(range(start, min(start + BULK_JOBS, numbers.stop)))
 
 
-WAYS = {"one": _one, "gathered": _gathered, "bulk": _bulk}
+async def _keyed(system: System, numbers: range) -> None:
+    assert system.keyed is not None
+    await _one(system._replace(one=system.keyed), numbers)
+
+
+async def _keyed_gathered(system: System, numbers: range) -> None:
+    assert system.keyed is not None
+    await _gathered(system._replace(one=system.keyed), numbers)
+
+
+WAYS = {
+    "one": _one,
+    "gathered": _gathered,
+    "bulk": _bulk,
+    "keyed": _keyed,
+    "keyed gathered": _keyed_gathered,
+}
 
 
 def _in_turn(system: System, numbers: Iterable[int]) -> None:

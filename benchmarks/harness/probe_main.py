@@ -7,17 +7,18 @@ the least noise. Every step counts the runs of its jobs and what is left in Redi
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import uvloop
 
-from qcore import App, Context, Retry, Task
+from qcore import App, Context, Retry, Task, Unique
 from qcore.broker.identity import new_owner
 from qcore.runtime.worker.worker import Worker
 from qcore.settings import WorkerConfig
@@ -32,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "expires": {"expires": 24 * 3600.0},
     "exclusive": {"exclusive": True},
     "at_most_once": {"at_most_once": True},
+    "unique": {"unique": Unique("n")},
 }
 
 
@@ -68,7 +70,11 @@ def register(app: App, feature: str, run: Callable[[], None]) -> Task[Any, Any]:
     async def injected(ctx: Context) -> None:
         run()
 
-    function = {"results": returning, "context": injected}.get(feature, noop)
+    async def keyed(n: int) -> None:
+        run()
+
+    functions = {"results": returning, "context": injected, "unique": keyed}
+    function = functions.get(feature, noop)
     return app.task(name="noop", **OPTIONS.get(feature, {}))(function)
 
 
@@ -86,6 +92,8 @@ class Probe:
         concurrency: int = 100,
     ) -> None:
         self._tally = RunCounts()
+        self._feature = feature
+        self._keys = itertools.count()
         self._producer = App(producer_url or url, namespace=namespace)
         self._app = App(worker_url or url, namespace=namespace)
         #: What it asks is on nobody's account.
@@ -108,7 +116,7 @@ class Probe:
 
     async def enqueue_many(self, jobs: int) -> dict[str, Any]:
         with Clock() as clock:
-            await self._noop.enqueue_many(() for _ in range(jobs))
+            await self._noop.enqueue_many(self._calls(jobs))
         return await self._enqueued(jobs, clock)
 
     async def enqueue_together(self, jobs: int, tasks: int = 100) -> dict[str, Any]:
@@ -116,12 +124,25 @@ class Probe:
 
         async def produce(share: int) -> None:
             for _ in range(share):
-                await self._noop.enqueue()
+                await self._enqueue_one()
 
         share = jobs // tasks
         with Clock() as clock:
             await asyncio.gather(*(produce(share) for _ in range(tasks)))
         return await self._enqueued(share * tasks, clock)
+
+    def _calls(self, jobs: int) -> Iterable[tuple[int, ...]]:
+        if self._feature == "unique":
+            return zip(itertools.islice(self._keys, jobs))
+        return itertools.repeat((), jobs)
+
+    async def _enqueue_one(self) -> None:
+        if self._feature == "unique":
+            await self._noop.enqueue(next(self._keys))
+        elif self._feature == "idempotency":
+            await self._noop.options(idempotency_key=next(self._keys)).enqueue()
+        else:
+            await self._noop.enqueue()
 
     async def enqueue_each(self, jobs: int) -> dict[str, Any]:
         """Enqueue one by one, each awaited."""
@@ -140,7 +161,7 @@ class Probe:
             for i in range(0, jobs, batch):
                 size = min(batch, left)
                 task = self._noop.options(delay=24 * hour_s * (1 + i / jobs))
-                await task.enqueue_many(() for _ in range(size))
+                await task.enqueue_many(self._calls(size))
                 left -= size
         self._scheduled += jobs
         return await self._enqueued(jobs, clock)
@@ -168,12 +189,12 @@ class Probe:
             async with self._working():
                 for due in range(before + FEED, before + jobs + 1, FEED):
                     await self._tally.reach(due)
-                    await self._noop.enqueue_many(() for _ in range(FEED))
+                    await self._noop.enqueue_many(self._calls(FEED))
                     self._put += FEED
         done = self._tally.done - before
         await self._check()
         missing = done - jobs // FEED * FEED
-        await self._noop.enqueue_many(() for _ in range(missing))
+        await self._noop.enqueue_many(self._calls(missing))
         self._put += missing
         return {"jobs": done, **clock.figures()}
 

@@ -28,6 +28,7 @@ ONE, TWO = "1 process", "2 processes"
 #: Not "debug log", which is a line for each job, nor "at most once", which is a write before each
 #: run: they are measured, but no target bounds them.
 FEATURES = ("result kept", "retry policy", "timeout", "context injected", "expires", "exclusive")
+KEYED = ("unique key", "idempotency key")
 TARGETS = [
     Target("drain / fastest Python peer", "drain", ONE, 10, PYTHON_PEERS),
     Target("drain / BullMQ on Node", "drain", ONE, 3, ("bullmq",)),
@@ -51,6 +52,13 @@ TARGETS = [
     Target("client commands a job", "commands", "drain: commands", 0.1, at_least=False),
     Target("round trips a job", "commands", "drain: round trips", 0.05, at_least=False),
     *(Target(f"drain, {one} / without", "tax", one, 0.5, ("no feature",)) for one in FEATURES),
+    *(Target(f"drain, {one} / without", "tax", one, 0.7, ("no feature",)) for one in KEYED),
+    *(
+        Target(
+            f"enqueue {case}, a key each / without", "unique", f"{case}, a key each", 0.7, (case,)
+        )
+        for case in ("one by one", "100 at a time")
+    ),
     Target("idle: commands a second", "idle", "commands", 2, at_least=False),
     Target("idle: CPU, %", "idle", "CPU of the worker", 0.5, at_least=False),
     Target("idle: memory, MB", "idle", "memory of the worker", 45, at_least=False),

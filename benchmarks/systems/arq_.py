@@ -42,6 +42,10 @@ async def one(n: int) -> None:
     await pool.enqueue_job("job", n)
 
 
+async def keyed(n: int) -> None:
+    await pool.enqueue_job("job", n, _job_id=f"key-{n}")
+
+
 def work(concurrency: int, processes: int) -> None:
     asyncio.set_event_loop(uvloop.new_event_loop())
     Worker(
@@ -57,4 +61,4 @@ def work(concurrency: int, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(System(one, work, opened=opened))
+    main(System(one, work, opened=opened, keyed=keyed))

@@ -17,6 +17,7 @@ const opened = () => (queue ??= new Queue("bench", { connection }));
 
 await main({
   one: (n) => opened().add("job", { n }, options),
+  keyed: (n) => opened().add("job", { n }, { ...options, deduplication: { id: String(n) } }),
   bulk: (numbers) => opened().addBulk(numbers.map((n) => ({ name: "job", data: { n }, opts: options }))),
   work: (concurrency) => {
     const worker = new Worker("bench", ({ data }) => job(data.n), { connection, concurrency, autorun: false });

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import qcore.broker.per_loop  # noqa: F401 - imported late else, by the first blocking call
 from benchmarks import workloads
 from benchmarks.harness.driver import URL, System, gate, main
-from qcore import App
+from qcore import App, Unique
 
 GUARANTEE = "at least once: a lease on every job, renewed while it runs"
 SETTINGS = "defaults of `qcore worker`: lease 30 s, 5 attempts; None as the result keeps nothing"
@@ -16,6 +16,7 @@ BULK = True
 
 app = App(URL)
 job = app.task(name="job")(workloads.chosen())
+one_per_n = app.task(name="keyed", unique=Unique("n"))(workloads.chosen())
 PAYLOAD = "x" * int(os.environ.get("BENCH_PAYLOAD", "0"))
 MORE = {"data": PAYLOAD} if PAYLOAD else {}
 
@@ -38,6 +39,10 @@ async def delayed(n: int, seconds: float) -> None:
     await job.options(delay=seconds).enqueue(n, **MORE)
 
 
+async def keyed(n: int) -> None:
+    await one_per_n.enqueue(n, **MORE)
+
+
 def blocking(n: int) -> None:
     job.enqueue_sync(n, **MORE)
 
@@ -49,4 +54,4 @@ def work(concurrency: int, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(System(one, work, bulk, lambda: app, delayed, blocking, own_processes=True))
+    main(System(one, work, bulk, lambda: app, delayed, blocking, keyed, own_processes=True))

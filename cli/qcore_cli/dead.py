@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from qcore import ConfigError
+from qcore.broker.contract import Revived
 from qcore.broker.redis.inspector import Inspector
 from qcore.model.reference import reference
 from qcore.model.views import JobRecord
@@ -32,6 +33,8 @@ from qcore_cli.options import (
 from qcore_cli.terminal import echo, printable
 
 _MIN_WIDTH = 40
+#: So many jobs that were not revived are named.
+_NAMED = 3
 Ref = Annotated[str, typer.Argument(help="QUEUE/ID, as printed everywhere.")]
 Queue = Annotated[str, typer.Argument(help="Name of a queue.")]
 
@@ -104,24 +107,42 @@ def dead_revive(
         count = with_inspector(url, namespace, lambda i: stats_of(i, queue)).dead
         confirm(f"Revive {all_of(count, 'dead job')} of {queue}?", yes=yes)
 
-    async def act(inspector: Inspector) -> list[str]:
+    async def act(inspector: Inspector) -> dict[str, Revived]:
         if queue is not None:
             await check_queue(inspector, queue)
-            return [reference(queue, id) for id in await inspector.revive_all(queue)]
-        done: list[str] = []
-        for name, ids in split_refs(refs or []).items():
-            done += [reference(name, id) for id in await inspector.revive(name, ids)]
-        return done
+            return {queue: await inspector.revive_all(queue)}
+        named = split_refs(refs or [])
+        return {name: await inspector.revive(name, ids) for name, ids in named.items()}
 
-    revived = with_inspector(url, namespace, act)
-    missed = sorted(set(refs or ()) - set(revived))
+    done = with_inspector(url, namespace, act)
+    revived = [reference(name, id) for name, ids in done.items() for id in ids]
+    held = {
+        reference(name, id): reference(name, holder)
+        for name, ids in done.items()
+        for id, holder in ids.held.items()
+    }
+    missed = sorted(set(refs or ()) - set(revived) - held.keys())
     if as_json:
-        print_json({"revived": revived, "not_dead": missed})
-    else:
+        print_json({"revived": revived, "not_dead": missed, "held": held})
+    elif revived or not held:
         say_done("Revived", len(revived), queue, url, namespace)
+    said = [] if not held else [_held(held)]
     if missed:
         where = where_of(url, namespace)
-        raise ConfigError(f"not dead in {where}, or without payload: {', '.join(missed)}")
+        said.append(f"not dead in {where}, or without payload: {', '.join(missed)}")
+    if said:
+        raise ConfigError("; ".join(said))
+
+
+def _held(held: dict[str, str]) -> str:
+    """Say which jobs stay dead since others hold their unique keys, and what to do."""
+    named = list(held.items())[:_NAMED]
+    pairs = ", ".join(f"{ref} ({holder} holds it)" for ref, holder in named)
+    more = f" and {len(held) - len(named):,} more" if len(held) > len(named) else ""
+    return (
+        f"not revived, since another job holds the unique key: {pairs}{more}; wait until that one "
+        "has ended, or free the key, which `qcore jobs show` tells, with `qcore unique free`"
+    )
 
 
 @dead.command("purge")

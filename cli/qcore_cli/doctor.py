@@ -17,7 +17,13 @@ from qcore.broker.redis.epoch import check_losses
 from qcore.broker.redis.fleet import Fleet
 from qcore.broker.redis.inspector import Inspector
 from qcore.broker.redis.job_audit import Horizon, audit, repair
-from qcore.broker.redis.queue_checks import QueueReading, check_queue, check_served, read_queues
+from qcore.broker.redis.queue_checks import (
+    QueueReading,
+    check_queue,
+    check_room,
+    check_served,
+    read_queues,
+)
 from qcore.broker.redis.server_checks import check_clocks, check_server, read_info, read_server
 from qcore.broker.redis.unknown_tasks import check_declared, check_tasks
 from qcore.environment import broker_config, wants_color
@@ -118,7 +124,7 @@ async def _examine_queue(
             members = [m for m in await Fleet(broker).members() if not m.is_silent]
             names = {queue for member in members for queue in member.view.queues}
             served = check_served(reading, names, Inspector(broker).where) or served
-        findings = [*served, *await audit(broker, name, horizon)]
+        findings = [*served, *check_room(reading), *await audit(broker, name, horizon)]
         return [*findings, *await check_tasks(broker, name, described.timeouts.keys())]
     except (BrokerUnavailable, BrokerRefused):
         raise

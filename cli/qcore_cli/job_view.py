@@ -11,7 +11,7 @@ from qcore.broker.redis.inspector import Inspector
 from qcore.environment import broker_config
 from qcore.model.job import Death
 from qcore.model.reference import reference
-from qcore.model.views import JobRecord, RunsOn
+from qcore.model.views import JobRecord, RunsOn, UniqueKeyView
 from qcore_cli.format import print_json, short_age, shown_time
 from qcore_cli.options import split_refs, with_broker
 from qcore_cli.terminal import echo, printable
@@ -62,6 +62,7 @@ def show(record: JobRecord, runs_on: RunsOn | None, as_json: bool) -> None:
         ("crashes", record.crashes or None),
         ("reason", record.reason),
         ("result", plain["result"]),
+        *(() if record.unique is None else _key_rows(record.unique)),
     ]
     for name, value in rows:
         if value not in (None, "-"):
@@ -74,6 +75,19 @@ def show(record: JobRecord, runs_on: RunsOn | None, as_json: bool) -> None:
         echo()
         echo(printable(f"attempt {error.attempt}  {error.kind}  {where}"))
         echo("  " + error.text.rstrip().replace("\n", "\n  "))
+
+
+def _key_rows(key: UniqueKeyView) -> list[tuple[str, object]]:
+    return [
+        ("key", f"{key.value}  {key.kind}, until {key_end(key)}"),
+        ("asked first", time_of(key.first_ms)),
+        ("times asked", key.times),
+    ]
+
+
+def key_end(key: UniqueKeyView) -> str:
+    """Return until when a key is held: "done", "started", or the end of its window."""
+    return key.until if key.until_ms is None else shown_time(key.until_ms)
 
 
 def _runs(on: RunsOn) -> str:

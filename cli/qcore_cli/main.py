@@ -23,6 +23,7 @@ from qcore_cli.logs import LogFormat, configure_logging
 from qcore_cli.options import Commands
 from qcore_cli.queues import clear, pause, queues, resume
 from qcore_cli.terminal import echo
+from qcore_cli.unique import unique
 from qcore_cli.wait_empty import wait_empty
 from qcore_cli.worker import worker
 
@@ -60,6 +61,7 @@ app.command()(doctor)
 app.add_typer(queues, name="queues")
 app.add_typer(jobs, name="jobs")
 app.add_typer(dead, name="dead")
+app.add_typer(unique, name="unique")
 app.command()(clear)
 app.command()(pause)
 app.command()(resume)

@@ -27,7 +27,10 @@ T = TypeVar("T")
 _NAMED = 8
 #: Who mistyped a command may type what is suggested, so nothing is that changes anything.
 _SUGGESTED = frozenset(
-    ("worker", "status", "top", "doctor", "queues", "jobs", "dead", "show", "list", "redis")
+    (
+        *("worker", "status", "top", "doctor", "queues", "jobs", "dead", "unique", "show", "list"),
+        "redis",
+    )
 )
 
 

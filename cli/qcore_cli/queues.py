@@ -42,9 +42,7 @@ from qcore_cli.terminal import echo, printable
 #: Of more queues than this those that are empty are only counted.
 _QUEUES = 20
 
-_HEAD = (
-    *("QUEUE", "READY", "QUARANTINED", "SCHEDULED", "ACTIVE", "DEAD", "OLDEST READY", "STATE"),
-)
+_COUNTS = ("READY", "QUARANTINED", "SCHEDULED", "ACTIVE", "DEAD")
 
 Queue = Annotated[str, typer.Argument(help="Name of a queue.")]
 QueueOrNone = Annotated[str | None, typer.Argument(help="Name of a queue.")]
@@ -92,14 +90,19 @@ def _print_queues(found: list[QueueStats], named: bool) -> None:
     if not named and len(found) > _QUEUES:
         shown = [q for q in found if depth(q) or state_of(q) != "open"]
     if shown:
+        has_limits = any(q.max_jobs is not None for q in shown)
+        limit = ("LIMIT",) if has_limits else ()
         rows = [
             (
                 *(q.name, q.ready, q.quarantined, q.scheduled, q.active, q.dead),
+                *((q.max_jobs or "-",) if has_limits else ()),
                 *(_age(q), state_of(q)),
             )
             for q in by_depth(shown)
         ]
-        echo("\n".join(table(_HEAD, rows)))
+        head = ("QUEUE", *_COUNTS, *limit, "OLDEST READY", "STATE")
+        numbers = range(1, 1 + len(_COUNTS) + len(limit))
+        echo("\n".join(table(head, rows, right=numbers)))
     if len(shown) < len(found):
         echo(f"{len(found)} queues, {len(found) - len(shown)} of them empty; --json lists all.")
 

@@ -16,7 +16,8 @@ What users and operators do:
 
     cancel          scheduled -> cancelled; ready, active: a request, obeyed by the next step
     clear           ready, scheduled -> cancelled
-    revive          dead      -> ready
+    revive          dead      -> ready, with their unique keys
+    free            none: a unique key is held no more
     purge           dead      -> -
     forget          removes the keys of a queue that is empty and unused
     pause, close    nothing of a queue is claimed, or nothing new is taken, until `resume`
@@ -26,6 +27,7 @@ What changes nothing, and is asked for by users, operators and supervisors:
     ended           waits until a job has ended                       handle
     job, dead       what is known of one job, of those that are dead  `JobRecord`
     names, queues   which queues there are, and how full they are     `QueueStats`
+    keys            which unique keys are held, and by whom           `UniqueKeyView`
     members         which supervisors are alive, and what they run    `Member`
     beat, restart   a supervisor says that it lives, and hears orders  `Contact`, `Order`
 
@@ -124,6 +126,15 @@ class Swept:
     #: When Redis answered, on its clock.
     now_ms: int
     taken: dict[str, list[Reclaimed]]
+
+
+class Revived(list[str]):
+    """The ids of the jobs that were revived."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Those that stay dead: the id of each, and of the job that holds its unique key.
+        self.held: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class UniqueKey(msgspec.Struct, frozen=True):
     conflict: Literal["keep", "replace", "repeat"]
     #: Of the arguments, where they are to be compared.
     digest: str = "-"
+    #: After so many milliseconds the job starts no more, and its key is free; 0: never.
+    expires_ms: int = 0
 
 
 class Terms(msgspec.Struct, frozen=True):

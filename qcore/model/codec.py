@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -189,6 +190,7 @@ class Arguments:
         ]
         try:
             shape = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+            self._shape = shape
             self._decoder = msgspec.msgpack.Decoder(shape, dec_hook=_from_builtins)
             self._result = msgspec.msgpack.Decoder(self.returns, dec_hook=_from_builtins)
             kinds = ((p.name, msgspec.inspect.type_info(hints.get(p.name, Any))) for p in own)
@@ -248,7 +250,22 @@ class Arguments:
 
     def complete(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
         """Return the arguments as `decode` does, with the defaults of those that were left out."""
-        return self._defaults | self.decode(raw)
+        if self._defaults:
+            return self._typed_defaults | self.decode(raw)
+        return self.decode(raw)
+
+    @cached_property
+    def _typed_defaults(self) -> dict[str, Any]:
+        """The defaults as a worker would read them if they were given: 1 for a float is 1.0."""
+        kinds = {field.name: field.type for field in msgspec.structs.fields(self._shape)}
+        typed: dict[str, Any] = {}
+        for name, default in self._defaults.items():
+            decoder = msgspec.msgpack.Decoder(kinds[name], dec_hook=_from_builtins)
+            try:
+                typed[name] = decoder.decode(encode(default))
+            except (*_UNFIT, OverflowError):  # no argument that travels, but as good for a key
+                typed[name] = default
+        return typed
 
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """Return a kept result as the annotated type of the function.

@@ -38,6 +38,29 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     paused: Pause | None = None
     #: Since when it takes no new jobs, unix ms on the Redis clock; None when it takes them.
     closed_ms: int | None = None
+    #: At most so many jobs may wait in it, ready and scheduled; None: as many as come.
+    max_jobs: int | None = None
+
+
+class UniqueKeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A unique key that a job holds. Times are unix ms on the Redis clock."""
+
+    #: "unique", or "idempotency"; "unknown" for a key that qcore has not written.
+    kind: str
+    #: The task that it belongs to: two tasks may have the same key.
+    task: str
+    #: Of a long one `#` and its digest.
+    value: str
+    #: The job holds it until it is "done" or "started", or to the end of a "window", whatever
+    #: becomes of it; "unknown" where the job does not say.
+    until: str
+    #: The end of the window; None where there is none.
+    until_ms: int | None
+    #: The id of the job.
+    job: str
+    first_ms: int
+    #: How often it was asked for, with the first time.
+    times: int
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +88,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     result: msgspec.Raw | None = None
     #: Its result or reason was kept, and the time for that is over.
     expired: bool = False
+    #: The unique key that it holds; None without one. A dead job holds none.
+    unique: UniqueKeyView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,16 +23,17 @@ from qcore.broker.redis.scripts import Script
 from qcore.errors import BrokerError, QcoreError
 from qcore.settings import BrokerConfig, WorkerConfig
 from tests.support.content import forget_namespace
-from tests.support.house import IDS, NO_TOKENS, QUEUE, TOKENS, House, calls
+from tests.support.house import IDS, KEY, NO_TOKENS, QUEUE, TOKENS, House, calls
 from tests.support.moves import LEASE_MS, NOW, OWNER, claim
 
 KINDS = QUEUE_KEYS | NAMESPACE_KEYS
 #: What a hand may write where a number, a record, an id or a token belongs.
 VALUES = [b"", b"many", b"abc", b"nan", b"inf", b"-1", b"1e5", b"9" * 15, b"9" * 400, b"1 many"]
+VALUES += [b"0 1 1 - 0 ready0", b"0 1 1 - 0 ready2", b"d" + KEY.encode(), b"1 \x91\x90"]
 VALUES += [b"many 1", b"3 3", b"1 1 x", b"\xff\xfe", b"\x00", b"0", b"1 " + b"9" * 400, b"\xc1" * 9]
 SCORES = [b"inf", b"-inf", b"1e300", b"-5", b"0.5", str(2**60).encode(), str(NOW).encode()]
 FIELDS = ["fence", "paused", "closed", "last_sweep", "guard_until", "clock_back", "nonce"]
-FIELDS += ["restart::", "restart:host:", "old"]
+FIELDS += ["restart::", "restart:host:", "old", KEY, "max_jobs"]
 NAMES = st.one_of(st.sampled_from([*IDS, *TOKENS, *NO_TOKENS, *FIELDS]), st.binary(max_size=9))
 
 
@@ -161,6 +162,10 @@ def test_upkeep_and_operators_get_along_with_rubbish(odd):
 #: Calls that write as much as they can.
 BUSY: dict[str, list[list[object]]] = {
     "enqueue": [["", "nonce", 99, "new0", "", "x", "new1", "+5", "x"]],
+    "admission": [
+        [NOW, "nonce", "99 0 2", "new0", f"+5 1 5000 repeat - 0 {KEY}", "x", "new1", "", "x"],
+        [NOW, "nonce", "99 9 1 1", "new0", f" 0 done replace - 7 {KEY}", "x", "new1", "", "x"],
+    ],
     "promote": [[NOW + 10**6, 9]],
     "claim": [[NOW + 10**6, 9, LEASE_MS, f"{OWNER}:7:", 10**6, 9, s, 9] for s in (0, 1, 2)],
     "recover": [[NOW, LEASE_MS, f"{OWNER}:", 1, 0], [NOW, LEASE_MS, f"{OWNER}:", 0, 0]],
@@ -180,8 +185,9 @@ BUSY: dict[str, list[list[object]]] = {
     "pause": [[NOW, 5, "why"]],
     "close": [[NOW]],
     "resume": [[NOW]],
-    "revive": [["dead0", "record", "dead1", "record"]],
+    "revive": [[NOW, "dead0", "record", "dead1", "record"]],
     "purge": [[NOW + 10**6, 0, 9], ["", "", 9, "dead0", "dead1"]],
+    "free": [[KEY, "unone\0=1"]],
     "prune": [[NOW + 10**6, 9, 5, 5, 5, 0]],
     "find": [[id, "c9"] for id in ("held0", "late0", "ready0", "dead0")],
     "depth": [[NOW]],

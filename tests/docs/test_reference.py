@@ -23,7 +23,7 @@ from qcore.model.fleet import (
     WorkerView,
 )
 from qcore.model.job import AttemptError, Death
-from qcore.model.views import JobRecord, Pause, QueueStats
+from qcore.model.views import JobRecord, Pause, QueueStats, UniqueKeyView
 from qcore.runtime.ipc.messages import Cell
 from qcore.runtime.supervisor.metrics import exposition
 from qcore.runtime.supervisor.totals import Totals
@@ -116,7 +116,7 @@ def test_configuration_names_every_variable_of_the_environment():
     "kind",
     [
         *(SupervisorView, WorkerView, RunningJob, Roll, Processes, Entry),
-        *(QueueStats, Pause, JobRecord, AttemptError, Death, Finding),
+        *(QueueStats, Pause, JobRecord, UniqueKeyView, AttemptError, Death, Finding),
     ],
 )
 def test_json_page_names_every_key(kind: Any):
@@ -187,7 +187,7 @@ def test_metrics_page_names_each_metric_with_type_and_labels():
     found = rows((REFERENCE / "metrics.md").read_text(encoding="utf-8"))
     described = {row[0].strip("`"): (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in found}
     stats: dict[str, Any] = {"ready": 0, "quarantined": 0, "scheduled": 0, "active": 0, "dead": 0}
-    queue = QueueStats(name="default", **stats, oldest_ready_s=None)
+    queue = QueueStats(name="default", **stats, oldest_ready_s=None, max_jobs=9)
     view = SupervisorView(
         host="", name="", pid=1, state=SupervisorState.RUNNING, queues=(), age_s=0
     )

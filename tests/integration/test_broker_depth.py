@@ -1,9 +1,12 @@
 """depth: how many jobs a queue holds, and since when its next one waits."""
 
+import msgspec
 import pytest
 
 from qcore.broker.redis import scripts
+from qcore.broker.redis.broker import Broker
 from qcore.model.job import Buried, Job
+from qcore.settings import DepthLimit
 from tests.support.moves import NOW, QUEUE, ack, ask, content, leased, put, settle
 from tests.support.servers import on_standalone_and_cluster
 
@@ -75,3 +78,39 @@ async def test_depth_age_is_in_seconds_of_the_redis_clock(broker, inspector, aft
     await put(broker, "a", now_ms=(seconds - after_s) * 1000)
     (stats,) = await inspector.queues([QUEUE])
     assert after_s <= stats.oldest_ready_s < after_s + 10
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+async def limit_of(inspector, queue=QUEUE):
+    (stats,) = await inspector.queues([queue])
+    return stats.max_jobs
+
+
+async def test_depth_tells_the_limit_that_workers_and_producers_have_told(broker, inspector):
+    assert await limit_of(inspector) is None
+    most = {QUEUE: DepthLimit(7, False), "unused": DepthLimit(3, True)}
+    limited = Broker(msgspec.structs.replace(broker.config, depth_limits=most))
+    try:
+        await limited.enqueue([Job("x", QUEUE, b"")])
+        assert await limit_of(inspector) == 7
+        await limited.register([QUEUE, "unused", "free"])
+        queues = {stats.name: stats.max_jobs for stats in await inspector.queues()}
+        assert queues == {QUEUE: 7, "unused": 3, "free": None}
+        await broker.register([QUEUE])
+        assert await limit_of(inspector) is None
+        assert await limit_of(inspector, "unused") == 3
+    finally:
+        await limited.close()
+
+
+async def test_limit_that_is_none_counts_as_absent(broker, inspector):
+    await ask(broker, b"HSET", broker._keys_of(QUEUE).names["meta"], "max_jobs", b"\xff")
+    assert await limit_of(inspector) is None
+
+
+async def test_queue_with_a_meta_of_another_type_is_registered(broker, inspector):
+    await ask(broker, b"SET", broker._keys_of("odd").names["meta"], b"of somebody else")
+    await broker.register(["odd", QUEUE])
+    assert await inspector.names() == ["odd", QUEUE]

@@ -4,12 +4,14 @@ import msgspec
 import pytest
 
 from qcore.errors import CodecError
+from qcore.model.admission import Terms, UniqueKey, key_name
 from qcore.model.codec import ENVELOPE_VERSION, encode
 from qcore.model.job import (
     Acked,
     AttemptError,
     Buried,
     Envelope,
+    Job,
     JobOutcome,
     JobState,
     JobStatus,
@@ -165,3 +167,27 @@ async def test_dead_agrees_with_the_record_of_each_job(broker, inspector):
     await settle(broker, (a, Buried(failed_state("no"))), (b, Buried(b"")))
     for record in await inspector.dead(QUEUE):
         assert record == await inspector.job(QUEUE, record.id)
+
+
+# -- unique keys -----------------------------------------------------------------------------------
+
+
+async def test_find_tells_the_key_that_a_job_holds(broker, inspector):
+    key = UniqueKey(key_name("u", "pay", "=p1"), "started", "keep")
+    await broker.enqueue([Job(id, QUEUE, ENVELOPE, terms=Terms(key=key)) for id in ("a", "b", "c")])
+    found = (await inspector.job(QUEUE, "a")).unique
+    assert (found.kind, found.task, found.value, found.job) == ("unique", "pay", "p1", "a")
+    assert (found.until, found.until_ms, found.times) == ("started", None, 3)
+    await claim(broker, now_ms=None)
+    assert (await inspector.job(QUEUE, "a")).unique is None
+
+
+async def test_find_tells_no_key_that_another_holds_nor_one_whose_window_is_over(broker, inspector):
+    await put(broker, "a", body=ENVELOPE)
+    names = broker._keys_of(QUEUE).names
+    await ask(broker, b"HSET", names["unique_of"], "a", b"dut\0=k")
+    for entry in (b"0 1 1 - 0 b", b"1 1 1 - 0 a", b"\xff", b""):
+        await ask(broker, b"HSET", names["unique"], b"ut\0=k", entry)
+        assert (await inspector.job(QUEUE, "a")).unique is None
+    await ask(broker, b"HSET", names["unique"], b"ut\0=k", b"0 1 1 - 0 a")
+    assert (await inspector.job(QUEUE, "a")).unique.value == "k"

@@ -1,7 +1,8 @@
 """revive: dead -> ready."""
 
+from qcore.model.admission import Terms, UniqueKey, key_name
 from qcore.model.codec import decode_state
-from qcore.model.job import Buried
+from qcore.model.job import Buried, Job
 from tests.support.moves import (
     NOW,
     OWNER,
@@ -107,3 +108,51 @@ async def test_revived_job_is_claimed_with_its_fresh_record(broker, inspector):
     assert decode_state(lease.state).failures == 0
     assert lease.crashes == 0
     assert lease.enqueued_ms == NOW
+
+
+# -- unique keys -----------------------------------------------------------------------------------
+
+
+async def ask_for(broker, *ids: str, key: str = "p1") -> None:
+    name = key_name("u", "pay", f"={key}")
+    terms = Terms(key=UniqueKey(name, "done", "keep"))
+    await broker.enqueue([Job(id, QUEUE, id.encode(), terms=terms) for id in ids])
+
+
+async def died(broker, *ids: str) -> None:
+    leases = (await claim(broker, prefix=f"{OWNER}:{ids[0]}:", now_ms=None)).leases
+    assert [lease.id for lease in leases] == list(ids)
+    await settle(broker, *((lease, Buried(b"")) for lease in leases), now_ms=None)
+
+
+async def test_revived_job_takes_its_key_again(broker, inspector):
+    await ask_for(broker, "a")
+    await died(broker, "a")
+    revived = await inspector.revive(QUEUE, ["a"])
+    assert (revived, revived.held) == (["a"], {})
+    assert (await inspector.job(QUEUE, "a")).unique.value == "p1"
+    await ask_for(broker, "b")
+    assert (await content(broker))["ready"] == ["a"]
+
+
+async def test_revive_says_who_holds_the_key_of_one_that_stays_dead(broker, inspector):
+    await ask_for(broker, "a")
+    await ask_for(broker, "other", key="p2")
+    await died(broker, "a", "other")
+    await ask_for(broker, "b")
+    before = await content(broker)
+    revived = await inspector.revive(QUEUE, ["a", "unknown"])
+    assert (revived, revived.held) == ([], {"a": "b"})
+    assert await content(broker) == before
+    revived = await inspector.revive_all(QUEUE)
+    assert (revived, revived.held) == (["other"], {"a": "b"})
+
+
+async def test_of_two_dead_jobs_with_one_key_one_is_revived(broker, inspector):
+    for id in ("a", "b"):
+        await ask_for(broker, id)
+        await died(broker, id)
+    revived = await inspector.revive_all(QUEUE)
+    assert (len(revived), len(revived.held)) == (1, 1)
+    assert list(revived.held.values()) == revived
+    assert list((await content(broker))["dead"]) == list(revived.held)

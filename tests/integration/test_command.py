@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qcore import App, JobHandle, JobNotFound, JobStatus, Retry
+from qcore import App, JobHandle, JobNotFound, JobStatus, Queue, Retry
 from qcore.broker.identity import new_id
 from qcore.model.codec import encode
 from qcore.model.job import Death, Job, JobState
@@ -63,6 +63,7 @@ async def test_queues_shows_depths(app: App, qcore: Command):
         "dead": 1,
         "paused": None,
         "closed_ms": None,
+        "max_jobs": None,
     }
     assert (other["name"], other["ready"]) == ("other", 1)
     said = await qcore("queues", "other")
@@ -82,6 +83,20 @@ async def test_queues_shows_depths(app: App, qcore: Command):
     assert said.out.splitlines()[1].split()[:6] == ["other", "1", "0", "0", "0", "0"]
     assert len(said.out.splitlines()) == 2
     assert died.queue == "default"
+
+
+async def test_queues_shows_limits_where_there_are_some(
+    app: App, redis_url: str, namespace: str, qcore: Command
+):
+    queues = ["default", Queue("other", max_jobs=1_000)]
+    async with App(redis_url, namespace=namespace, queues=queues) as limited:
+        await limited.broker.register(limited.queues)
+    head, *lines = (await qcore("queues")).out.splitlines()
+    assert head.split()[5:8] == ["DEAD", "LIMIT", "OLDEST"]
+    assert {line.split()[0]: line.split()[6] for line in lines} == {"default": "-", "other": "1000"}
+    told = (await qcore("queues", "--json")).json
+    assert [queue["max_jobs"] for queue in told] == [None, 1000]
+    assert "LIMIT" not in (await qcore("queues", "default")).out
 
 
 async def test_queues_of_an_unused_namespace_are_none(qcore: Command):
@@ -139,7 +154,7 @@ async def test_dead_list_and_show_tell_why(app: App, qcore: Command):
 async def test_dead_revive_puts_named_jobs_back(app: App, qcore: Command):
     first, second = await bury(app, 2)
     told = (await qcore("dead", "revive", first.ref, "--json")).json
-    assert told == {"revived": [first.ref], "not_dead": []}
+    assert told == {"revived": [first.ref], "not_dead": [], "held": {}}
     assert await first.status() is JobStatus.READY
     assert await second.status() is JobStatus.DEAD
     assert "Revived 1." in (await qcore("dead", "revive", second.ref)).out
@@ -155,7 +170,8 @@ async def test_dead_revive_all_of_a_queue(app: App, qcore: Command):
 async def test_dead_revive_names_those_that_are_not_dead(app: App, qcore: Command):
     (job,) = await bury(app)
     said = await qcore("dead", "revive", job.ref, "default/nobody", "--json")
-    assert json.loads(said.out) == {"revived": [job.ref], "not_dead": ["default/nobody"]}
+    told = {"revived": [job.ref], "not_dead": ["default/nobody"], "held": {}}
+    assert json.loads(said.out) == told
     assert said.code == 1
     assert one_line(said) == (
         f"qcore: not dead in {app.inspector.where}, or without payload: default/nobody"

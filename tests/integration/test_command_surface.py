@@ -135,13 +135,15 @@ async def test_file_in_place_of_a_module_is_explained(qcore: Command, path: str)
     assert "tasks:app" in said
 
 
-@pytest.mark.parametrize("typo", ["claer", "restat", "pasue", "resme", "bnch", "dead purg"])
+@pytest.mark.parametrize(
+    "typo", ["claer", "restat", "pasue", "resme", "bnch", "dead purg", "unique fre"]
+)
 async def test_mistyped_command_is_not_answered_with_one_that_changes_anything(
     qcore: Command, typo: str
 ):
     said = await qcore(*typo.split())
     assert said.code == 2
-    for word in ("clear", "restart", "pause", "resume", "purge", "revive", "cancel"):
+    for word in ("clear", "restart", "pause", "resume", "purge", "revive", "cancel", "free"):
         assert word not in said.err, said.err
     assert "queues" in (await qcore("qeues")).err
 
@@ -219,6 +221,8 @@ async def test_nothing_here_names_the_namespace_and_the_redis(app: App, qcore: C
         "wait-empty default",
         "wait-empty nowhere",
         "queues forget nowhere",
+        "unique free default p1",
+        "unique free nowhere p1",
     ],
 )
 async def test_repair_of_nothing_names_the_namespace_and_the_redis(

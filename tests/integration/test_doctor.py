@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qcore import App, Exponential, GiveUp, Retry
+from qcore import App, Exponential, GiveUp, Queue, Retry
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.job_audit import audit
 from qcore.broker.redis.queue_checks import check_queue, read_queues
@@ -202,6 +202,20 @@ async def test_replica_is_a_fault(own_server: Server, folder: Path):
     said = await doctor(folder, own_server.url, "--json")
     assert said.code == 1
     assert "role is slave" in said.not_well()["role"][0]["said"]
+
+
+async def test_queue_that_is_nearly_full_is_a_warning(folder: Path, own_server: Server):
+    queues = [Queue("orders", max_jobs=10), Queue("other", max_jobs=10)]
+    async with App(own_server.url, queues=queues) as app:
+        await app.broker.register(app.queues)
+        await put(app.broker, *"abcdefgh")
+        await put(app.broker, "i", when="+3600000")
+        await put(app.broker, *"abcdefgh", queue="other")
+    said = (await doctor(folder, own_server.url, "--json")).not_well()
+    (finding,) = said["room of orders"]
+    assert finding["level"] == "warning"
+    assert finding["said"].startswith("9 jobs wait, of at most 10 (max_jobs)")
+    assert "room of other" not in said
 
 
 # -- a sound one -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ pytestmark = on_standalone_and_cluster
 
 async def hold(broker: Broker, id: str, key: str, until: str = "done") -> None:
     """Enqueue a job that holds a key."""
-    words = (NOW, f"of {id}", "1 0 1", id, f" 0 {until} keep - {key}", "body")
+    words = (NOW, f"of {id}", "1 0 1", id, f" 0 {until} keep - 0 {key}", "body")
     (reply,) = await broker._ask([scripts.ADMISSION.call(broker._keys_of(QUEUE), *words)])
     assert reply == []
 
@@ -79,7 +79,7 @@ async def test_two_live_jobs_of_a_key_are_named(broker):
     assert finding.commands == (f"qcore jobs cancel {QUEUE}/b",)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1 2 3", b"\xff\x00", "9" * 30 + " 1 1 - a"])
+@pytest.mark.parametrize("text", ["", "x", "1 2 3", b"\xff\x00", "9" * 30 + " 1 1 - 0 a"])
 async def test_entry_that_cannot_be_read_is_named_and_holds_nothing(broker, text):
     await hand(broker, "HSET", "unique", "utask\0=1", text)
     (said,) = await faults(broker)

@@ -185,6 +185,18 @@ async def test_depths_and_wait_are_those_of_redis(fleet: Fleet, port: int):
     assert found.value("qcore_queue_wait_seconds", queue="low") == 0
 
 
+async def test_limits_are_told_of_queues_that_have_one(fleet: Fleet, port: int):
+    fleet.write_module(
+        "shop",
+        "from qcore import App, Queue\napp = App(queues=[Queue('default', max_jobs=500), 'low'])\n",
+    )
+    command = fleet.start(processes=1, metrics_port=port, app="shop:app")
+    await command.ready(1)
+    found = await scrape(port)
+    assert found.value("qcore_queue_max_jobs", queue="default") == 500
+    assert ("qcore_queue_max_jobs", (("queue", "low"),)) not in found.samples
+
+
 async def test_workers_are_shown_and_redis_that_is_away_hides_only_the_depths(
     fleet: Fleet, own_server: Server, port: int
 ):

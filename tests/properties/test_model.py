@@ -141,7 +141,7 @@ class House(Admissions):
         quarantined = 0 if line == "ready" else 1 if is_idle else 2
         words = (self.now, limit, LEASE_MS, prefix, room, promote, quarantined)
         early = {
-            id
+            (name, id)
             for name in names
             for id, due in self.models[name].scheduled.items()
             if due > self.now
@@ -171,7 +171,7 @@ class House(Admissions):
                 quarantined,
             ),
         )
-        assert not early & {lease.id for lease in turn.leases}, "I9"
+        assert not early & {(lease.queue, lease.id) for lease in turn.leases}, "I9"
         assert not paused & {lease.queue for lease in turn.leases}
         if not reply_is_lost:
             self._give(turn.leases)
@@ -336,7 +336,7 @@ class House(Admissions):
         """Let everything run out: in the end nothing is left but the traces of sweeps."""
         try:
             for model in self.models.values():  # the clock may have gone back since
-                calls = [at for _, at, _ in model.producers.values()]
+                calls = [at for _, at in model.producers.values()]
                 times = (model.scheduled, model.expiry, model.dead, model.unique_until)
                 dates = [at for table in times for at in table.values()]
                 self.now = max([self.now, *calls, *dates])

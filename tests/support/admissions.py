@@ -22,10 +22,13 @@ _KEYS = st.sampled_from(
         {"key": "ua", "until": f"{KEEP_MS}", "conflict": "replace"},
         {"key": "ub", "until": "started", "conflict": "replace"},
         {"key": "ub", "until": "started"},
+        {"key": "ub", "until": "done", "expires": 700},
         {"key": "uc", "until": "500"},
         {"key": "ic", "until": f"{KEEP_MS}", "conflict": "repeat", "digest": "aa"},
         {"key": "ic", "until": f"{KEEP_MS}", "conflict": "repeat", "digest": "bb"},
         {"key": "ub", "until": "done", "is_own": True},
+        {"key": "uc", "until": "500", "is_own": True},
+        {"key": "ua", "until": "done"},
     )
 )
 _items = st.lists(

@@ -1,5 +1,6 @@
 """A queue with jobs in every state, and calls of any script with words of any shape."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ QUEUE = "orders"
 #: Ids and tokens of `fill`, and of nobody.
 IDS = [f"{kind}{n}" for kind in ("ready", "late", "held", "dead", "done", "odd") for n in range(3)]
 TOKENS = [f"{owner}:{seq}:{id}" for owner in (OWNER, OTHER_OWNER) for seq in (1, 2) for id in IDS]
+#: Of `late1`; others hold keys of their own.
+KEY = "utask\0=late1"
 NO_TOKENS = ["", ":", "::", "no-token", f"{OWNER}:1", ":1:held0", "a:b", "\x00:\x00:\x00"]
 #: Words that are wrong somewhere, and some that are right here and there.
 ODD: list[Any] = ["", "x", "nan", "inf", "-inf", "1e5", "0x10", " 1", "1 ", "1.5", "-", "+1", "@5"]
@@ -51,6 +54,10 @@ RIGHT = {
     "prefix": st.sampled_from([f"{OWNER}:7:", f"{OWNER}:1:"]),
     "nonce": st.just("nonce"),
     "call": st.integers(0, 10),
+    "admission.call": st.sampled_from(["9 0 1", "9 0 1 2", "9 5 3", "0 0 1"]),
+    "admission.items": st.sampled_from(
+        [*IDS, "new", "", "+1000", f" 0 done replace - 0 {KEY}", f"+5 1 900 repeat - 9 {KEY}"]
+    ),
     "cursor": st.just(0),
     "owner": st.sampled_from([OWNER, OTHER_OWNER, "nobody"]),
     "charge": st.sampled_from([0, 1]),
@@ -109,6 +116,18 @@ def keep_together(found: dict[str, Any]) -> None:
     assert set(found.get("done", {})) == set(found.get("expiry", {}))
 
 
+def _keys(names: Mapping[str, bytes]) -> Iterator[tuple[object, ...]]:
+    """Yield the commands that give keys to jobs in every state."""
+    letters = {"ready0": "d", "held1": "d", "late1": "d", "ready2": "s", "dead0": "d", "done1": "w"}
+    for id, letter in letters.items():
+        key, till = f"utask\0={id}", NOW + 5000 if letter == "w" else 0
+        yield b"HSET", names["unique_of"], id, letter + key
+        if id != "dead0":
+            yield b"HSET", names["unique"], key, f"{till} {NOW} 1 - 0 {id}"
+        if letter == "w":
+            yield b"ZADD", names["unique_until"], till, key
+
+
 class House:
     """A queue with jobs in every state, filled anew where a call has changed it."""
 
@@ -137,6 +156,7 @@ class House:
                 (b"ZADD", names["expiry"], NOW - 1, "done1", NOW - 1, "done2"),
                 (b"HSET", names["cancels"], "held0", "5 gone", "ready1", "5 gone"),
                 (b"HSET", names["waiters"], "held1", "c1", "late0", "c1 c2", "held0", "c2"),
+                *_keys(names),
             ]
         )
         await broker.promote([QUEUE], limit=1, now_ms=NOW + 1000)

@@ -20,13 +20,15 @@ class Asked(NamedTuple):
     until: str = ""
     conflict: str = "keep"
     digest: str = "-"
+    expires: int = 0
 
     def when(self, now: int) -> str:
         """Return the word between id and envelope."""
         due = f"@{self.due}" if self.due > now else ""
         if not (self.is_own or self.key):
             return due
-        key = f"{self.until} {self.conflict} {self.digest} {self.key}" if self.key else "- - - "
+        key = f"{self.until} {self.conflict} {self.digest} {self.expires} {self.key}"
+        key = key if self.key else "- - - 0 "
         return f"{due} {self.is_own:d} {key}"
 
 
@@ -36,6 +38,7 @@ class Entry:
     first: int
     times: int
     digest: str
+    expires: int
     id: str
 
 
@@ -51,7 +54,9 @@ class Keys(Held):
         self.cancels: dict[str, tuple[int, str]] = {}
         self.dead: dict[str, int] = {}
         self.done: dict[str, str] = {}
-        self.producers: dict[str, tuple[int, int, list[list[str]]]] = {}
+        self.producers: dict[str, tuple[int, int]] = {}
+        #: Of the last call that has some.
+        self.answers: dict[str, tuple[int, list[list[str]]]] = {}
         self.unique: dict[str, Entry] = {}
         self.unique_of: dict[str, str] = {}
         self.unique_until: dict[str, int] = {}
@@ -62,10 +67,14 @@ class Keys(Held):
         """Return what Redis must hold of keys and of answers."""
         entries = self.unique.items()
         return {
-            "unique": {k: f"{e.till} {e.first} {e.times} {e.digest} {e.id}" for k, e in entries},
-            "producers": {
-                nonce: f"{n} {at} ".encode() + msgspec.msgpack.encode(said) if said else f"{n} {at}"
-                for nonce, (n, at, said) in self.producers.items()
+            "unique": {
+                key: f"{e.till} {e.first} {e.times} {e.digest} {e.expires} {e.id}"
+                for key, e in entries
+            },
+            "producers": {nonce: f"{n} {at}" for nonce, (n, at) in self.producers.items()},
+            "answers": {
+                nonce: f"{n} ".encode() + msgspec.msgpack.encode(said)
+                for nonce, (n, said) in self.answers.items()
             },
         }
 
@@ -79,14 +88,24 @@ class Keys(Held):
                 if is_over:
                     del self.unique_of[id]
 
-    def holder_against(self, id: str) -> str | None:
+    def disown(self, id: str, key: str) -> None:
+        if self.unique_of.get(id, " ")[1:] == key:
+            del self.unique_of[id]
+
+    def holder_against(self, now: int, id: str) -> str | None:
         """Return who keeps a dead job from its key; else it has it again."""
         held = self.unique_of.get(id, " ")
         if held[0] == "d":
-            entry = self.unique.get(held[1:])
-            if entry and entry.id != id and entry.id in self.jobs and entry.id not in self.dead:
-                return entry.id
-            self.unique[held[1:]] = Entry(0, self.jobs[id][0], 1, "-", id)
+            entry, key = self.unique.get(held[1:]), held[1:]
+            if entry and entry.id != id:
+                is_own = self.unique_of.get(entry.id, " ")[1:] == key
+                if is_own and entry.id in self.jobs and entry.id not in self.dead:
+                    return entry.id
+                if entry.till > now:
+                    return entry.id
+                self.disown(entry.id, key)
+            self.unique_until.pop(key, None)
+            self.unique[key] = Entry(0, self.jobs[id][0], 1, "-", 0, id)
         return None
 
     def end_windows(self, now: int, limit: int) -> int:
@@ -95,8 +114,7 @@ class Keys(Held):
             entry = self.unique.get(key)
             if entry is not None and 0 < entry.till <= now:
                 del self.unique[key]
-                if self.unique_of.get(entry.id) == f"w{key}":
-                    del self.unique_of[entry.id]
+                self.disown(entry.id, key)
             del self.unique_until[key]
         return len(over)
 
@@ -106,10 +124,11 @@ class Keys(Held):
         self, now: int, nonce: str, call: int, most: int, parcels: Sequence[Sequence[Asked]]
     ) -> list[list[str]] | None:
         """Return what is answered; None: it is closed."""
-        seen, _, before = self.producers.get(nonce, (-1, 0, []))
+        seen, _ = self.producers.get(nonce, (-1, 0))
         if call <= seen:
-            self.producers[nonce] = (seen, now, before)
-            return before
+            self.producers[nonce] = (seen, now)
+            of, before = self.answers.get(nonce, (-1, []))
+            return before if of == call else []
         if "closed" in self.meta:
             return None
         answers, self.plan = list[list[str]](), {}
@@ -125,20 +144,26 @@ class Keys(Held):
             for item in parcel:
                 self._admit(now, item, answers)
         self._write(now)
-        self.producers[nonce] = (call, now, answers)
+        self.producers[nonce] = (call, now)
+        if answers:
+            self.answers[nonce] = (call, answers)
         self.meta.setdefault("epoch", 0 if "fence" in self.meta else now)
         if most:
             self.meta["max_jobs"] = most
         return answers
 
-    def _place(self, id: str) -> str:
+    def _place(self, now: int, key: str, entry: Entry) -> str:
+        id = entry.id
+        if self.unique_of.get(id, " ")[1:] != key:
+            return "over"
         if id in self.plan:
             return "waiting"
         if id not in self.jobs or id in self.dead:
             return "over"
         if id in self.running:
             return "running"
-        return "over" if id in self.cancels else "waiting"
+        is_late = 0 < entry.expires <= now
+        return "over" if is_late or id in self.cancels else "waiting"
 
     def _body(self, id: str) -> str | None:
         if id in self.plan:
@@ -154,8 +179,9 @@ class Keys(Held):
         entry = self.unique.get(item.key)
         if entry is None:
             return "created", None
-        place = self._place(entry.id)
-        if entry.till > 0:
+        place = self._place(now, item.key, entry)
+        is_window = item.until.isdigit()
+        if is_window and entry.till > 0:
             is_free = entry.till <= now
         else:
             is_free = place == "over" or (place == "running" and item.until == "started")
@@ -163,7 +189,8 @@ class Keys(Held):
             return "created", entry
         if item.conflict == "replace" and place == "waiting":
             return "replaced", entry
-        return "joined" if entry.till == 0 or item.conflict == "repeat" else "throttled", entry
+        is_held = entry.till == 0 or not is_window or item.conflict == "repeat"
+        return "joined" if is_held else "throttled", entry
 
     def _count_new(self, now: int, parcel: Sequence[Asked]) -> int:
         new, keys = set[str](), set[str]()
@@ -178,17 +205,24 @@ class Keys(Held):
         how, entry = self._fate(now, item)
         if how == "created":
             self.plan[item.id] = (item.due, item.body, True)
+            if entry is not None and (entry.till > 0 or entry.id not in self.dead):
+                self.disown(entry.id, item.key)
+            if item.is_own:
+                self.unique_of.pop(item.id, None)
             if item.key:
-                self._give(now, item, entry)
+                self._give(now, item)
         elif entry is None:
             answers.append([item.id, how, item.id])
         else:
             entry.times += 1
+            if item.until.isdigit() and entry.till > now + int(item.until):
+                self.unique_until[item.key] = entry.till = now + int(item.until)
             answers.append(
                 [item.id, how, entry.id, str(entry.first), str(entry.times), entry.digest]
             )
             if how == "replaced":
                 entry.digest = item.digest
+                entry.expires = now + item.expires if item.expires else 0
                 *_, is_new = self.plan.get(entry.id, (0, "", False))
                 self.plan[entry.id] = (item.due, item.body, is_new)
 
@@ -208,12 +242,12 @@ class Keys(Held):
             else:
                 self.ready.append(id)
 
-    def _give(self, now: int, item: Asked, before: Entry | None) -> None:
-        if before is not None and (before.till > 0 or before.id not in {**self.jobs, **self.plan}):
-            self.unique_of.pop(before.id, None)
+    def _give(self, now: int, item: Asked) -> None:
         letter = item.until[0] if item.until in ("done", "started") else "w"
         till = now + int(item.until) if letter == "w" else 0
-        self.unique[item.key] = Entry(till, now, 1, item.digest, item.id)
+        self.unique[item.key] = Entry(
+            till, now, 1, item.digest, now + item.expires if item.expires else 0, item.id
+        )
         self.unique_of[item.id] = letter + item.key
         if letter == "w":
             self.unique_until[item.key] = till

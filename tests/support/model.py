@@ -110,13 +110,13 @@ class Model(Keys):
         self, now: int, nonce: str, call: int, items: Sequence[tuple[str, int, str]]
     ) -> list[str] | None:
         """Each item is id, due time (at most `now`: at once), envelope; None: it is closed."""
-        seen, *_ = self.producers.get(nonce, (-1, 0, []))
+        seen, _ = self.producers.get(nonce, (-1, 0))
         if call <= seen:
-            self.producers[nonce] = (seen, now, [])
+            self.producers[nonce] = (seen, now)
             return []
         if "closed" in self.meta:
             return None
-        self.producers[nonce] = (call, now, [])
+        self.producers[nonce] = (call, now)
         self.meta.setdefault("epoch", 0 if "fence" in self.meta else now)
         known: list[str] = []
         for id, due, body in items:
@@ -298,9 +298,10 @@ class Model(Keys):
                 self.expiry[id] = now + min(trace_ms, int(keep_ms))
             else:
                 del self.done[id], self.expiry[id]
-        for nonce, (_, at, _) in list(self.producers.items()):
+        for nonce, (_, at) in list(self.producers.items()):
             if now - at > silent_ms:
                 del self.producers[nonce]
+                self.answers.pop(nonce, None)
         return len(over), limit in (len(over), self.end_windows(now, limit))
 
     # -- users and operators ----------------------------------------------------------------------
@@ -350,10 +351,10 @@ class Model(Keys):
             self.meta["cleared"] = now
         return len(ids)
 
-    def revive(self, items: Sequence[tuple[str, str]]) -> list[str | list[str]]:
+    def revive(self, now: int, items: Sequence[tuple[str, str]]) -> list[str | list[str]]:
         revived = list[str | list[str]]()
         for id, record in items:
-            if id in self.dead and (holder := self.holder_against(id)):
+            if id in self.dead and (holder := self.holder_against(now, id)):
                 revived.append([id, holder])
             elif self.dead.pop(id, None) is not None:
                 self.crashes.pop(id, None)

@@ -45,8 +45,10 @@ class Operators(Agreeing):
     @rule(queue=queues, data=st.data())
     def revive(self, queue: str, data: st.DataObject) -> None:
         items = [(id, "revived") for id in self.some_ids(data, queue)]
-        reply = self.ask(scripts.REVIVE, queue, *(word for item in items for word in item))
-        self.agree(texts(reply), self.models[queue].revive(items))
+        reply = self.ask(
+            scripts.REVIVE, queue, self.now, *(word for item in items for word in item)
+        )
+        self.agree(texts(reply), self.models[queue].revive(self.now, items))
 
     @precondition(lambda self: any(model.dead for model in self.models.values()))
     @rule(queue=queues, data=st.data())

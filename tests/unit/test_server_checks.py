@@ -6,7 +6,7 @@ import pytest
 
 from qcore.broker.redis import server_checks
 from qcore.broker.redis.keys import QUEUE_KEYS
-from qcore.broker.redis.queue_checks import QueueReading, check_queue
+from qcore.broker.redis.queue_checks import QueueReading, check_queue, check_room
 from qcore.broker.redis.scripts import AUDIT
 from qcore.broker.redis.server_checks import ServerReading
 from qcore.model.findings import Finding, Level
@@ -263,6 +263,21 @@ def test_queue_that_is_held_up_is_named_lest_it_be_forgotten(readings, said):
 def test_paused_queue_with_a_lease_that_nobody_takes_back_is_at_fault():
     (finding,) = check_queue(queue(paused=True, lease_ends_ms=LATE), WORKER)
     assert finding.level is Level.FAULT
+
+
+@pytest.mark.parametrize(
+    ("readings", "is_told"),
+    [
+        ({"ready": 1000}, False),
+        ({"ready": 50, "scheduled": 39, "max_jobs": 100}, False),
+        ({"ready": 50, "scheduled": 40, "max_jobs": 100}, True),
+        ({"ready": 5000, "max_jobs": 100}, True),  # it was lowered
+        ({"dead": 100, "active": 100, "max_jobs": 100}, False),  # they do not count
+    ],
+)
+def test_queue_that_is_nearly_full_is_named(readings, is_told):
+    found = findings_of(check_room(queue(**readings)))
+    assert found == ([("room of orders", "warning")] if is_told else [])
 
 
 def test_script_looks_into_every_structure_that_may_hold_a_job():

@@ -65,10 +65,10 @@ class BlockingProducer:
             try:
                 return admissions_of(jobs[0].queue, jobs, answered, max_jobs)
             except QueueFull:
-                left_s = end - time.monotonic()
-                if limit is None or not limit.waits or left_s <= 0:
+                # the last try has some time left, or it would be told that Redis did not answer
+                if limit is None or not limit.waits or end - time.monotonic() < 2 * FULL_S:
                     raise
-                time.sleep(min(FULL_S, left_s))
+            time.sleep(FULL_S)
 
     def _call(self, jobs: Sequence[Job], max_jobs: int, end: float) -> dict[str, Admission]:
         """Make one call, and repeat it until it is answered."""

@@ -20,12 +20,14 @@ from qcore.broker.redis.script_codec import (
     add_settle,
     by_queue,
     claim_call,
+    limit_told,
     parts_of,
     read_reclaimed,
     settle_calls,
 )
 from qcore.broker.redis.scripts import Call
 from qcore.broker.redis.wakeups import Wakeups
+from qcore.errors import BrokerError
 from qcore.model.admission import Admission
 from qcore.model.codec import TRACE_BYTES
 from qcore.model.job import Job, Lease, Outcome, Reclaimed
@@ -87,8 +89,13 @@ class Broker:
         return await answers(self._upkeep, commands)
 
     async def register(self, queues: Iterable[str]) -> None:
-        """Write the names of queues into the set of all queues, where operators find them."""
-        await self._ask([(b"SADD", queues_key(self.config.namespace), *queues)])
+        """Let operators find queues in the set of all, and see their limits; one round trip."""
+        names, limits = tuple(queues), self.config.depth_limits
+        known = (b"SADD", queues_key(self.config.namespace), *names)
+        told = [limit_told(self._keys_of(queue), limits.get(queue)) for queue in names]
+        said, *_ = await self._upkeep.send([known, *told])
+        if isinstance(said, BrokerError):  # what failed of the others is told again
+            raise said
 
     async def some_queues(self, limit: int) -> list[str]:
         """Return the names of at most `limit` queues, drawn from all that were ever used."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections import deque
 from collections.abc import Iterable, Set
 from functools import partial
@@ -190,7 +191,8 @@ class Coalescer:
             self._deliver_next(loop)
             return
         left_s = min([parcel.deadline for parcel in self._waiting]) - loop.time()
-        rest = loop.create_task(asyncio.sleep(min(FULL_S, max(left_s, 0.0))))
+        rest_s = random.uniform(FULL_S, 2 * FULL_S)  # not all producers at once
+        rest = loop.create_task(asyncio.sleep(min(rest_s, max(left_s, 0.0))))
         self._delivery = rest
         rest.add_done_callback(self._rested)
 
@@ -211,6 +213,9 @@ class Coalescer:
 
     def _take(self) -> list[Parcel]:
         batch = [self._waiting.popleft()]
+        if batch[0].full is not None:  # before all are sent in vain, one is tried
+            batch[0].full = None
+            return batch
         jobs, size = len(batch[0].jobs), batch[0].size
         while self._waiting:
             jobs += len(self._waiting[0].jobs)

@@ -55,8 +55,9 @@ def _when(job: Job) -> str:
 def _words(terms: Terms) -> str:
     key = terms.key
     if key is None:
-        return f"{terms.own_id:d} - - - "
-    return f"{terms.own_id:d} {key.until} {key.conflict} {key.digest} {key.name}"
+        return f"{terms.own_id:d} - - - 0 "
+    rest = f"{key.conflict} {key.digest} {key.expires_ms} {key.name}"
+    return f"{terms.own_id:d} {key.until} {rest}"
 
 
 def admissions_in(reply: Any) -> dict[str, Admission]:

@@ -24,6 +24,8 @@ class Holders(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: int
     #: Processes that have enqueued within an hour: what one repeats must be known.
     producers: int
+    #: Windows of unique keys that last: who asks again within one must be told.
+    windows: int
     #: Seconds since a worker swept it; None for never.
     swept_s: float | None
     #: Supervisors that serve it, as `NAME on HOST`.
@@ -48,6 +50,10 @@ class Holders(msgspec.Struct, frozen=True, kw_only=True):
                 self.producers,
                 f"{self.producers} producers called within the last hour, and may repeat that",
             ),
+            (
+                self.windows,
+                f"{self.windows} windows of unique keys last (`qcore unique list`, `free`)",
+            ),
         ]
         return [reason for holds, reason in found if holds]
 
@@ -67,7 +73,7 @@ async def holders(broker: Broker, queue: str) -> Holders:
     (reply,) = await broker._ask([_call(broker, queue, act=False)])
     members = await Fleet(broker).members()
     serving = [m.view for m in members if queue in m.view.queues]
-    _, ready, scheduled, active, dead, payloads, outcomes, producers, swept_ms = reply
+    _, ready, scheduled, active, dead, payloads, outcomes, producers, swept_ms, windows = reply
     return Holders(
         ready=ready,
         scheduled=scheduled,
@@ -76,6 +82,7 @@ async def holders(broker: Broker, queue: str) -> Holders:
         payloads=payloads,
         outcomes=outcomes,
         producers=producers,
+        windows=windows,
         swept_s=None if swept_ms is None else swept_ms / 1000,
         supervisors=tuple(f"{view.name} on {view.host}" for view in serving),
     )
@@ -98,7 +105,7 @@ async def forget_queue(broker: Broker, queue: str) -> bool:
     await broker._ask([(b"SREM", names, queue)])
     found = await broker._ask([(b"EXISTS", key) for key in keys.values()])
     if any(found):  # somebody enqueued in between, who had told its name before
-        await broker.register([queue])
+        await broker._ask([(b"SADD", names, queue)])
     return True
 
 

@@ -5,27 +5,20 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from qcore.broker.contract import CALL_JOBS, CHORE_LIMIT
+from qcore.broker.contract import CALL_JOBS, CHORE_LIMIT, Revived
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.epoch import NoTrace
+from qcore.broker.redis.job_records import record_of
 from qcore.broker.redis.keys import queues_key
 from qcore.broker.redis.script_codec import earliest_ms
 from qcore.broker.redis.scripts import Call
 from qcore.broker.redis.urls import where_is
 from qcore.durations import Seconds, seconds
-from qcore.errors import ArgumentError, CodecError
-from qcore.model.codec import decode_envelope, decode_outcome, decode_state, decode_trace, encode
+from qcore.errors import ArgumentError
+from qcore.model.codec import decode_state, encode
 from qcore.model.job import JobOutcome, JobState, JobStatus
-from qcore.model.reading import (
-    losses_of,
-    moment_ms,
-    natural,
-    raw_of,
-    stamp_ms,
-    text_of,
-)
-from qcore.model.reasons import last_reason
+from qcore.model.reading import natural, raw_of, text_of
 from qcore.model.views import JobRecord, Pause, QueueStats
 from qcore.settings import KEEP_S, NAME
 
@@ -116,7 +109,9 @@ class Inspector:
                 [(b"HMGET", keys.names[name], *ids) for name in ("jobs", "state", "crashes")]
             )
             records += (
-                _record(queue, text_of(id), [b"dead", payload, state, crashes, at, None])
+                record_of(
+                    queue, text_of(id), [b"dead", payload, state, crashes, at, None, None, None]
+                )
                 for id, payload, state, crashes, at in zip(ids, *columns, deaths, strict=True)
             )
         return [record for record in records if record is not None]
@@ -141,13 +136,14 @@ class Inspector:
             places += [place.decode() for place in reply]
         return places
 
-    async def revive(self, queue: str, ids: Sequence[str]) -> list[str]:
+    async def revive(self, queue: str, ids: Sequence[str]) -> Revived:
         """Dead -> ready: all attempts again, the error history kept, and no expiry.
 
         Returns:
-            The ids that were revived; the others were not dead or have no payload.
+            The ids that were revived, and in `held` those that stay dead since another job holds
+            their unique key; the others were not dead or have no payload.
         """
-        keys, revived = self._broker._keys_of(queue), list[str]()
+        keys, revived = self._broker._keys_of(queue), Revived()
         for i in range(0, len(ids), CALL_JOBS):
             chunk = ids[i : i + CALL_JOBS]
             (states,) = await self._broker._ask([(b"HMGET", keys.names["state"], *chunk)])
@@ -155,18 +151,23 @@ class Inspector:
             for id, raw in zip(chunk, states, strict=True):
                 fresh = JobState(errors=decode_state(raw).errors, revived=True)
                 items += (id, encode(fresh))
-            (reply,) = await self._broker._ask([scripts.REVIVE.call(keys, *items)])
-            revived += [text_of(id) for id in reply]
+            (reply,) = await self._broker._ask([scripts.REVIVE.call(keys, b"", *items)])
+            for said in reply:
+                if isinstance(said, bytes):
+                    revived.append(text_of(said))
+                else:
+                    id, holder = map(text_of, said)
+                    revived.held[id] = holder
         return revived
 
-    async def revive_all(self, queue: str) -> list[str]:
-        """Dead -> ready: every job that was dead when this began; return the ids revived.
+    async def revive_all(self, queue: str) -> Revived:
+        """Dead -> ready: every job that was dead when this began; return the same as `revive`.
 
         A job that dies again meanwhile is not revived a second time.
 
         Redis: two calls per 200 jobs, with pauses.
         """
-        key, revived, skip = self._broker._keys_of(queue).names["dead"], list[str](), 0
+        key, revived, skip = self._broker._keys_of(queue).names["dead"], Revived(), 0
         (left,) = await self._broker._ask(
             [(b"ZCARD", key)]
         )  # who dies meanwhile stands behind them
@@ -177,8 +178,9 @@ class Inspector:
                 break
             done = await self.revive(queue, [text_of(id) for id in page])
             revived += done
+            revived.held |= done.held
             left -= len(page)
-            skip += len(page) - len(done)  # they have no payload, and stay
+            skip += len(page) - len(done)  # they have no payload or no key, and stay
             await _pause_since(began)
         return revived
 
@@ -302,7 +304,7 @@ def _pause(raw: bytes) -> Pause:
 
 
 def _stats(name: str, reply: list[Any]) -> QueueStats:
-    now, ready, quarantined, scheduled, active, dead, *stamps, paused, closed = reply
+    now, ready, quarantined, scheduled, active, dead, *stamps, paused, closed, limit = reply
     enqueued = earliest_ms(stamps)
     oldest_s = None if enqueued is None else max(0, int(now) - enqueued) / 1000
     return QueueStats(
@@ -315,72 +317,14 @@ def _stats(name: str, reply: list[Any]) -> QueueStats:
         oldest_ready_s=oldest_s,
         paused=None if paused is None else _pause(paused),
         closed_ms=None if closed is None else int(closed),
+        max_jobs=natural(limit),
     )
 
 
 def _found(
     queue: str, id: str, reply: list[Any], asked_at: float, since: float | None
 ) -> JobRecord | None:
-    record = _record(queue, id, reply)
+    record = record_of(queue, id, reply)
     if record is None:
         NoTrace(queue, id, reply[4], asked_at).check(since)
     return record
-
-
-def _record(queue: str, id: str, reply: list[Any]) -> JobRecord | None:
-    where, payload, raw_state, raw_crashes, at, token = reply
-    if where == b"done":
-        # a trace has no time in front
-        keep_ms, _, raw = payload.partition(b" ")
-        expired = not keep_ms.isdigit()
-        outcome = decode_trace(payload) if expired else decode_outcome(raw)
-        return JobRecord(
-            id=id,
-            queue=queue,
-            status=JobStatus(outcome.status),
-            reason=outcome.reason or None,
-            result=None if expired else outcome.result,
-            expired=expired,
-        )
-    if where == b"":
-        return None
-    state = decode_state(raw_state)
-    crashes, crashed_ms = losses_of(raw_crashes)
-    task, arguments = _arguments(payload)
-    status = JobStatus(where.decode())
-    at_ms = moment_ms(at)
-    reason = None
-    if status is JobStatus.DEAD:
-        # the script that buries a job for its crashes writes both times in one moment
-        reason = _crashed(crashes) if at_ms == crashed_ms else last_reason(state.errors)
-    elif status is not JobStatus.ACTIVE and state.is_parked:
-        reason = f"parked: {state.errors[-1].text}"
-    return JobRecord(
-        id=id,
-        queue=queue,
-        status=status,
-        task=task,
-        enqueued_ms=stamp_ms(payload),
-        at_ms=at_ms,
-        attempts=state.failures,
-        crashes=crashes,
-        reason=reason,
-        deaths=state.deaths,
-        errors=state.errors,
-        token=None if token is None else text_of(token),
-        payload=arguments,
-    )
-
-
-def _arguments(payload: bytes | None) -> tuple[str | None, bytes | None]:
-    if payload is None:
-        return None, None
-    try:
-        envelope = decode_envelope(payload[8:])
-    except CodecError:
-        return None, payload[8:]
-    return envelope.task, bytes(envelope.args)
-
-
-def _crashed(crashes: int) -> str:
-    return f"its lease was lost {crashes} times: each worker that ran it died or stopped renewing"

@@ -14,7 +14,7 @@ from qcore.model.reading import text_of
 from qcore.model.reference import reference
 
 #: What `unique` holds of a key.
-_ENTRY = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16}) ([0-9]{1,16}) (\S+) (.+)", re.DOTALL)
+_ENTRY = re.compile(rb"([0-9]{1,16}) [0-9]{1,16} [0-9]{1,16} \S+ [0-9]{1,16} (?P<id>.+)", re.DOTALL)
 #: A job may take the key meanwhile: then it is its own, and is left alone.
 _WHILE_SAME = (
     'return redis.call("HGET", KEYS[1], ARGV[1]) == ARGV[2] '
@@ -55,14 +55,14 @@ async def _stale(
     """Return the keys that nobody holds any more, and those that cannot be read."""
     entries = [_ENTRY.fullmatch(text) for text in texts]
     held = [(n, e) for n, e in zip(names, entries, strict=True) if e and int(e[1]) == 0]
-    dead = await broker._ask([(b"ZSCORE", keys.names["dead"], e[5]) for _, e in held])
-    there = await broker._ask([(b"HEXISTS", keys.names["jobs"], e[5]) for _, e in held])
+    dead = await broker._ask([(b"ZSCORE", keys.names["dead"], e["id"]) for _, e in held])
+    there = await broker._ask([(b"HEXISTS", keys.names["jobs"], e["id"]) for _, e in held])
     now = await broker._ask([(b"HGET", keys.names["unique"], n) for n, _ in held])
     found = list[tuple[str, Finding]]()
     for (name, entry), died, is_there, text in zip(held, dead, there, now, strict=True):
         same = _ENTRY.fullmatch(text or b"")
-        if same and same[5] == entry[5] and (died is not None or not is_there):
-            said = f"{_shown(name)} is held by job {text_of(entry[5])}, which has ended"
+        if same and same["id"] == entry["id"] and (died is not None or not is_there):
+            said = f"{_shown(name)} is held by job {text_of(entry['id'])}, which has ended"
             remedy = "The next enqueue with it frees it, or this does."
             found.append(("key of nobody", fault(check, said, remedy, _free(keys, name, same[0]))))
     for name, entry, text in zip(names, entries, texts, strict=True):

@@ -22,7 +22,11 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     "dead": ("zset", "job id -> time of death, unix ms"),
     "done": ("hash", "job id -> `keep_ms outcome`, then the trace of it"),
     "expiry": ("zset", "job id -> when its outcome is forgotten, unix ms"),
-    "producers": ("hash", "nonce -> `call ms answers`, its last call"),
+    "producers": ("hash", "nonce -> `call ms`, its last call"),
+    "answers": (
+        "hash",
+        "nonce -> `call answers` of its last call that has some, as msgpack",
+    ),
     "wakeup": ("zset", 'one member, "come and claim", which an idle worker pops'),
     "meta": (
         "hash",
@@ -30,7 +34,7 @@ QUEUE_KEYS: dict[str, tuple[str, str]] = {
     ),
     "unique": (
         "hash",
-        "unique key -> `until_ms first_ms count digest id`, the job that holds it",
+        "unique key -> `until_ms first_ms count digest expires_ms id`, the job that holds it",
     ),
     "unique_of": ("hash", "job id -> letter and unique key that it holds"),
     "unique_until": ("zset", "unique key -> end of its window, unix ms"),

@@ -19,6 +19,8 @@ PAGE = 500
 _QUARANTINED, _PAUSE_MS = 2, 60_000
 #: A queue that was swept within this has a worker.
 _SWEPT_MS = 15_000
+#: A queue that holds this share of its limit is nearly full.
+_NEARLY_FULL = 0.9
 
 
 class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,8 @@ class QueueReading(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     #: It takes no new jobs.
     closed: bool = False
+    #: So many jobs may wait in it, ready and scheduled.
+    max_jobs: int | None = None
     scheduled: int
     active: int
     dead: int
@@ -70,7 +74,7 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
     for name, meta, due, lease, depth in zip(
         names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
     ):
-        now, ready, quarantined, scheduled, active, dead, *stamps, paused, closed = depth
+        now, ready, quarantined, scheduled, active, dead, *stamps, paused, closed, limit = depth
         idle_ms = await _idle_since(broker, broker._keys_of(name)) if quarantined else None
         readings.append(
             QueueReading(
@@ -81,6 +85,7 @@ async def read_queues(broker: Broker, names: Sequence[str]) -> list[QueueReading
                 quarantined_ms=idle_ms,
                 paused=paused is not None,
                 closed=closed is not None,
+                max_jobs=natural(limit),
                 scheduled=scheduled,
                 active=active,
                 dead=dead,
@@ -161,6 +166,19 @@ def check_served(reading: QueueReading, served: Collection[str], where: str) -> 
     return [warning(f"queue {reading.name}", said, remedy)]
 
 
+def check_room(reading: QueueReading) -> list[Finding]:
+    """Whether a queue with a limit is about to take no more jobs."""
+    most, waiting = reading.max_jobs, reading.ready + reading.scheduled
+    if not most or waiting < _NEARLY_FULL * most:
+        return []
+    said = (
+        f"{waiting:,} jobs wait, of at most {most:,} (max_jobs): enqueues are refused or wait "
+        "when there is no room"
+    )
+    remedy = "Start more workers that serve it, or raise its max_jobs."
+    return [warning(f"room of {reading.name}", said, remedy)]
+
+
 def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterator[str]:
     """Yield what should have happened long ago."""
     now, guard = reading.now_ms, reading.guard_until_ms
@@ -182,14 +200,18 @@ def _late(reading: QueueReading, patience_ms: int, *, is_served: bool) -> Iterat
 
 
 async def scan(
-    broker: Broker, command: bytes, key: bytes, count: int
+    broker: Broker, command: bytes, key: bytes, count: int, match: bytes = b"*"
 ) -> AsyncIterator[list[bytes]]:
-    """Yield pages; a structure that grows faster than it is read is left in the middle."""
+    """Yield pages of the names that match, all by default.
+
+    A structure that grows faster than it is read is left in the middle.
+    """
+    how: list[object] = [b"COUNT", count, *([] if match == b"*" else [b"MATCH", match])]
     (length,) = await broker._ask([(b"HLEN" if command == b"HSCAN" else b"ZCARD", key)])
     cursor: object = 0
     # a table that has shrunk has more places than members
     for _ in range(100 + 20 * length // count):
-        ((cursor, page),) = await broker._ask([(command, key, cursor, b"COUNT", count)])
+        ((cursor, page),) = await broker._ask([(command, key, cursor, *how)])
         yield page
         if cursor == b"0":
             return

@@ -19,6 +19,7 @@ from qcore.model.reading import (
     text_of,
     texts_of,
 )
+from qcore.settings import DepthLimit
 
 #: A count of lost leases that did not grow for so long is forgotten; see lua/lib/losses.lua.
 FORGOTTEN_MS = 72 * 3600 * 1000
@@ -239,6 +240,13 @@ def read_reclaimed(flat: list[bytes]) -> list[Reclaimed]:
     """Return what a reply of token, destination, token, ... says."""
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return [Reclaimed(token, to.decode()) for token, to in pairs]
+
+
+def limit_told(keys: QueueKeys, limit: DepthLimit | None) -> tuple[object, ...]:
+    """Return the command that tells operators the limit of a queue, or that it has none."""
+    if limit is None:
+        return (b"HDEL", keys.names["meta"], b"max_jobs")
+    return (b"HSET", keys.names["meta"], b"max_jobs", limit.max_jobs)
 
 
 def earliest_ms(stamps: Sequence[bytes | None]) -> int | None:

@@ -58,6 +58,9 @@ def _of_queues(queues: Sequence[QueueStats] | None) -> Iterator[Metric]:
     wait = GaugeMetricFamily(
         "qcore_queue_wait_seconds", "Age of the oldest ready job; 0: none.", labels=["queue"]
     )
+    most = GaugeMetricFamily(
+        "qcore_queue_max_jobs", "So many jobs may wait in a queue with a limit.", labels=["queue"]
+    )
     for stats in queues or ():
         depth.add_metric([stats.name], stats.ready)
         wait.add_metric([stats.name], stats.oldest_ready_s or 0)
@@ -70,7 +73,9 @@ def _of_queues(queues: Sequence[QueueStats] | None) -> Iterator[Metric]:
         }
         for state, count in counts.items():
             jobs.add_metric([stats.name, state], count)
-    yield from (depth, jobs, wait)
+        if stats.max_jobs is not None:
+            most.add_metric([stats.name], stats.max_jobs)
+    yield from (depth, jobs, wait, most)
 
 
 def _of_runs(cells: Sequence[Cell]) -> Iterator[Metric]:

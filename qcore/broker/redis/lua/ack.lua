@@ -6,7 +6,7 @@
 --       crashes    hash  job id -> `count ms`
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
---       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique     hash  unique key -> `until_ms first_ms count digest expires_ms id`, the job that holds it
 --       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  tokens...
 -- reply the tokens that were lost: nothing was written for them

@@ -10,28 +10,28 @@
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       dead       zset  job id -> time of death, unix ms
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
---       producers  hash  nonce -> `call ms answers`, its last call
+--       producers  hash  nonce -> `call ms`, its last call
+--       answers    hash  nonce -> `call answers` of its last call that has some, as msgpack
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
---       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique     hash  unique key -> `until_ms first_ms count digest expires_ms id`, the job that holds it
 --       unique_of  hash  job id -> letter and unique key that it holds
 --       unique_until zset unique key -> end of its window, unix ms
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       nonce      text  names the producing process
 --       call       text  `number most size size...`: the number grows with each call of this producer;
---                        at most so many jobs may wait, 0: as many as come; the parcels, in order,
---                        have so many jobs: each is taken as a whole, or not at all
---       items...   id, when, envelope; when: '' now, '+ms' from now, '@ms' at; then, for others than
---                  plain jobs, ` own until conflict digest key`; see `read_item`
+--                        at most so many jobs may wait, 0: any number; parcels of so many jobs, in
+--                        order, are each taken as a whole, or not at all
+--       items...   id, when (as for `enqueue`, and then the words of `read_item`), envelope
 -- reply for each job that was not created { its id, how, id of the one that is there, when the key was
---       first asked for (unix ms), how often, digest of those arguments }; how: 'known', 'taken',
---       'joined', 'replaced', 'throttled'; for the first job of each parcel that did not fit { its id,
---       'full', jobs that wait }; the error QCLOSED when the queue is closed
--- @include clock kinds unique_keys asked fate admitting
+--       first asked for (unix ms), how often, digest of its arguments }; how: 'known', 'taken', 'joined',
+--       'replaced', 'throttled'; for the first job of each parcel that did not fit { its id, 'full',
+--       jobs that wait }; the error QCLOSED when the queue is closed
+-- @include clock kinds unique_keys asked fate admitting admitted
 local k = {}
 k.jobs, k.ready, k.quarantine, k.scheduled, k.running, k.state, k.crashes = unpack(KEYS, 1, 7)
-k.cancels, k.dead, k.done, k.producers, k.wakeup, k.meta = unpack(KEYS, 8, 13)
-k.unique, k.unique_of, k.unique_until = unpack(KEYS, 14, 16)
+k.cancels, k.dead, k.done, k.producers, k.answers, k.wakeup, k.meta = unpack(KEYS, 8, 14)
+k.unique, k.unique_of, k.unique_until = unpack(KEYS, 15, 17)
 local now_ms, nonce, call, items = ARGV[1], ARGV[2], ARGV[3], 4
 
 local now = clock(now_ms)
@@ -40,17 +40,17 @@ number, most = integer(number), integer(most)
 local asked = read_asked(items, now)
 check('LLEN', k.ready, k.quarantine)
 check('ZCARD', k.scheduled, k.dead, k.wakeup, k.unique_until)
-check('HLEN', k.jobs, k.running, k.state, k.crashes, k.cancels, k.done, k.unique, k.unique_of)
-local seen, answers = string.match(redis.call('HGET', k.producers, nonce) or '', '^(%d+) %d+ ?(.*)$')
+check('HLEN', k.jobs, k.running, k.state, k.crashes, k.cancels, k.done, k.answers)
+check('HLEN', k.unique, k.unique_of)
+local seen = string.match(redis.call('HGET', k.producers, nonce) or '', '^(%d+) ')
 if seen and (natural(seen) or 0) >= number then
   -- The repeat of a call whose reply was lost hears what the first one heard; see `enqueue`.
   redis.call('ZREM', k.scheduled, '')
-  redis.call('HSET', k.producers, nonce, seen .. ' ' .. whole(now) .. ' ' .. answers)
-  local is_sound, before = pcall(cmsgpack.unpack, answers)
-  return is_sound and type(before) == 'table' and before or {}
+  redis.call('HSET', k.producers, nonce, seen .. ' ' .. whole(now))
+  return answers_in(redis.call('HGET', k.answers, nonce), whole(number))
 end
-local closed, epoch, fence, shown = unpack(
-  redis.call('HMGET', k.meta, 'closed', 'epoch', 'fence', 'max_jobs'))
+local meta = redis.call('HMGET', k.meta, 'closed', 'epoch', 'fence', 'max_jobs')
+local closed, epoch, fence, shown = unpack(meta)
 if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. k.jobs) end
 
 local c = look_at(k, asked, now)
@@ -69,11 +69,11 @@ for size in string.gmatch(sizes, '%d+') do
 end
 local added, earliest = write_jobs(k, c, struct.pack('>I8', now))
 write_keys(k, c)
-answers = #c.answers > 0 and ' ' .. cmsgpack.pack(c.answers) or ''
-redis.call('HSET', k.producers, nonce, whole(number) .. ' ' .. whole(now) .. answers)
-if not natural(epoch) then -- see `enqueue`
-  redis.call('HSET', k.meta, 'epoch', natural(fence) and '0' or whole(now))
-end
+redis.call('HSET', k.producers, nonce, whole(number) .. ' ' .. whole(now))
+local kept = whole(number) .. ' ' .. cmsgpack.pack(c.answers)
+if #c.answers > 0 then redis.call('HSET', k.answers, nonce, kept) end
+local since = natural(fence) and '0' or whole(now)
+if not natural(epoch) then redis.call('HSET', k.meta, 'epoch', since) end -- see `enqueue`
 if most > 0 and shown ~= whole(most) then redis.call('HSET', k.meta, 'max_jobs', whole(most)) end
 if #added > 0 then redis.call('RPUSH', k.ready, unpack(added)) end
 if #added > 0 or earliest then redis.call('ZADD', k.wakeup, 0, '1') end

@@ -10,7 +10,7 @@
 --       waiters    hash  job id -> channels that hear of its end
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique     hash  unique key -> `until_ms first_ms count digest expires_ms id`, the job that holds it
 --       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       keep_ms    ms    how long the outcome is kept

@@ -12,7 +12,7 @@
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
---       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique     hash  unique key -> `until_ms first_ms count digest expires_ms id`, the job that holds it
 --       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       limit      int   at most so many jobs in all

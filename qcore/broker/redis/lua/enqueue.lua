@@ -2,7 +2,7 @@
 -- KEYS  jobs       hash  job id -> 8 bytes of Redis time + envelope
 --       ready      list  job ids, oldest first
 --       scheduled  zset  job id -> due time, unix ms
---       producers  hash  nonce -> `call ms answers`, its last call
+--       producers  hash  nonce -> `call ms`, its last call
 --       wakeup     zset  one member, "come and claim", which an idle worker pops
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
 -- ARGV  now_ms     ms    '' for the Redis clock

@@ -4,8 +4,9 @@
 -- KEYS  active     zset  token -> lease deadline, unix ms
 --       done       hash  job id -> `keep_ms outcome`, then the trace of it
 --       expiry     zset  job id -> when its outcome is forgotten, unix ms
---       producers  hash  nonce -> `call ms answers`, its last call
---       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       producers  hash  nonce -> `call ms`, its last call
+--       answers    hash  nonce -> `call answers` of its last call that has some, as msgpack
+--       unique     hash  unique key -> `until_ms first_ms count digest expires_ms id`, the job that holds it
 --       unique_of  hash  job id -> letter and unique key that it holds
 --       unique_until zset unique key -> end of its window, unix ms
 -- ARGV  now_ms     ms    '' for the Redis clock
@@ -16,14 +17,14 @@
 --       cursor     int   where to go on among the producers
 -- reply { outcomes whose time was over, cursor, 1 if there is more to forget }
 -- @include clock kinds unique_keys
-local active, done, expiry, producers, unique, unique_of, unique_until = unpack(KEYS, 1, 7)
+local active, done, expiry, producers, answers, unique, unique_of, unique_until = unpack(KEYS, 1, 8)
 local now_ms, limit, trace_ms, bytes, silent_ms, cursor = unpack(ARGV, 1, 6)
 
 local now = clock(now_ms)
 limit, trace_ms, bytes = bounded(limit), integer(trace_ms), integer(bytes)
 silent_ms = integer(silent_ms)
 check('ZCARD', expiry, unique_until)
-check('HLEN', done, unique, unique_of)
+check('HLEN', done, answers, unique, unique_of)
 -- So many bytes of outcomes are read, and so many producers looked at. While a tenth of them is
 -- silent, the next page is worth a look.
 local MAX_BYTES, PAGE = 1024 * 1024, 500
@@ -47,8 +48,11 @@ for _, id in ipairs(over) do
   end
 end
 for i = 1, #page[2], 2 do
-  local at = natural(string.match(page[2][i + 1], '^%d+ (%d+)'))
-  if not at or now - at > silent_ms then silent = silent + redis.call('HDEL', producers, page[2][i]) end
+  local at = natural(string.match(page[2][i + 1], ' (%d+)$'))
+  if not at or now - at > silent_ms then
+    silent = silent + redis.call('HDEL', producers, page[2][i])
+    redis.call('HDEL', answers, page[2][i])
+  end
 end
 local windows = redis.call('ZRANGEBYSCORE', unique_until, '-inf', whole(now), 'LIMIT', 0, limit)
 for _, key in ipairs(windows) do
@@ -56,7 +60,7 @@ for _, key in ipairs(windows) do
   -- a job may hold the key by now that had a window before
   if entry and entry.till > 0 and entry.till <= now then
     redis.call('HDEL', unique, key)
-    if redis.call('HGET', unique_of, entry.id) == 'w' .. key then redis.call('HDEL', unique_of, entry.id) end
+    disown(unique_of, entry.id, key)
   end
   redis.call('ZREM', unique_until, key)
 end

@@ -7,7 +7,7 @@
 --       cancels    hash  job id -> `keep_ms outcome`, a request to cancel it
 --       waiters    hash  job id -> channels that hear of its end
 --       meta       hash  fence, epoch, emptied, paused, closed, cleared, purged, max_jobs, and those of sweeps
---       unique     hash  unique key -> `until_ms first_ms count digest id`, the job that holds it
+--       unique     hash  unique key -> `until_ms first_ms count digest expires_ms id`, the job that holds it
 --       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       age_ms     ms    purge what has been dead for so long; '' for the ids

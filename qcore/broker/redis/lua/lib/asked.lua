@@ -1,10 +1,10 @@
--- read_item: a job that is asked for. Behind its due time may stand `own until conflict digest key`:
--- '1' for an id that a user gave; until when it holds its key, 'done', 'started', a number of ms, or
--- '-' for no key; what is done where another job holds it, 'keep', 'replace', or 'repeat' for a key of
--- idempotency; and a digest of the arguments.
+-- read_item: a job that is asked for. Behind its due time may stand `own until conflict digest expires
+-- key`: '1' for an id that a user gave; until when it holds its key, 'done', 'started', a number of ms,
+-- or '-' for no key; what is done where another job holds it, 'keep', 'replace', or 'repeat' for a key
+-- of idempotency; a digest of the arguments; in how many ms it expires, 0 for never.
 local function read_item(id, when, envelope, now)
-  local due, own, till, conflict, digest, key = string.match(
-    when, '^(%S*) ([01]) (%S+) (%S+) (%S+) (.*)$')
+  local due, own, till, conflict, digest, expires, key = string.match(
+    when, '^(%S*) ([01]) (%S+) (%S+) (%S+) (%S+) (.*)$')
   local item = { id = id, envelope = envelope, due = false, is_own = own == '1' }
   due = due or when
   if due ~= '' then
@@ -13,6 +13,7 @@ local function read_item(id, when, envelope, now)
   end
   if key and till ~= '-' then
     item.key, item.conflict, item.digest = key, conflict, digest
+    item.expires = expires ~= '0' and now + integer(expires) or 0
     item.window = till ~= 'done' and till ~= 'started' and integer(till)
     item.letter = item.window and 'w' or string.sub(till, 1, 1)
   end
@@ -42,7 +43,13 @@ local function look_at(k, asked, now)
   end
   if #keys > 0 then
     for i, text in ipairs(redis.call('HMGET', k.unique, unpack(keys))) do
-      c.entries[keys[i]] = entry_in(text)
+      local entry = entry_in(text)
+      c.entries[keys[i]] = entry
+      -- its id may be that of another job by now, as anybody may give one, or a hand may have written it
+      if entry then
+        local _, own = key_in(redis.call('HGET', k.unique_of, entry.id))
+        entry.is_own = own == keys[i]
+      end
     end
   end
   return c
