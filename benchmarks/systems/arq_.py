@@ -42,10 +42,6 @@ async def one(n: int) -> None:
     await pool.enqueue_job("job", n)
 
 
-async def keyed(n: int) -> None:
-    await pool.enqueue_job("job", n, _job_id=f"key-{n}")
-
-
 def work(concurrency: int, processes: int) -> None:
     asyncio.set_event_loop(uvloop.new_event_loop())
     Worker(
@@ -61,4 +57,8 @@ def work(concurrency: int, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(System(one, work, opened=opened, keyed=keyed))
+    main(
+        System(
+            one, work, opened=opened, keyed=lambda n: pool.enqueue_job("job", n, _job_id=f"key-{n}")
+        )
+    )

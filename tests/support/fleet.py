@@ -334,6 +334,7 @@ class Producer:
                 name=full,
                 queue=known.settings.queue,
                 run_in=None if place == "loop" else place,
+                unique=known.settings.unique,
             )(known.function)
         return self.app.tasks[full]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qcore import App, Context, GiveUp, Retry
+from qcore import App, Context, GiveUp, Retry, Unique
 
 #: The environment variable that names the file to which every run is appended.
 JOURNAL = "QCORE_TEST_JOURNAL"
@@ -70,6 +70,18 @@ def work_in_process_only(ctx: Context, n: int, seconds: float = 0.0) -> None:
     """The only task of its queue: a worker knows before a claim that it needs the pool."""
     with written_down(ctx, n, in_process=True):
         time.sleep(seconds)
+
+
+@app.task(retry=ONCE, unique=Unique("key"))
+async def keyed(ctx: Context, n: int, key: str, seconds: float) -> None:
+    with written_down(ctx, n):
+        await asyncio.sleep(seconds)
+
+
+@app.task(retry=ONCE)
+async def echo(ctx: Context, n: int) -> int:
+    with written_down(ctx, n):
+        return n
 
 
 @app.task(retry=ONCE)

@@ -1,13 +1,15 @@
 """Many jobs in chunks: what is made while a chunk flies, and how errors and cancellations count."""
 
 import asyncio
+import copy
+import pickle
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from qcore import bulk
+from qcore import Enqueued, bulk
 from qcore.errors import ArgumentError, BrokerUnavailable
 from qcore.model.admission import Admission
 from qcore.model.job import Job
@@ -147,3 +149,10 @@ def _noted(made: list[int]) -> Callable[[int], int]:
         return n
 
     return note
+
+
+def test_enqueued_is_a_number_that_can_be_copied_and_shown():
+    sent = Enqueued(3, joined=2, ids=["a"])
+    assert f"{sent} {sent!r}" == "5 Enqueued(created=3, joined=2, replaced=0, throttled=0)"
+    for twin in (copy.deepcopy(sent), pickle.loads(pickle.dumps(sent))):
+        assert (twin, twin.created, twin.joined, twin.ids) == (5, 3, 2, ["a"])
