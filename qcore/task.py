@@ -273,7 +273,7 @@ class Task(Dispatch[P, R]):
             confirm: `enqueue` returns only when so many replicas of Redis have the job, too; it
                 waits for them within the enqueue timeout.
             id: An id of your own, 1 to 128 of letters, digits, `_`, `.`, `:`, `-`: while a job with
-                it is there, or an outcome of one is kept, an enqueue brings that one.
+                it is there, or something of its outcome, an enqueue brings that one.
             idempotency_key: What names this request: text, a number or a UUID, 512 bytes at most.
                 Within the ttl each repeat brings the job of the first one, and its outcome.
             idempotency_ttl: For so long after the first enqueue, 1 ms to 366 days; the outcome is

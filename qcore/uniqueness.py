@@ -36,8 +36,8 @@ class Unique(msgspec.Struct, frozen=True):
             worker claims it, so that one may run and one wait. A timedelta: for so long from the
             enqueue on, whatever becomes of the job.
         on_conflict: "keep" the job that is there, and return its handle; "replace" its arguments
-            and delay by the new ones unless it runs, so that the last request counts; or "raise"
-            AlreadyEnqueued.
+            and delay by the new ones unless it runs, so that the last request counts (one that is
+            ready keeps its place in line, whatever the delay); or "raise" AlreadyEnqueued.
 
     Raises:
         ConfigError: another value. Names that are none of the task's parameters are refused when

@@ -38,8 +38,8 @@ async def opened() -> AsyncIterator[None]:
     await pool.aclose()
 
 
-async def one(n: int) -> None:
-    await pool.enqueue_job("job", n)
+async def one(n: int, key: str | None = None) -> None:
+    await pool.enqueue_job("job", n, _job_id=key)
 
 
 def work(concurrency: int, processes: int) -> None:
@@ -57,8 +57,4 @@ def work(concurrency: int, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        System(
-            one, work, opened=opened, keyed=lambda n: pool.enqueue_job("job", n, _job_id=f"key-{n}")
-        )
-    )
+    main(System(one, work, opened=opened, keyed=lambda n: one(n, f"key-{n}")))
