@@ -21,7 +21,7 @@ LEASE_S = 60.0
 async def produce(producer: Producer, dice: random.Random, until: asyncio.Event) -> None:
     """Enqueue short and longer jobs of every kind, until told to stop."""
     while not until.is_set():
-        task = dice.choice(("work", "work", "work", "work_in_thread", "work_in_process"))
+        task = dice.choice(("work", "work_once", "work", "work_in_thread", "work_in_process"))
         seconds = 0.05 if task == "work_in_process" else dice.choice((0.0, 0.02, 0.1, 0.4))
         await producer.send(task, seconds)
         await asyncio.sleep(0.004)

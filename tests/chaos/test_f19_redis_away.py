@@ -21,7 +21,7 @@ OUTAGES_S = (1.0, 6.0, 3 * LEASE_S)
 
 async def produce(producer: Producer, dice: random.Random, until: asyncio.Event) -> None:
     while not until.is_set():
-        task = dice.choice(("work", "work", "work", "work_in_thread", "work_in_process"))
+        task = dice.choice(("work", "work_once", "work", "work_in_thread", "work_in_process"))
         seconds = 0.05 if task == "work_in_process" else dice.choice((0.0, 0.02, 0.3, 2.0))
         await producer.send(task, seconds)
         await asyncio.sleep(0.005)

@@ -53,8 +53,9 @@ class Flow:
     queue_of: dict[int, str] = field(default_factory=dict[int, str])
 
     async def run(self, producer: Producer, queue: str) -> None:
-        dispatch = producer.task("work").options(queue=queue, confirm=1)
+        tasks = [producer.task(name) for name in ("work", "work_once")]
         while not self.over.is_set():
+            dispatch = self.dice.choice(tasks).options(queue=queue, confirm=1)
             n = await producer.send(dispatch, self.dice.choice((0.0, 0.0, 0.02, 0.3)))
             self.queue_of[n] = queue
             if self.fleet.history.outcomes[n] == "ok":

@@ -253,13 +253,16 @@ class Fleet:
             yield Producer(app, self.history)
 
     async def emptied(self, timeout_s: float) -> None:
-        """Wait until nothing is ready, scheduled or active in any queue."""
+        """Wait until nothing is ready, scheduled or active in any queue, and no key is held."""
         broker = Broker(BrokerConfig(url=self.url, namespace=self.namespace))
         names = fleet_tasks.app.queues
         words = [
-            (q, kind) for q in names for kind in ("ready", "quarantine", "scheduled", "active")
+            (q, kind)
+            for q in names
+            for kind in ("ready", "quarantine", "scheduled", "active", "unique")
         ]
         counts = {
+            "unique": b"HLEN",
             "ready": b"LLEN",
             "quarantine": b"LLEN",
             "scheduled": b"ZCARD",

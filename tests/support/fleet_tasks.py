@@ -78,6 +78,12 @@ async def keyed(ctx: Context, n: int, key: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
+@app.task(retry=ONCE, unique=Unique("n"))
+async def work_once(ctx: Context, n: int, seconds: float = 0.0) -> None:
+    with written_down(ctx, n):
+        await asyncio.sleep(seconds)
+
+
 @app.task(retry=ONCE)
 async def echo(ctx: Context, n: int) -> int:
     with written_down(ctx, n):

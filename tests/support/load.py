@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from tests.support.fleet import Fleet, Producer
 
-#: Every place in which a task can run; few in a process, for each worker has one.
-MIXED = ("work",) * 15 + ("work_in_thread",) * 4 + ("work_in_process",)
+#: Every place in which a task can run; few in a process, for each worker has one. Some hold a key.
+MIXED = ("work",) * 10 + ("work_once",) * 5 + ("work_in_thread",) * 4 + ("work_in_process",)
 IN_PROCESS_S = 0.02
 
 
