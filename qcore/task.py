@@ -7,7 +7,6 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mappin
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
-from uuid import UUID
 
 from qcore.broker.contract import CALL_JOBS
 from qcore.context import Context, detached
@@ -28,6 +27,8 @@ from qcore.telemetry import log
 from qcore.uniqueness import KeyMaker
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from qcore.broker.redis.blocking_producers import BlockingProducers
     from qcore.broker.redis.broker import Broker
     from qcore.broker.redis.inspector import Inspector
@@ -257,7 +258,7 @@ class Task(Dispatch[P, R]):
         expires: Seconds | None = None,
         confirm: int = 0,
         id: str | None = None,
-        idempotency_key: str | int | UUID | None = None,
+        idempotency_key: "str | int | UUID | None" = None,
         idempotency_ttl: Seconds = "1d",
     ) -> Dispatch[P, R]:
         """Return this task with options for the jobs enqueued through the returned object.

@@ -1,13 +1,11 @@
 """One job per thing: which arguments name the thing, and for how long it is the only one."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from enum import Enum
-from hashlib import blake2b
 from typing import Any, Literal, cast
+from numbers import Number
 from uuid import UUID
 
 import msgspec
@@ -20,7 +18,7 @@ from qcore.model.codec import Arguments
 #: Windows are from a millisecond to this.
 MAX_WINDOW_S = 366 * 24 * 3600.0
 
-_PLAIN = (str, int, float, Decimal, UUID, date, datetime)
+_PLAIN = (str, Number, UUID, date, datetime)
 _NAMES_OF_PLAIN = "text, a number, a UUID, a date, or a tuple of these"
 
 
@@ -132,8 +130,7 @@ def idempotency_key(task: str, value: object, ttl_ms: int, raw: bytes) -> Unique
         ArgumentError: `value` cannot be a key.
     """
     text = value_text(f"task {task}: idempotency_key", value)
-    digest = blake2b(raw, digest_size=8).hexdigest()
-    return UniqueKey(key_name("i", task, text), str(ttl_ms), "repeat", digest)
+    return UniqueKey(key_name("i", task, text), str(ttl_ms), "repeat", _digest(raw, 8))
 
 
 def value_text(what: str, value: object) -> str:
@@ -157,7 +154,7 @@ def value_text(what: str, value: object) -> str:
             f"{what} has {size} bytes, allowed are {KEY_LIMIT}: give a shorter one, or its digest"
         )
     if size > KEY_BYTES or not text.isprintable():
-        return "#" + blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        return "#" + _digest(text.encode("utf-8", "surrogatepass"), 16)
     return "=" + text
 
 
@@ -169,9 +166,18 @@ def window_ms(what: str, window: Seconds, error: type[Exception]) -> int:
     return round(window_s * 1000)
 
 
+def _digest(data: bytes, size: int) -> str:
+    # with OpenSSL it takes 2 MB: `import qcore` does without
+    from hashlib import blake2b
+
+    return blake2b(data, digest_size=size).hexdigest()
+
+
 def _text(what: str, value: object) -> str:
     if isinstance(value, tuple):
         parts = cast("tuple[object, ...]", value)
+        import json  # as hashlib: few tasks have such keys
+
         return json.dumps([_plain(what, part) for part in parts], ensure_ascii=False)
     return _plain(what, value)
 

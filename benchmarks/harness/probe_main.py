@@ -122,14 +122,15 @@ class Probe:
     async def enqueue_together(self, jobs: int, tasks: int = 100) -> dict[str, Any]:
         """Enqueue from so many asyncio tasks at a time, each awaiting its call."""
 
-        async def produce(share: int) -> None:
-            for _ in range(share):
+        left = iter(range(jobs))
+
+        async def produce() -> None:
+            for _ in left:
                 await self._enqueue_one()
 
-        share = jobs // tasks
         with Clock() as clock:
-            await asyncio.gather(*(produce(share) for _ in range(tasks)))
-        return await self._enqueued(share * tasks, clock)
+            await asyncio.gather(*(produce() for _ in range(tasks)))
+        return await self._enqueued(jobs, clock)
 
     def _calls(self, jobs: int) -> Iterable[tuple[int, ...]]:
         if self._feature == "unique":

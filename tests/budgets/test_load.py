@@ -30,7 +30,7 @@ CONCURRENT_COMMANDS, BULK_COMMANDS = 0.02, 0.0025
 #: Bytes a job in both directions, some 130 of them its envelope: bulk; alone; claim and settle.
 BULK_BYTES, ALONE_BYTES, DRAIN_BYTES = 200, 480, 340
 #: Of a job that comes to an idle worker: the wait that brings it, its claim and its settle.
-LONE_BYTES = 1400
+LONE_BYTES = 1500
 
 
 @pytest.fixture

@@ -192,6 +192,7 @@ BUSY: dict[str, list[list[object]]] = {
     "find": [[id, "c9"] for id in ("held0", "late0", "ready0", "dead0")],
     "depth": [[NOW]],
     "audit": [["ready0", "1", "", "held0", "0", f"{OWNER}:2:held0"]],
+    "judge_keys": [[1, KEY, "late1", "dead0"]],
     "heartbeat": [[NOW, "new", "record", 5, 0]],
     "restart": [[NOW, "restart::", 0, 5]],
 }

@@ -9,6 +9,7 @@ from qcore.broker.identity import new_id
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.errors import BrokerError, PayloadTooLarge
+from qcore.model.admission import Admission
 from qcore.model.job import Job
 from qcore.settings import BrokerConfig
 from tests.support.content import keys_of
@@ -124,7 +125,7 @@ async def test_two_jobs_under_one_id_are_an_error_of_the_second_alone(broker):
     assert isinstance(second, BrokerError)
     assert "a not enqueued: another job has this id" in str(second)
     assert neighbours == [[], []]
-    assert await broker.enqueue([Job("a", QUEUE, b"one")]) == [b"a"]
+    assert await broker.enqueue([Job("a", QUEUE, b"one")]) == [Admission("a", "known", "a")]
     assert (await content(broker))["ready"] == ["a", "b", "c"]
 
 
@@ -265,7 +266,7 @@ async def test_enqueue_of_one_payload_larger_than_a_call_is_accepted(server_url,
 async def test_enqueue_returns_the_ids_that_were_there(broker):
     id = new_id()
     assert await broker.enqueue([Job(id, QUEUE, b"")]) == []
-    assert await broker.enqueue([Job(id, QUEUE, b"")]) == [id.encode()]
+    assert await broker.enqueue([Job(id, QUEUE, b"")]) == [Admission(id, "known", id)]
 
 
 async def test_enqueue_of_a_queue_registers_its_name_after_a_cancelled_caller(broker):

@@ -278,7 +278,7 @@ async def test_depth_shows_a_pause_for_as_long_as_it_lasts(broker):
     await pause(broker, 1000)
     for now, shown in ((NOW + 999, f"{NOW + 1000} {NOW} a deploy".encode()), (NOW + 1000, None)):
         (reply,) = await broker._ask([scripts.DEPTH.call(broker._keys_of(QUEUE), now)])
-        assert reply[8:] == [shown, None]
+        assert reply[8:] == [shown, None, None]
 
 
 async def test_pause_without_an_end_or_a_reason(broker, inspector: Inspector):

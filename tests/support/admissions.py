@@ -26,6 +26,7 @@ _KEYS = st.sampled_from(
         {"key": "uc", "until": "500"},
         {"key": "ic", "until": f"{KEEP_MS}", "conflict": "repeat", "digest": "aa"},
         {"key": "ic", "until": f"{KEEP_MS}", "conflict": "repeat", "digest": "bb"},
+        {"key": "ic", "until": "700", "conflict": "repeat", "digest": "aa"},
         {"key": "ub", "until": "done", "is_own": True},
         {"key": "uc", "until": "500", "is_own": True},
         {"key": "ua", "until": "done"},

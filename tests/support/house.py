@@ -55,6 +55,7 @@ RIGHT = {
     "nonce": st.just("nonce"),
     "call": st.integers(0, 10),
     "admission.call": st.sampled_from(["9 0 1", "9 0 1 2", "9 5 3", "0 0 1"]),
+    "count": st.integers(0, 3),
     "admission.items": st.sampled_from(
         [*IDS, "new", "", "+1000", f" 0 done replace - 0 {KEY}", f"+5 1 900 repeat - 9 {KEY}"]
     ),

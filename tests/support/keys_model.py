@@ -215,7 +215,8 @@ class Keys(Held):
             answers.append([item.id, how, item.id])
         else:
             entry.times += 1
-            if item.until.isdigit() and entry.till > now + int(item.until):
+            may_cut = entry.first > now or item.conflict != "repeat"
+            if may_cut and item.until.isdigit() and entry.till > now + int(item.until):
                 self.unique_until[item.key] = entry.till = now + int(item.until)
             answers.append(
                 [item.id, how, entry.id, str(entry.first), str(entry.times), entry.digest]

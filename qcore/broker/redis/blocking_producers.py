@@ -60,15 +60,16 @@ class BlockingProducer:
         limit = self._config.depth_limits.get(jobs[0].queue)
         max_jobs = 0 if limit is None else limit.max_jobs
         end = time.monotonic() + self._config.enqueue_timeout_s
+        pause_s = min(FULL_S, self._config.enqueue_timeout_s / 10)
         while True:
             answered = self._call(jobs, max_jobs, end)
             try:
                 return admissions_of(jobs[0].queue, jobs, answered, max_jobs)
             except QueueFull:
                 # the last try has some time left, or it would be told that Redis did not answer
-                if limit is None or not limit.waits or end - time.monotonic() < 2 * FULL_S:
+                if limit is None or not limit.waits or end - time.monotonic() < 2 * pause_s:
                     raise
-            time.sleep(FULL_S)
+            time.sleep(pause_s)
 
     def _call(self, jobs: Sequence[Job], max_jobs: int, end: float) -> dict[str, Admission]:
         """Make one call, and repeat it until it is answered."""

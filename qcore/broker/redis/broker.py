@@ -63,6 +63,7 @@ class Broker:
         self._coalescers: dict[tuple[str, int], Coalescer] = {}
         self._waiting = ResultWaiter(self._endpoint, self._upkeep, config)
         self._known_keys: dict[str, QueueKeys] = {}
+        self._told_limits: set[str] = set()
 
     @property
     def shown_url(self) -> str:
@@ -92,10 +93,13 @@ class Broker:
         """Let operators find queues in the set of all, and see their limits; one round trip."""
         names, limits = tuple(queues), self.config.depth_limits
         known = (b"SADD", queues_key(self.config.namespace), *names)
-        told = [limit_told(self._keys_of(queue), limits.get(queue)) for queue in names]
+        # once: producers with another limit tell theirs with each call
+        new = [queue for queue in names if queue not in self._told_limits]
+        told = [limit_told(self._keys_of(queue), limits.get(queue)) for queue in new]
         said, *_ = await self._upkeep.send([known, *told])
-        if isinstance(said, BrokerError):  # what failed of the others is told again
+        if isinstance(said, BrokerError):
             raise said
+        self._told_limits.update(new)
 
     async def some_queues(self, limit: int) -> list[str]:
         """Return the names of at most `limit` queues, drawn from all that were ever used."""

@@ -22,6 +22,7 @@ from qcore.broker.redis.parcels import (
     conclude,
     cut_off,
     is_left,
+    kept_waiting,
     read,
     unconfirmed,
 )
@@ -77,6 +78,8 @@ class Coalescer:
         self._nonce = new_owner()
         self._number = 0
         self._waiting: deque[Parcel] = deque()
+        #: The queue had no room for a part of the last call, whose callers wait.
+        self._is_full = False
         #: The call in flight, or the task that brings a batch to its end where a call does not do.
         self._delivery: asyncio.Future[Any] | None = None
         #: What it carries.
@@ -161,8 +164,7 @@ class Coalescer:
             return
         if self._limit is not None:
             self._put_back(batch)
-        if self._waiting:
-            self._go_on(loop)
+        self._go_on(loop)
 
     def _deliver_in_task(self, batch: list[Parcel], failure: BrokerError | None) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(batch, failure))
@@ -174,11 +176,11 @@ class Coalescer:
         batch, self._batch, self._delivery = self._batch, [], None
         # of its own batch if it was cancelled before its first step
         self._put_back(batch)
-        if self._waiting:
-            self._go_on(asyncio.get_running_loop())
+        self._go_on(asyncio.get_running_loop())
 
     def _put_back(self, batch: list[Parcel]) -> None:
         """Let what was not delivered be the next, in its order; what may have been is given up."""
+        self._is_full = any(parcel.is_refused for parcel in batch)
         for parcel in reversed(batch):
             if parcel.unknown:
                 conclude(parcel, cut_off(parcel, sent=True))
@@ -186,8 +188,10 @@ class Coalescer:
                 self._waiting.appendleft(parcel)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin the next call; a while later where the queue was full."""
-        if self._waiting[0].full is None:
+        """Begin the next call, if one waits; a while later where the queue was full."""
+        if not self._waiting:
+            return
+        if not self._is_full:
             self._deliver_next(loop)
             return
         left_s = min([parcel.deadline for parcel in self._waiting]) - loop.time()
@@ -201,31 +205,33 @@ class Coalescer:
         loop = asyncio.get_running_loop()
         self._delivery = None
         waiting, self._waiting = self._waiting, deque()
-        full = waiting[0].full if waiting else None
         for parcel in waiting:
-            # who waits behind those that do not fit would not fit either
-            if full is not None and loop.time() >= parcel.deadline:
-                conclude(parcel, parcel.full or full)
+            if loop.time() >= parcel.deadline:
+                conclude(parcel, parcel.full or kept_waiting(parcel))
             if not parcel.done.done():
                 self._waiting.append(parcel)
         if self._waiting:
             self._deliver_next(loop)
 
     def _take(self) -> list[Parcel]:
-        batch = [self._waiting.popleft()]
-        if batch[0].full is not None:  # before all are sent in vain, one is tried
-            batch[0].full = None
-            return batch
-        jobs, size = len(batch[0].jobs), batch[0].size
-        while self._waiting:
-            jobs += len(self._waiting[0].jobs)
-            size += self._waiting[0].size
-            if jobs > CALL_JOBS or size > self._call_size.now:
+        waiting = self._waiting
+        batch = [waiting.popleft()]
+        jobs, size, own_ids = len(batch[0].jobs), batch[0].size, {batch[0].own_id}
+        # before all are sent in vain, one is tried; but what joins a job finds room
+        is_probe = self._is_full and not any(p.may_join and p.full is None for p in waiting)
+        while waiting and not is_probe:
+            jobs += len(waiting[0].jobs)
+            size += waiting[0].size
+            own_id = waiting[0].own_id
+            # an answer is found again by its id
+            is_twice = own_id is not None and own_id in own_ids
+            if jobs > CALL_JOBS or size > self._call_size.now or is_twice:
                 break
-            batch.append(self._waiting.popleft())
+            own_ids.add(own_id)
+            batch.append(waiting.popleft())
         if self._limit is not None:
             for parcel in batch:
-                parcel.full = None
+                parcel.is_refused = False
         return batch
 
     async def _deliver(self, batch: list[Parcel], failure: BrokerError | None) -> None:
@@ -277,7 +283,7 @@ class Coalescer:
                     continue
                 end = self._end_of(parcel, answered, replicas)
                 if end is parcel.full:  # that is certain
-                    parcel.unknown = False
+                    parcel.unknown, parcel.is_refused = False, True
                 elif isinstance(end, BrokerUnavailable):
                     failure = end
                     parcel.unknown = parcel.unknown or end.sent

@@ -25,8 +25,21 @@ class Parcel:
     known: list[Admission] = field(default_factory=list[Admission])
     #: A try was sent whose answer never came.
     unknown: bool = field(default=False)
-    #: It did not fit when it was last tried, and waits until it does.
+    #: Why it did not fit when it was last tried; it waits until it does. None: it was not tried.
     full: QueueFull | None = field(default=None)
+    #: That was in the last call.
+    is_refused: bool = field(default=False)
+
+    @property
+    def own_id(self) -> str | None:
+        """The id that its caller gave; only one job has one."""
+        terms = self.jobs[0].terms
+        return self.jobs[0].id if terms is not None and terms.own_id else None
+
+    @property
+    def may_join(self) -> bool:
+        """Whether jobs that are there may stand for its own."""
+        return any(job.terms is not None for job in self.jobs)
 
 
 #: What one script takes: the parcels of each queue, by its name.
@@ -77,9 +90,17 @@ def unconfirmed(parcel: Parcel, why: str) -> NotConfirmed:
     )
 
 
+def kept_waiting(parcel: Parcel) -> QueueFull:
+    """Return what the caller hears whose jobs were not tried in time."""
+    return QueueFull(
+        f"queue {parcel.keys.queue} is full, and others wait for room in it: "
+        f"{named(parcel.jobs)} not enqueued; let workers drain it, or raise its max_jobs"
+    )
+
+
 def is_left(parcel: Parcel, now: float, failure: BrokerError) -> bool:
     """Whether a parcel goes on in the repeat of its call; one whose time is over is given up."""
-    if parcel.done.done() or parcel.full is not None:
+    if parcel.done.done() or parcel.is_refused:
         return False
     if now < parcel.deadline:
         return True

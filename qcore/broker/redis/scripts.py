@@ -101,6 +101,7 @@ FORGET = Script("forget")
 FIND = Script("find")
 DEPTH = Script("depth")
 AUDIT = Script("audit")
+JUDGE_KEYS = Script("judge_keys")
 HEARTBEAT = Script("heartbeat")
 RESTART = Script("restart")
 
@@ -130,6 +131,7 @@ SCRIPTS = (
     FIND,
     DEPTH,
     AUDIT,
+    JUDGE_KEYS,
     HEARTBEAT,
     RESTART,
 )

@@ -10,7 +10,7 @@
 --       unique_of  hash  job id -> letter and unique key that it holds
 -- ARGV  tokens...
 -- reply the tokens that were lost: nothing was written for them
--- @include clock kinds tokens unique_keys finish
+-- @include clock kinds tokens key_entries unique_keys finish
 local k = {}
 k.active, k.running, k.jobs, k.state, k.crashes, k.cancels, k.waiters = unpack(KEYS, 1, 7)
 k.unique, k.unique_of = unpack(KEYS, 8, 9)

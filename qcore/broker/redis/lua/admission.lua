@@ -27,7 +27,7 @@
 --       first asked for (unix ms), how often, digest of its arguments }; how: 'known', 'taken', 'joined',
 --       'replaced', 'throttled'; for the first job of each parcel that did not fit { its id, 'full',
 --       jobs that wait }; the error QCLOSED when the queue is closed
--- @include clock kinds unique_keys asked fate admitting admitted
+-- @include clock kinds key_entries unique_keys asked fate admitting admitted
 local k = {}
 k.jobs, k.ready, k.quarantine, k.scheduled, k.running, k.state, k.crashes = unpack(KEYS, 1, 7)
 k.cancels, k.dead, k.done, k.producers, k.answers, k.wakeup, k.meta = unpack(KEYS, 8, 14)

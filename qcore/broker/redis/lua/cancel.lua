@@ -17,7 +17,7 @@
 --       outcome    bytes what a handle finds
 --       ids...     text
 -- reply for each id where it was: 'scheduled', 'ready', 'active', 'ended', or '' for no trace
--- @include clock kinds unique_keys finish keep
+-- @include clock kinds key_entries unique_keys finish keep
 local k = {}
 k.active, k.scheduled, k.running, k.jobs, k.state, k.crashes, k.dead = unpack(KEYS, 1, 7)
 k.cancels, k.waiters, k.done, k.expiry, k.unique, k.unique_of = unpack(KEYS, 8, 13)

@@ -25,7 +25,7 @@
 -- reply { now_ms, when to claim again (unix ms, '' for never), quarantined jobs that wait, then per
 --       queue with jobs { number of it from 1, fence, ids, payloads, states, crashes, cancels },
 --       per queue that cannot be read { number, why } }
--- @include clock kinds losses ready_lists pausing unique_keys lease leased payloads claiming
+-- @include clock kinds losses ready_lists pausing key_entries unique_keys lease leased payloads claiming
 local per_queue = 13
 local now_ms, limit, lease_ms, prefix, max_bytes, promote, quarantine, limits = ARGV[1], ARGV[2],
   ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 8

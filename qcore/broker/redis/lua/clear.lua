@@ -20,7 +20,7 @@
 --       outcome    bytes what a handle finds
 --       keep_ms    ms    for so long
 -- reply how many were cleared; 0 when nothing is left
--- @include clock kinds unique_keys finish keep
+-- @include clock kinds key_entries unique_keys finish keep
 local k = {}
 k.active, k.ready, k.quarantine, k.scheduled, k.jobs, k.state, k.crashes = unpack(KEYS, 1, 7)
 k.cancels, k.waiters, k.done, k.expiry, k.meta, k.unique, k.unique_of = unpack(KEYS, 8, 14)

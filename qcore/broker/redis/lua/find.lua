@@ -19,7 +19,7 @@
 --       unix ms; where there is no trace: { now_ms, cleared, purged, epoch, fence } of the queue),
 --       token, the field of `unique_of` and that of `unique` by which it holds a unique key (none with
 --       a channel) }
--- @include clock kinds unique_keys
+-- @include clock kinds key_entries
 local active, running, jobs, state, crashes, scheduled, dead, done = unpack(KEYS, 1, 8)
 local cancels, waiters, meta, unique, unique_of = unpack(KEYS, 9, 13)
 local id, channel = ARGV[1], ARGV[2]

@@ -5,7 +5,7 @@
 --       unique_until zset unique key -> end of its window, unix ms
 -- ARGV  keys...
 -- reply how many were held
--- @include clock kinds unique_keys
+-- @include clock kinds key_entries unique_keys
 local active, unique, unique_of, unique_until = unpack(KEYS, 1, 4)
 local keys = ARGV
 

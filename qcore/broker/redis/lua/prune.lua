@@ -16,7 +16,7 @@
 --       silent_ms  ms    a producer is forgotten after so long
 --       cursor     int   where to go on among the producers
 -- reply { outcomes whose time was over, cursor, 1 if there is more to forget }
--- @include clock kinds unique_keys
+-- @include clock kinds key_entries unique_keys
 local active, done, expiry, producers, answers, unique, unique_of, unique_until = unpack(KEYS, 1, 8)
 local now_ms, limit, trace_ms, bytes, silent_ms, cursor = unpack(ARGV, 1, 6)
 

@@ -14,7 +14,7 @@
 --       limit      int   at most so many
 --       ids...     text
 -- reply how many were purged
--- @include clock kinds unique_keys finish
+-- @include clock kinds key_entries unique_keys finish
 local k = {}
 k.active, k.dead, k.jobs, k.state, k.crashes, k.cancels, k.waiters, k.meta = unpack(KEYS, 1, 8)
 k.unique, k.unique_of = unpack(KEYS, 9, 10)

@@ -25,7 +25,7 @@
 --       heard_ms   ms    when this Redis last answered a sweep of the caller, whatever the queue; or 0
 -- reply { now_ms, token, where its job went ('ready', 'scheduled', 'dead', 'cancelled';
 --       'dropped': it was no lease of a job), token, ... }
--- @include clock kinds tokens losses ready_lists unique_keys finish keep give_back
+-- @include clock kinds tokens losses ready_lists key_entries unique_keys finish keep give_back
 local k = {}
 k.active, k.running, k.ready, k.quarantine, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.meta, k.wakeup = unpack(KEYS, 8, 15)

@@ -22,7 +22,7 @@
 --       cursor     int   0 at first, then the cursor of the last reply
 --       tokens...  text  the culprits: with some, only these losses are charged
 -- reply { cursor ('0' at the end), token, where its job went, token, ... }
--- @include clock kinds tokens losses ready_lists unique_keys finish keep give_back
+-- @include clock kinds tokens losses ready_lists key_entries unique_keys finish keep give_back
 local k = {}
 k.active, k.running, k.ready, k.quarantine, k.scheduled, k.dead, k.jobs = unpack(KEYS, 1, 7)
 k.state, k.crashes, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)

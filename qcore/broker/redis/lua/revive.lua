@@ -13,7 +13,7 @@
 -- ARGV  now_ms     ms    '' for the Redis clock
 --       items...   id, its new record
 -- reply the ids that were revived: those dead, with a payload; { id, id of the job that holds its key }
--- @include clock kinds unique_keys
+-- @include clock kinds key_entries unique_keys
 local active, dead, jobs, state, crashes, ready, wakeup = unpack(KEYS, 1, 7)
 local unique, unique_of, unique_until = unpack(KEYS, 8, 10)
 local now_ms, items = ARGV[1], 2

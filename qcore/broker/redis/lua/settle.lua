@@ -25,7 +25,7 @@
 --       items...   the tokens in this order, then per keep: outcome, keep_ms; per retry: record,
 --                  delay_ms; per bury: record
 -- reply the tokens that were lost: nothing was written for them
--- @include clock kinds tokens losses ready_lists unique_keys finish keep settling
+-- @include clock kinds tokens losses ready_lists key_entries unique_keys finish keep settling
 local k = {}
 k.active, k.running, k.jobs, k.state, k.crashes, k.ready, k.quarantine = unpack(KEYS, 1, 7)
 k.scheduled, k.dead, k.cancels, k.waiters, k.done, k.expiry, k.wakeup = unpack(KEYS, 8, 14)

@@ -32,8 +32,9 @@ local function decide(k, c, item)
   if how == 'replaced' then plan(c, item, entry.id, false) end
   entry.count = entry.count + 1
   c.changed[item.key] = entry
-  -- the code says a shorter one by now, or the clock went back
+  -- the clock went back; or the code says a shorter one by now, which each request may for itself
   local is_long = item.window and entry.till > c.now + item.window
+    and (entry.first > c.now or item.conflict ~= 'repeat')
   if is_long then entry.till, entry.is_cut = c.now + item.window, true end
   c.answers[#c.answers + 1] =
     { item.id, how, entry.id, whole(entry.first), whole(entry.count), entry.digest }
