@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import Enum
-from typing import Any, Literal, cast
 from numbers import Number
+from typing import Any, Literal, cast
 from uuid import UUID
 
 import msgspec

@@ -87,13 +87,13 @@ SETTLE_BAD = [
     ("ARGV[5], 6", "ARGV[5], 7", "variables for ARGV"),
     ("-- reply the tokens", "-- answer the tokens", "no reply"),
     (
-        "@include clock kinds tokens losses ready_lists key_entries unique_keys finish keep settling",
-        "@include clock kinds tokens losses ready_lists key_entries unique_keys keep settling",
+        "unique_keys finish keep settling",
+        "unique_keys keep settling",
         "uses finish",
     ),
     (
-        "@include clock kinds tokens losses ready_lists key_entries unique_keys finish keep settling",
-        "@include clock kinds tokens losses ready_lists key_entries unique_keys finish keep settling give_back",
+        "unique_keys finish keep settling",
+        "unique_keys finish keep settling give_back",
         "does not use",
     ),
     ("@include clock", "@include watch clock", "watch, which is not there"),

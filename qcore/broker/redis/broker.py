@@ -93,8 +93,7 @@ class Broker:
         """Let operators find queues in the set of all, and see their limits; one round trip."""
         names, limits = tuple(queues), self.config.depth_limits
         known = (b"SADD", queues_key(self.config.namespace), *names)
-        # once: producers with another limit tell theirs with each call
-        new = [queue for queue in names if queue not in self._told_limits]
+        new = [queue for queue in names if queue not in self._told_limits]  # else once is enough
         told = [limit_told(self._keys_of(queue), limits.get(queue)) for queue in new]
         said, *_ = await self._upkeep.send([known, *told])
         if isinstance(said, BrokerError):
@@ -157,8 +156,7 @@ class Broker:
             NotConfirmed: they are enqueued, but fewer replicas had them in time.
             BrokerError: other jobs have the ids that it names; the rest of the call is enqueued.
 
-        Redis: one script, shared with all callers of the moment; of a queue with a limit, with
-        those of that queue.
+        Redis: one script, shared with all callers of the moment (of a queue with a limit).
         """
         check_payloads(jobs, self.config.payload_limit_bytes)
         queue = jobs[0].queue
