@@ -109,6 +109,37 @@ async def test_queue_that_is_full_holds_up_no_other(app: App):
         await full
 
 
+async def test_what_joins_a_job_does_not_wait_behind_those_that_wait_for_room(app: App):
+    note = note_of(app, "patient")
+    keyed = app.task(name="keyed", queue="patient", unique=Unique("n"))(_noop)
+    await note.enqueue(1)
+    await keyed.enqueue(2)
+    full = [asyncio.create_task(note.enqueue(n)) for n in range(3)]
+    await asyncio.sleep(0.05)
+    assert (await keyed.enqueue(2)).answer == "joined"
+    assert not any(one.done() for one in full)
+    told = await asyncio.gather(*full, return_exceptions=True)
+    assert all(isinstance(one, QueueFull) for one in told)
+    assert len({str(one) for one in told}) == 3, "each is told of its own job"
+
+
+async def test_those_who_wait_are_served_as_fast_as_room_is_made(server_url: str, namespace: str):
+    queue = Queue("patient", max_jobs=50, when_full="wait")
+    async with App(server_url, namespace=namespace, queues=[queue], enqueue_timeout=15) as app:
+        note = note_of(app, "patient")
+
+        async def work() -> None:
+            while True:
+                await make_room(app, "patient", 50)
+                await asyncio.sleep(0.01)
+
+        callers = [asyncio.create_task(note.enqueue(n)) for n in range(300)]
+        await asyncio.sleep(0.3)
+        worker = asyncio.create_task(work())
+        await asyncio.gather(*callers)
+        worker.cancel()
+
+
 async def test_app_that_closes_brings_what_waits_to_its_end(app: App):
     note = note_of(app, "patient")
     await note.enqueue_many([(1,), (2,)])

@@ -69,6 +69,21 @@ async def test_key_that_a_live_job_has_taken_meanwhile_is_left_alone(broker):
     assert (await keys_of(broker, QUEUE))["unique"]["utask\0=1"].endswith(" b")
 
 
+async def test_keys_of_a_job_that_has_come_back_meanwhile_are_left_alone(broker):
+    """An id of a user's own is used again; or somebody has revived it."""
+    await hold(broker, "a", "utask\0=1")
+    await hand(broker, "DEL", "ready")
+    await hand(broker, "DEL", "jobs")
+    found = [f for f in await audit(broker, QUEUE) if f.level is not Level.OK]
+    await hand(broker, "HSET", "jobs", "a", b"12345678body")
+    await hand(broker, "RPUSH", "ready", "a")
+    before = await keys_of(broker, QUEUE)
+    for finding in found:
+        _, *words = shlex.split(finding.commands[0])
+        await ask(broker, *words)
+    assert await keys_of(broker, QUEUE) == before
+
+
 async def test_two_live_jobs_of_a_key_are_named(broker):
     await hold(broker, "a", "utask\0=1")
     await hand(broker, "HDEL", "unique", "utask\0=1")

@@ -274,6 +274,36 @@ async def test_repeat_is_logged_and_one_with_other_arguments_as_such(app: App):
     assert {(e["job"], e["key"]) for e in logs} == {(first.id, "evt_1")}
 
 
+async def test_repeat_with_a_shorter_ttl_leaves_the_first_one_as_it_is(app: App):
+    @app.task(name="charge")
+    async def charge(amount: int) -> None: ...
+
+    first = await charge.options(idempotency_key="evt_1", idempotency_ttl="3d").enqueue(5)
+    short = charge.options(idempotency_key="evt_1", idempotency_ttl=0.05)
+    assert (await short.enqueue(5)).id == first.id
+    await asyncio.sleep(0.1)
+    assert (await short.enqueue(5)).id == first.id
+
+
+async def test_callers_of_one_moment_with_one_id_hear_each_their_own_answer(app: App):
+    @app.task(name="charge")
+    async def charge(amount: int) -> None: ...
+
+    export = export_of(app, Unique("user"))
+    there = await export.enqueue("ann")
+    own: dict[str, Any] = {"id": "order-7"}
+    busy = charge.enqueue(0)  # what comes next shares a call
+    _, joined, created, again = await asyncio.gather(
+        busy,
+        export.options(**own).enqueue("ann"),
+        charge.options(**own).enqueue(100),
+        charge.options(**own).enqueue(100),
+    )
+    assert (joined.answer, joined.id) == ("joined", there.id)
+    assert (created.answer, created.id) == ("created", "order-7")
+    assert (again.answer, again.id) == ("joined", "order-7")
+
+
 async def test_id_of_a_user_names_one_job(app: App):
     @app.task
     async def charge(amount: int) -> int:
