@@ -149,14 +149,22 @@ async def _bulk(system: System, numbers: range) -> None:
         await system.bulk(range(start, min(start + BULK_JOBS, numbers.stop)))
 
 
+def _with_keys(system: System) -> System:
+    keyed = system.keyed
+    assert keyed is not None
+
+    async def one(n: int) -> None:
+        await keyed(n)
+
+    return system._replace(one=one)
+
+
 async def _keyed(system: System, numbers: range) -> None:
-    assert system.keyed is not None
-    await _one(system._replace(one=system.keyed), numbers)
+    await _one(_with_keys(system), numbers)
 
 
 async def _keyed_gathered(system: System, numbers: range) -> None:
-    assert system.keyed is not None
-    await _gathered(system._replace(one=system.keyed), numbers)
+    await _gathered(_with_keys(system), numbers)
 
 
 WAYS = {

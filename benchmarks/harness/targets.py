@@ -28,7 +28,6 @@ ONE, TWO = "1 process", "2 processes"
 #: Not "debug log", which is a line for each job, nor "at most once", which is a write before each
 #: run: they are measured, but no target bounds them.
 FEATURES = ("result kept", "retry policy", "timeout", "context injected", "expires", "exclusive")
-KEYED = ("unique key", "idempotency key")
 TARGETS = [
     Target("drain / fastest Python peer", "drain", ONE, 10, PYTHON_PEERS),
     Target("drain / BullMQ on Node", "drain", ONE, 3, ("bullmq",)),
@@ -52,7 +51,9 @@ TARGETS = [
     Target("client commands a job", "commands", "drain: commands", 0.1, at_least=False),
     Target("round trips a job", "commands", "drain: round trips", 0.05, at_least=False),
     *(Target(f"drain, {one} / without", "tax", one, 0.5, ("no feature",)) for one in FEATURES),
-    *(Target(f"drain, {one} / without", "tax", one, 0.7, ("no feature",)) for one in KEYED),
+    Target("drain, unique key / without", "tax", "unique key", 0.7, ("no feature",)),
+    # its outcome is kept
+    Target("drain, idempotency key / result kept", "tax", "idempotency key", 0.7, ("result kept",)),
     *(
         Target(
             f"enqueue {case}, a key each / without", "unique", f"{case}, a key each", 0.7, (case,)

@@ -48,8 +48,8 @@ def python_us(act: Callable[[], object], count: int = COUNT) -> float:
 
 def codec(app: App) -> Iterator[tuple[str, float]]:
     task = app.tasks["noop"]
-    job = task._job((), {})
-    yield "codec: a job from its arguments", python_us(lambda: task._job((), {}))
+    job = task._maker.job((), {})
+    yield "codec: a job from its arguments", python_us(lambda: task._maker.job((), {}))
     yield "codec: decode an envelope", python_us(lambda: decode_envelope(job.envelope))
     args = decode_envelope(job.envelope).args
     yield "codec: decode the arguments", python_us(lambda: task.arguments.decode(args))

@@ -38,14 +38,14 @@ local now = clock(now_ms)
 local number, most, sizes = string.match(call, '^(%d+) (%d+) ([%d ]+)$')
 number, most = integer(number), integer(most)
 local asked = read_asked(items, now)
-check('LLEN', k.ready, k.quarantine)
-check('ZCARD', k.scheduled, k.dead, k.wakeup, k.unique_until)
-check('HLEN', k.jobs, k.running, k.state, k.crashes, k.cancels, k.done, k.answers)
-check('HLEN', k.unique, k.unique_of)
+-- what is read before the first write fails there; these are only written, where an item needs it
+check('LLEN', k.ready)
+check('ZCARD', k.wakeup, k.scheduled, asked.has_windows and k.unique_until or nil)
+check('HLEN', k.answers)
+if asked.has_keys then check('HLEN', k.unique_of, k.state, k.crashes) end
 local seen = string.match(redis.call('HGET', k.producers, nonce) or '', '^(%d+) ')
 if seen and (natural(seen) or 0) >= number then
-  -- The repeat of a call whose reply was lost hears what the first one heard; see `enqueue`.
-  redis.call('ZREM', k.scheduled, '')
+  redis.call('ZREM', k.scheduled, '') -- it hears what the first one heard; see `enqueue`
   redis.call('HSET', k.producers, nonce, seen .. ' ' .. whole(now))
   return answers_in(redis.call('HGET', k.answers, nonce), whole(number))
 end
@@ -54,7 +54,7 @@ local closed, epoch, fence, shown = unpack(meta)
 if natural(closed) then return redis.error_reply('QCLOSED ' .. closed .. ' ' .. k.jobs) end
 
 local c = look_at(k, asked, now)
-local waiting, at, is_full = waiting_in(k), 1, false
+local waiting, at, is_full = most > 0 and waiting_in(k) or 0, 1, false
 for size in string.gmatch(sizes, '%d+') do
   local last = at + integer(size) - 1
   local new = most > 0 and count_new(k, c, asked, at, last) or 0

@@ -42,11 +42,17 @@ local function write_keys(k, c)
   for _, job in ipairs(c.plan) do
     if job.is_own then redis.call('HDEL', k.unique_of, job.id) end
   end
+  local entries, holders, windows = {}, {}, {}
   for key, entry in pairs(c.changed) do
-    redis.call('HSET', k.unique, key, entry_text(entry))
-    if entry.letter then redis.call('HSET', k.unique_of, entry.id, entry.letter .. key) end
+    entries[#entries + 1], entries[#entries + 2] = key, entry_text(entry)
+    if entry.letter then
+      holders[#holders + 1], holders[#holders + 2] = entry.id, entry.letter .. key
+    end
     if entry.letter == 'w' or entry.is_cut then
-      redis.call('ZADD', k.unique_until, whole(entry.till), key)
+      windows[#windows + 1], windows[#windows + 2] = whole(entry.till), key
     end
   end
+  if #entries > 0 then redis.call('HSET', k.unique, unpack(entries)) end
+  if #holders > 0 then redis.call('HSET', k.unique_of, unpack(holders)) end
+  if #windows > 0 then redis.call('ZADD', k.unique_until, unpack(windows)) end
 end

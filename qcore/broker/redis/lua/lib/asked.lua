@@ -24,7 +24,11 @@ local function read_asked(items, now)
   if #ARGV % 3 ~= 0 or #ARGV > 6000 then error('not three words for each of 2,000 jobs') end
   local asked = {}
   for i = items, #ARGV, 3 do
-    asked[#asked + 1] = read_item(ARGV[i], ARGV[i + 1], ARGV[i + 2], now)
+    local item = read_item(ARGV[i], ARGV[i + 1], ARGV[i + 2], now)
+    asked[#asked + 1] = item
+    -- an id that was used before may have held a key, and its answer is kept
+    asked.has_keys = asked.has_keys or item.key or item.is_own
+    asked.has_windows = asked.has_windows or item.window
   end
   return asked
 end
