@@ -64,7 +64,7 @@ async def execution(app: App) -> AsyncIterator[tuple[str, float]]:
         write_record=lambda lease, state: asyncio.sleep(0, result=True),
         result_limit_bytes=1000,
     )
-    job = app.tasks["noop"]._job((), {})
+    job = app.tasks["noop"]._maker.job((), {})
     lease = Lease(f"{OWNER}:1:{job.id}".encode(), "default", job.id, job.envelope, None, 0, 1, 2)
     begin = time.process_time()
     for _ in range(COUNT):
