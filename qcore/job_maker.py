@@ -43,7 +43,7 @@ class JobMaker:
             ArgumentError: the arguments do not fit, or make no key.
         """
         settings, options = self._settings, self._options
-        raw = self._arguments.encode(args, kwargs)
+        raw, values = self._arguments.read(args, kwargs)
         expires_ms = expires_ms_of(settings, options)
         envelope = Envelope(
             ENVELOPE_VERSION,
@@ -58,15 +58,15 @@ class JobMaker:
             encode(envelope),
             options.delay_ms,
             options.eta_ms,
-            self._terms(raw, max(0, expires_ms)),
+            self._terms(raw, values, max(0, expires_ms)),
         )
 
-    def _terms(self, raw: bytes, expires_ms: int) -> Terms | None:
+    def _terms(self, raw: bytes, values: Any, expires_ms: int) -> Terms | None:
         """Return what a job with these arguments depends on; None: on nothing, as most."""
         options, keys = self._options, self._keys
         if keys is None and options.id is None and options.idempotency_key is None:
             return None
-        key = None if keys is None else keys.key_of(raw, expires_ms)
+        key = None if keys is None else keys.key_of(values, expires_ms)
         if options.idempotency_key is not None:
             name, ttl_ms = self._settings.name, options.idempotency_ttl_ms
             key = idempotency_key(name, options.idempotency_key, ttl_ms, raw)

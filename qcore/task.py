@@ -123,7 +123,7 @@ class Dispatch(Generic[P, R]):
         return self._handle(job, answered)
 
     def _handle(self, job: Job, answered: list[Admission]) -> JobHandle[R]:
-        if job.terms is not None:
+        if job.terms is not None and (answered or self._options.idempotency_key is not None):
             return self._handle_on_terms(job, job.terms, answered)
         accepted = partial(self._maker.accepted, job.delay_ms, job.eta_ms, time.monotonic())
         return self._task.handle(job.queue, job.id, accepted=accepted, answer="created")

@@ -18,7 +18,8 @@ from qcore.model.codec import Arguments
 #: Windows are from a millisecond to this.
 MAX_WINDOW_S = 366 * 24 * 3600.0
 
-_PLAIN = (str, Number, UUID, date, datetime)
+#: Those that are asked for most come first.
+_PLAIN = (str, int, UUID, date, datetime, Number)
 _NAMES_OF_PLAIN = "text, a number, a UUID, a date, or a tuple of these"
 
 
@@ -93,21 +94,21 @@ class KeyMaker:
                     f"task {self._task}: its unique key names {name!r}, which is none of its "
                     f"parameters: {known}"
                 )
-        self._until = unique.until
-        if isinstance(unique.until, timedelta):
-            self._until = str(window_ms("until", unique.until, ConfigError))
+        until = unique.until
+        is_window = isinstance(until, timedelta)
+        self._until = str(window_ms("until", until, ConfigError) if is_window else until)
+        self._what = f"task {self._task}: its unique key"
         self._conflict: Literal["keep", "replace"] = (
             "replace" if unique.on_conflict == "replace" else "keep"
         )
 
-    def key_of(self, raw: bytes, expires_ms: int = 0) -> UniqueKey:
-        """Return the key of a job with these encoded arguments, as a worker will read them.
+    def key_of(self, values: Any, expires_ms: int = 0) -> UniqueKey:
+        """Return the key of a job with these arguments, which `Arguments.read` returned.
 
         Raises:
             ArgumentError: the function of the key failed, or what it is made of cannot be one.
         """
-        named = self._arguments.complete(raw)
-        found = tuple(named[name] for name in self._names)
+        found = tuple([self._arguments.value_in(values, name) for name in self._names])
         if self._function is None:
             value = found[0] if len(found) == 1 else found
         else:
@@ -118,9 +119,9 @@ class KeyMaker:
                     f"task {self._task}: the function of its unique key raised "
                     f"{type(e).__name__}: {e}"
                 ) from e
-        text = value_text(f"task {self._task}: its unique key", value)
+        text = value_text(self._what, value)
         name = key_name("u", self._task, text)
-        return UniqueKey(name, str(self._until), self._conflict, expires_ms=expires_ms)
+        return UniqueKey(name, self._until, self._conflict, expires_ms=expires_ms)
 
 
 def idempotency_key(task: str, value: object, ttl_ms: int, raw: bytes) -> UniqueKey:
@@ -146,7 +147,7 @@ def value_text(what: str, value: object) -> str:
     except Exception as e:
         kind = type(value).__name__
         raise ArgumentError(f"{what} of type {kind} cannot be made text: {e}") from e
-    size = len(text.encode("utf-8", "surrogatepass"))
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     if not text:
         raise ArgumentError(f"{what} is empty, give {_NAMES_OF_PLAIN}")
     if size > KEY_LIMIT:

@@ -1,5 +1,6 @@
 """What a request for a job depends on, and what became of it."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
@@ -13,6 +14,8 @@ Answer = Literal["created", "joined", "replaced", "throttled"]
 KEY_BYTES = 24
 #: No key may be longer.
 KEY_LIMIT = 512
+#: How the name of a key begins: its scope, and the length of its task.
+_HEAD = re.compile(r"([ui])([0-9]{1,4}) ")
 
 
 class UniqueKey(msgspec.Struct, frozen=True):
@@ -96,9 +99,10 @@ class Enqueued(int):
 def key_name(scope: Literal["u", "i"], task: str, value: str) -> str:
     """Return the name of a key: of uniqueness ("u") or of idempotency ("i").
 
-    Redis holds it as the field of a hash; `parts_of_key` reads it.
+    Redis holds it as the field of a hash; `parts_of_key` reads it. It can be typed where its task
+    can.
     """
-    return f"{scope}{task}\0{value}"
+    return f"{scope}{len(task)} {task}{value}"
 
 
 class KeyParts(NamedTuple):
@@ -113,7 +117,9 @@ class KeyParts(NamedTuple):
 
 def parts_of_key(name: str) -> KeyParts:
     """Return what the name of a key says; bytes that are none are a value without a task."""
-    scope, (task, _, value) = name[:1], name[1:].partition("\0")
-    if scope not in "ui" or not value:
+    head = _HEAD.match(name)
+    if head is None:
         return KeyParts("unknown", "", name)
-    return KeyParts({"u": "unique", "i": "idempotency"}[scope], task, value.removeprefix("="))
+    end = head.end() + int(head[2])
+    kind = {"u": "unique", "i": "idempotency"}[head[1]]
+    return KeyParts(kind, name[head.end() : end], name[end:].removeprefix("="))

@@ -202,6 +202,16 @@ class Arguments:
         """Return the arguments of one call as bytes, checked against the annotations.
 
         Raises:
+            ArgumentError: as `read`.
+        """
+        return self.read(args, kwargs)[0]
+
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, Any]:
+        """Return the arguments of one call as `encode` does; and as a worker will read them.
+
+        The latter has an attribute for each parameter; see `value_in`.
+
+        Raises:
             ArgumentError: they do not fit the signature or its annotations, or would arrive as
                 others than they were given.
         """
@@ -231,7 +241,7 @@ class Arguments:
                         f"task {self.name}: argument {parameter}{found}; pass plain data, or "
                         "annotate the parameter with the type that is to arrive"
                     )
-        return raw
+        return raw, values
 
     def decode(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
         """Return the arguments by name, as the annotated types.
@@ -248,11 +258,10 @@ class Arguments:
             return {name: value for name, value in named.items() if value is not msgspec.UNSET}
         return named
 
-    def complete(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
-        """Return the arguments as `decode` does, with the defaults of those that were left out."""
-        if self._defaults:
-            return self._typed_defaults | self.decode(raw)
-        return self.decode(raw)
+    def value_in(self, values: Any, name: str) -> Any:
+        """Return one of the arguments that `read` returned; if it was left out, its default."""
+        value = getattr(values, name)
+        return self._typed_defaults[name] if value is msgspec.UNSET else value
 
     @cached_property
     def _typed_defaults(self) -> dict[str, Any]:

@@ -187,7 +187,7 @@ BUSY: dict[str, list[list[object]]] = {
     "resume": [[NOW]],
     "revive": [[NOW, "dead0", "record", "dead1", "record"]],
     "purge": [[NOW + 10**6, 0, 9], ["", "", 9, "dead0", "dead1"]],
-    "free": [[KEY, "unone\0=1"]],
+    "free": [[KEY, "u4 none=1"]],
     "prune": [[NOW + 10**6, 9, 5, 5, 5, 0]],
     "find": [[id, "c9"] for id in ("held0", "late0", "ready0", "dead0")],
     "depth": [[NOW]],

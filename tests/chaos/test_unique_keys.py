@@ -46,6 +46,8 @@ async def test_no_two_live_jobs_of_a_key_and_every_answer_is_true(
             group.create_task(kill_some(fleet, command, dice))
             nemesis = Nemesis(fleet, durable_server, dice)
             lost = group.create_task(lose_some(nemesis, proxy, handles))
+            # at whatever point its producers are
+            group.create_task(nemesis.kill_connections(0.2, 15))
     assert lost.result() > 5
     await fleet.emptied(60)
     assert len(handles) == REQUESTS

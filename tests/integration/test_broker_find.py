@@ -185,9 +185,9 @@ async def test_find_tells_the_key_that_a_job_holds(broker, inspector):
 async def test_find_tells_no_key_that_another_holds_nor_one_whose_window_is_over(broker, inspector):
     await put(broker, "a", body=ENVELOPE)
     names = broker._keys_of(QUEUE).names
-    await ask(broker, b"HSET", names["unique_of"], "a", b"dut\0=k")
+    await ask(broker, b"HSET", names["unique_of"], "a", b"du1 t=k")
     for entry in (b"0 1 1 - 0 b", b"1 1 1 - 0 a", b"\xff", b""):
-        await ask(broker, b"HSET", names["unique"], b"ut\0=k", entry)
+        await ask(broker, b"HSET", names["unique"], b"u1 t=k", entry)
         assert (await inspector.job(QUEUE, "a")).unique is None
-    await ask(broker, b"HSET", names["unique"], b"ut\0=k", b"0 1 1 - 0 a")
+    await ask(broker, b"HSET", names["unique"], b"u1 t=k", b"0 1 1 - 0 a")
     assert (await inspector.job(QUEUE, "a")).unique.value == "k"

@@ -297,7 +297,7 @@ async def test_exchange_keeps_the_outcomes_of_a_node_that_is_away(own_nodes: Nod
                 await exchange.take(room)
         assert not exchange.is_due
         await asyncio.wait_for(looked.wait(), 10)
-        # a timer of the loop may be a moment early
+        # that may have been the end of an earlier rest, on a slow machine
         await eventually(lambda: exchange.is_due, 10)
         await asyncio.to_thread(node.start)
 

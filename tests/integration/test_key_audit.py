@@ -33,9 +33,9 @@ async def faults(broker: Broker) -> list[str]:
 
 
 async def test_keys_of_jobs_in_every_state_are_in_order(broker):
-    for id, key in (("a", "utask\0=1"), ("b", "utask\0=2"), ("c", "utask\0=3")):
+    for id, key in (("a", "u4 task=1"), ("b", "u4 task=2"), ("c", "u4 task=3")):
         await hold(broker, id, key)
-    await hold(broker, "d", "itask\0=4", "60000")
+    await hold(broker, "d", "i4 task=4", "60000")
     dead, gone, *_ = (await claim(broker, 2)).leases
     await settle(broker, (dead, Buried(b"")), (gone, Acked()))
     assert await faults(broker) == []
@@ -45,7 +45,7 @@ async def test_keys_of_jobs_in_every_state_are_in_order(broker):
 
 
 async def test_key_of_a_job_that_is_gone_is_found_and_freed(broker):
-    await hold(broker, "a", "utask\0=1")
+    await hold(broker, "a", "u4 task=1")
     await hand(broker, "DEL", "ready")
     await hand(broker, "DEL", "jobs")
     assert await faults(broker) == [
@@ -59,19 +59,20 @@ async def test_key_of_a_job_that_is_gone_is_found_and_freed(broker):
 
 
 async def test_key_that_a_live_job_has_taken_meanwhile_is_left_alone(broker):
-    await hold(broker, "a", "utask\0=1")
+    await hold(broker, "a", "u4 task=1")
     await hand(broker, "DEL", "ready")
     await hand(broker, "DEL", "jobs")
     found = [f for f in await audit(broker, QUEUE) if "is held by job a" in f.said]
-    await hold(broker, "b", "utask\0=1")
+    await hold(broker, "b", "u4 task=1")
+    assert found[0].commands[0].isprintable(), "nobody can copy it"
     _, *words = shlex.split(found[0].commands[0])
     await ask(broker, *words)
-    assert (await keys_of(broker, QUEUE))["unique"]["utask\0=1"].endswith(" b")
+    assert (await keys_of(broker, QUEUE))["unique"]["u4 task=1"].endswith(" b")
 
 
 async def test_keys_of_a_job_that_has_come_back_meanwhile_are_left_alone(broker):
     """An id of a user's own is used again; or somebody has revived it."""
-    await hold(broker, "a", "utask\0=1")
+    await hold(broker, "a", "u4 task=1")
     await hand(broker, "DEL", "ready")
     await hand(broker, "DEL", "jobs")
     found = [f for f in await audit(broker, QUEUE) if f.level is not Level.OK]
@@ -85,9 +86,9 @@ async def test_keys_of_a_job_that_has_come_back_meanwhile_are_left_alone(broker)
 
 
 async def test_two_live_jobs_of_a_key_are_named(broker):
-    await hold(broker, "a", "utask\0=1")
-    await hand(broker, "HDEL", "unique", "utask\0=1")
-    await hold(broker, "b", "utask\0=1")
+    await hold(broker, "a", "u4 task=1")
+    await hand(broker, "HDEL", "unique", "u4 task=1")
+    await hold(broker, "b", "u4 task=1")
     (said,) = await faults(broker)
     assert said == f"unique key '1' of task task has 2 live jobs: {QUEUE}/a, {QUEUE}/b"
     (finding,) = (f for f in await audit(broker, QUEUE) if f.level is not Level.OK)
@@ -96,8 +97,8 @@ async def test_two_live_jobs_of_a_key_are_named(broker):
 
 @pytest.mark.parametrize("text", ["", "x", "1 2 3", b"\xff\x00", "9" * 30 + " 1 1 - 0 a"])
 async def test_entry_that_cannot_be_read_is_named_and_holds_nothing(broker, text):
-    await hand(broker, "HSET", "unique", "utask\0=1", text)
+    await hand(broker, "HSET", "unique", "u4 task=1", text)
     (said,) = await faults(broker)
     assert said.startswith("what unique key '1' of task task holds cannot be read")
-    await hold(broker, "a", "utask\0=1")
+    await hold(broker, "a", "u4 task=1")
     assert await faults(broker) == []

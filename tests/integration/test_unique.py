@@ -209,7 +209,7 @@ async def test_key_of_another_job_by_now_is_never_replaced(app: App):
     await pay.options(id="order-1").enqueue(100)
     assert (await export.enqueue("ann")).answer == "throttled"
     names = app.broker._keys_of("default").names
-    await ask(app.broker, b"HSET", names["unique"], "uexport\0=bob", "0 1 1 - 0 order-1")
+    await ask(app.broker, b"HSET", names["unique"], "u6 export=bob", "0 1 1 - 0 order-1")
     assert (await export.enqueue("bob")).answer == "created"
     assert await arguments(app, pay, "order-1") == {"amount": 100}
 

@@ -107,7 +107,7 @@ async def test_list_of_no_keys_names_queue_and_namespace(
 
 async def test_window_that_is_over_is_not_listed(app: App, qcore: Command):
     await app.broker.register([QUEUE])
-    await write(app, "unique", b"ut\0=over", b"5 4 1 - 0 a")
+    await write(app, "unique", b"u1 t=over", b"5 4 1 - 0 a")
     assert (await qcore("unique", "list", QUEUE, "--json")).json == []
 
 
@@ -118,10 +118,10 @@ async def test_hostile_bytes_do_not_break_the_list(
     for field, value in {
         b"": b"0 1 1 - 0 a",
         b"\xff\xfe": b"0 1 1 - 0 \xff\xfe",
-        b"u\x1b[2J\0=\x1b[2J\n": b"0 999999999999999 7 - 0 b/c\x1b[2J",
-        b"ut\0=unreadable": b"\xff 1 1 - 0 a",
-        b"ut\0=empty": b"",
-        b"ut\0=[*?\\]": b"0 1 1 - 0 a",
+        b"u4 \x1b[2J=\x1b[2J\n": b"0 999999999999999 7 - 0 b/c\x1b[2J",
+        b"u1 t=unreadable": b"\xff 1 1 - 0 a",
+        b"u1 t=empty": b"",
+        b"u1 t=[*?\\]": b"0 1 1 - 0 a",
     }.items():
         await write(app, "unique", field, value)
     await write(app, "unique_of", b"a", b"\xff")
@@ -172,7 +172,7 @@ async def test_long_key_is_found_by_its_text_and_by_its_digest(
 
 async def test_show_of_a_job_that_left_no_trace(app: App, qcore: Command):
     await app.broker.register([QUEUE])
-    await write(app, "unique", b"ut\0=gone", b"0 1 1 - 0 a")
+    await write(app, "unique", b"u1 t=gone", b"0 1 1 - 0 a")
     (row,) = (await qcore("unique", "show", QUEUE, "gone", "--json")).json
     assert (row["status"], row["until"]) == (None, "unknown")
     said = (await qcore("unique", "show", QUEUE, "gone")).out

@@ -20,7 +20,7 @@ QUEUE = "orders"
 IDS = [f"{kind}{n}" for kind in ("ready", "late", "held", "dead", "done", "odd") for n in range(3)]
 TOKENS = [f"{owner}:{seq}:{id}" for owner in (OWNER, OTHER_OWNER) for seq in (1, 2) for id in IDS]
 #: Of `late1`; others hold keys of their own.
-KEY = "utask\0=late1"
+KEY = "u4 task=late1"
 NO_TOKENS = ["", ":", "::", "no-token", f"{OWNER}:1", ":1:held0", "a:b", "\x00:\x00:\x00"]
 #: Words that are wrong somewhere, and some that are right here and there.
 ODD: list[Any] = ["", "x", "nan", "inf", "-inf", "1e5", "0x10", " 1", "1 ", "1.5", "-", "+1", "@5"]
@@ -121,7 +121,7 @@ def _keys(names: Mapping[str, bytes]) -> Iterator[tuple[object, ...]]:
     """Yield the commands that give keys to jobs in every state."""
     letters = {"ready0": "d", "held1": "d", "late1": "d", "ready2": "s", "dead0": "d", "done1": "w"}
     for id, letter in letters.items():
-        key, till = f"utask\0={id}", NOW + 5000 if letter == "w" else 0
+        key, till = f"u4 task={id}", NOW + 5000 if letter == "w" else 0
         yield b"HSET", names["unique_of"], id, letter + key
         if id != "dead0":
             yield b"HSET", names["unique"], key, f"{till} {NOW} 1 - 0 {id}"

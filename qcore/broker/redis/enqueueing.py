@@ -53,11 +53,10 @@ def _when(job: Job) -> str:
 
 
 def _words(terms: Terms) -> str:
-    key = terms.key
+    own, key = "1" if terms.own_id else "0", terms.key
     if key is None:
-        return f"{terms.own_id:d} - - - 0 "
-    rest = f"{key.conflict} {key.digest} {key.expires_ms} {key.name}"
-    return f"{terms.own_id:d} {key.until} {rest}"
+        return f"{own} - - - 0 "
+    return f"{own} {key.until} {key.conflict} {key.digest} {key.expires_ms} {key.name}"
 
 
 def admissions_in(reply: Any) -> dict[str, Admission]:

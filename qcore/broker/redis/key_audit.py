@@ -15,17 +15,18 @@ from qcore.model.reading import text_of
 from qcore.model.reference import reference
 
 #: What is stale is judged once more where it is removed: a job may have taken the key meanwhile.
-_FREE = """
-local of = redis.call("HGET", KEYS[2], ARGV[3])
-local is_live = of and string.sub(of, 2) == ARGV[1] and redis.call("HEXISTS", KEYS[3], ARGV[3]) == 1
-  and not redis.call("ZSCORE", KEYS[4], ARGV[3])
-return redis.call("HGET", KEYS[1], ARGV[1]) == ARGV[2] and not is_live
-  and redis.call("HDEL", KEYS[1], ARGV[1])
-"""
-_FORGET = """
-return redis.call("HGET", KEYS[1], ARGV[1]) == ARGV[2]
-  and redis.call("HEXISTS", KEYS[2], ARGV[1]) == 0 and redis.call("HDEL", KEYS[1], ARGV[1])
-"""
+_FREE = (
+    'local of = redis.call("HGET", KEYS[2], ARGV[3]) '
+    "local is_live = of and string.sub(of, 2) == ARGV[1] "
+    'and redis.call("HEXISTS", KEYS[3], ARGV[3]) == 1 '
+    'and not redis.call("ZSCORE", KEYS[4], ARGV[3]) '
+    'return redis.call("HGET", KEYS[1], ARGV[1]) == ARGV[2] and not is_live '
+    'and redis.call("HDEL", KEYS[1], ARGV[1])'
+)
+_FORGET = (
+    'return redis.call("HGET", KEYS[1], ARGV[1]) == ARGV[2] '
+    'and redis.call("HEXISTS", KEYS[2], ARGV[1]) == 0 and redis.call("HDEL", KEYS[1], ARGV[1])'
+)
 
 
 async def keys_in_disorder(

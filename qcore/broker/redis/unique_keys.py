@@ -7,7 +7,7 @@ from qcore.broker.contract import CALL_JOBS
 from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.queue_checks import scan
-from qcore.model.admission import parts_of_key
+from qcore.model.admission import key_name, parts_of_key
 from qcore.model.reading import natural, raw_of, text_of
 from qcore.model.views import UniqueKeyView
 
@@ -31,7 +31,7 @@ class UniqueKeys:
     ) -> list[UniqueKeyView]:
         """Return at most `limit` keys that jobs of a queue hold, by default of all tasks."""
         found: dict[bytes, UniqueKeyView] = {}
-        match = b"*" if task is None else b"[ui]%b\0*" % _literal(task.encode())
+        match = b"*" if task is None else b"[ui]%d %b*" % (len(task), _literal(task.encode()))
         async for page in self._pages(queue, match):
             found |= page  # one that moves while it is read comes twice
             if len(found) >= limit:
@@ -49,7 +49,7 @@ class UniqueKeys:
         found: dict[bytes, UniqueKeyView] = {}
         for word in dict.fromkeys((value.encode(), raw_of(value))):
             if task is not None:
-                found |= await self._of_task(queue, task.encode(), word)
+                found |= await self._of_task(queue, task, word)
                 continue
             async for page in self._pages(queue, b"*" + _literal(word)):
                 found |= {name: view for name, view in page.items() if view.value == value}
@@ -66,10 +66,10 @@ class UniqueKeys:
             freed += int((await self._broker._ask([call]))[0])
         return freed
 
-    async def _of_task(self, queue: str, task: bytes, value: bytes) -> dict[bytes, UniqueKeyView]:
-        marks = (b"=", b"") if value.startswith(b"#") else (b"=",)
+    async def _of_task(self, queue: str, task: str, value: bytes) -> dict[bytes, UniqueKeyView]:
+        marks = ("=", "") if value.startswith(b"#") else ("=",)
         names = [
-            b"%b%b\0%b%b" % (kind, task, mark, value) for kind in (b"u", b"i") for mark in marks
+            key_name(scope, task, mark).encode() + value for scope in ("u", "i") for mark in marks
         ]
         unique = self._broker._keys_of(queue).names["unique"]
         (entries,) = await self._broker._ask([(b"HMGET", unique, *names)])
