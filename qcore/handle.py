@@ -20,6 +20,7 @@ from qcore.model.job import JobStatus
 from qcore.model.reasons import last_reason
 from qcore.model.reference import reference
 from qcore.model.views import JobRecord
+from qcore.per_process import importing
 
 if TYPE_CHECKING:
     from qcore.broker.redis.inspector import Inspector
@@ -175,7 +176,8 @@ class JobHandle(Generic[R]):
         """Say what keeps the caller waiting, if Redis tells it at once."""
         import asyncio
 
-        from qcore.broker.redis.wait_diagnosis import standing
+        with importing:
+            from qcore.broker.redis.wait_diagnosis import standing
 
         try:
             async with asyncio.timeout(_ANSWER_S):

@@ -21,6 +21,7 @@ from qcore.model.codec import Arguments
 from qcore.model.job import Job
 from qcore.model.reference import reference
 from qcore.pacing import Pacing, Rate
+from qcore.per_process import importing
 from qcore.queue import Queue
 from qcore.settings import KEEP_S, BrokerConfig, DepthLimit, check_type
 from qcore.telemetry import log
@@ -213,7 +214,8 @@ class Dispatch(Generic[P, R]):
         make = self._maker.job_of_item
         if rate is not None:
             make = Pacing(self._task.name, rate).paced(make)
-        from qcore import bulk  # with asyncio, which runs this
+        with importing:
+            from qcore import bulk  # with asyncio, which runs this
 
         return await bulk.enqueue(calls, make, self._enqueue, chunk, with_ids=ids)
 

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from qcore.model.job import JobState, Reclaimed
+from qcore.per_process import importing
 
 #: Of a trace in a log line: its end, which names the error.
 _TRACE_CHARS = 4000
@@ -184,7 +185,8 @@ _LEVELS = logging.getLevelNamesMapping() | {
 
 def _structlog_logger() -> Any:
     # with rich, which it imports, it takes 5 MB: a process with a sink never needs it
-    import structlog
+    with importing:
+        import structlog
 
     return structlog.get_logger()
 

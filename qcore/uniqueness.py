@@ -14,6 +14,7 @@ from qcore.durations import Seconds, seconds
 from qcore.errors import ArgumentError, ConfigError
 from qcore.model.admission import KEY_BYTES, KEY_LIMIT, UniqueKey, key_name
 from qcore.model.codec import Arguments
+from qcore.per_process import importing
 
 #: Windows are from a millisecond to this.
 MAX_WINDOW_S = 366 * 24 * 3600.0
@@ -169,7 +170,8 @@ def window_ms(what: str, window: Seconds, error: type[Exception]) -> int:
 
 def _digest(data: bytes, size: int) -> str:
     # with OpenSSL it takes 2 MB: `import qcore` does without
-    from hashlib import blake2b
+    with importing:
+        from hashlib import blake2b
 
     return blake2b(data, digest_size=size).hexdigest()
 
@@ -177,7 +179,8 @@ def _digest(data: bytes, size: int) -> str:
 def _text(what: str, value: object) -> str:
     if isinstance(value, tuple):
         parts = cast("tuple[object, ...]", value)
-        import json  # as hashlib: few tasks have such keys
+        with importing:
+            import json  # as hashlib: few tasks have such keys
 
         return json.dumps([_plain(what, part) for part in parts], ensure_ascii=False)
     return _plain(what, value)

@@ -11,7 +11,7 @@ from qcore.broker.redis.blocking_producers import BlockingProducers
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.inspector import Inspector
 from qcore.errors import ConfigError
-from qcore.per_process import PerProcess
+from qcore.per_process import PerProcess, importing
 from qcore.settings import BrokerConfig
 from qcore.telemetry import log
 
@@ -135,8 +135,10 @@ class Brokers:
 
     def _make(self, own: _Own, loop: asyncio.AbstractEventLoop) -> _Held:
         own.forget_ended(lambda held: not held.opens)  # an app that was left open stays open
-        log.get_ready()
-        broker = Broker(self._config())
+        config = self._config()
+        with importing:  # redis-py, too, where it is first used
+            log.get_ready()
+            broker = Broker(config)
         held = own.held[loop] = _Held(broker, _guard(broker))
         with suppress(StopIteration):  # runs to its yield, so that the loop knows of it
             held.guard.__anext__().send(None)

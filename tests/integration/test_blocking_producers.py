@@ -200,6 +200,41 @@ thread.join()
     assert own_server.ask("LLEN", READY) == 2
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "note.enqueue_sync(1)",
+        "note.enqueue_sync(1).status_sync()",
+        "asyncio.run(opened(lambda: note.enqueue(1)))",
+        "asyncio.run(opened(lambda: note.enqueue_many([{'n': 1}])))",
+    ],
+)
+def test_first_call_imports_nothing_that_a_fork_beside_it_would_break(
+    own_server: Server, call: str
+):
+    said = run(
+        f"""
+from qcore.per_process import importing
+
+async def opened(first):
+    async with app:
+        await first()
+
+def hook(event, args):
+    if event == "import" and not importing._is_owned():
+        print(args[0])
+
+sys.addaudithook(hook)
+{call}
+sys.stdout.flush()
+os._exit(0)
+""",
+        own_server.url,
+        "qcore",
+    )
+    assert said == []
+
+
 # -- servers that behave badly ---------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from qcore.broker.redis.wire import pack
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, QueueFull
 from qcore.model.admission import Admission
 from qcore.model.job import Job
-from qcore.per_process import PerProcess
+from qcore.per_process import PerProcess, importing
 from qcore.settings import BrokerConfig
 
 #: Connections that stay open while nobody calls.
@@ -187,7 +187,8 @@ class BlockingProducers:
             config = self._config()
             if not config.url.lower().startswith(("redis://", "unix://")):
                 return None
-            producer = BlockingProducer(config)
+            with importing:  # redis-py imports more where it is first used
+                producer = BlockingProducer(config)
         try:
             return producer.enqueue(jobs)
         finally:
