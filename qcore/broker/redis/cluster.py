@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from qcore.broker.redis.call_limits import MAX_TIMEOUTS
 from qcore.broker.redis.connectors import STEP_S, Server
-from qcore.broker.redis.pipeline import NotAsked, Pipeline
+from qcore.broker.redis.pipeline import Heard, NotAsked, Pipeline
 from qcore.broker.redis.scripts import Call, Moved
 from qcore.broker.redis.urls import Address, Hosts, bad_url, shown_url
 from qcore.broker.redis.wire import Command
@@ -327,8 +327,9 @@ class ClusterPipeline:
             elif isinstance(reply, BrokerUnavailable) and not isinstance(reply, NotAsked):
                 self._cluster.note_refusal()
 
-    def begin(self, commands: Sequence[Call | Command], *, max_s: float) -> None:
+    def begin(self, commands: Sequence[Call | Command], heard: Heard, *, max_s: float) -> bool:
         """Send nothing: who has their slots may have to be asked."""
+        return False
 
     def _pipeline(self, node: Address) -> Pipeline:
         if node not in self._pipelines:

@@ -80,10 +80,14 @@ class Coalescer:
         self._waiting: deque[Parcel] = deque()
         #: The queue had no room for a part of the last call, whose callers wait.
         self._is_full = False
-        #: The call in flight, or the task that brings a batch to its end where a call does not do.
-        self._delivery: asyncio.Future[Any] | None = None
-        #: What it carries.
+        #: A call is in flight, or a delivery goes on.
+        self._is_busy = False
+        #: The task that brings a batch to its end where a call does not do, or waits for room.
+        self._delivery: asyncio.Task[None] | None = None
+        #: What is on its way.
         self._batch: list[Parcel] = []
+        #: Who closes this waits until nothing is.
+        self._idle: asyncio.Future[None] | None = None
 
     def add(self, keys: QueueKeys, jobs: list[Job]) -> "asyncio.Future[list[Admission]]":
         """Deliver `jobs` to one queue; all of them or none, but for ids that other jobs have.
@@ -105,15 +109,15 @@ class Coalescer:
         size = sum([len(job.envelope) for job in jobs])
         parcel = Parcel(keys, jobs, size, loop.time() + self._timeout_s, loop.create_future())
         self._waiting.append(parcel)
-        if self._delivery is None:
+        if not self._is_busy:
             self._deliver_next(loop)
         return parcel.done
 
     async def close(self) -> None:
         """Wait until everything that was added is delivered or has failed."""
-        while self._delivery is not None:
-            # not the task itself: cancelling this call must not cancel the others' enqueues
-            await asyncio.wait([self._delivery])
+        while self._is_busy:
+            self._idle = self._idle or asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._idle])
 
     def abandon(self) -> None:
         """Fail everything that was added and is not delivered."""
@@ -122,11 +126,12 @@ class Coalescer:
             conclude(parcel, cut_off(parcel, sent=False))
         for parcel in self._batch:
             conclude(parcel, cut_off(parcel, sent=True))
-        if isinstance(self._delivery, asyncio.Task):
+        if self._delivery is not None:
             self._delivery.cancel()
 
     def _deliver_next(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin the next call with what waits: at once where that can be, else in a task."""
+        self._is_busy = True
         self._batch = batch = self._take()
         self._number += 1
         groups = by_queue(batch)
@@ -134,30 +139,26 @@ class Coalescer:
         if self._confirm or self._unnamed(groups, began):
             self._deliver_in_task(batch, None)
             return
-        max_s = max(0.05, min([p.deadline for p in batch]) - began)
+        max_s = max(0.05, batch[0].deadline - began)  # it was added first
         try:
             calls = [self._call(parcels) for parcels in groups.values()]
-            landed = self.pipeline.begin(calls, max_s=max_s)
+            has_begun = self.pipeline.begin(calls, partial(self._heard, groups, began), max_s=max_s)
         except Exception:  # noqa: BLE001 - the task meets it again, and tells the callers
-            landed = None
-        if landed is None:
+            has_begun = False
+        if not has_begun:
             self._deliver_in_task(batch, None)
-        else:
-            self._delivery = landed
-            landed.add_done_callback(partial(self._landed, groups, began))
 
-    def _landed(self, groups: Groups, began: float, landed: "asyncio.Future[list[Any]]") -> None:
+    def _heard(self, groups: Groups, began: float, end: list[Any] | BrokerError) -> None:
         """Tell the callers; what failed goes on in a task, else the next call begins."""
         loop = asyncio.get_running_loop()
-        error = landed.exception()
-        if error is None:
-            replies = landed.result()
-            self._call_size.took(loop.time() - began)
-        else:
-            replies = [error] * len(groups)
-            if isinstance(error, BrokerUnavailable) and error.sent:
+        if isinstance(end, BrokerError):
+            replies = [end] * len(groups)
+            if isinstance(end, BrokerUnavailable) and end.sent:
                 self._call_size.failed()
-        batch, self._batch, self._delivery = self._batch, [], None
+        else:
+            replies = end
+            self._call_size.took(loop.time() - began)
+        batch, self._batch, self._is_busy = self._batch, [], False
         failure = self._hear(groups, replies, None)
         if failure is not None:
             self._deliver_in_task(batch, failure)
@@ -168,12 +169,13 @@ class Coalescer:
 
     def _deliver_in_task(self, batch: list[Parcel], failure: BrokerError | None) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(batch, failure))
-        self._batch, self._delivery = batch, task
+        self._batch, self._delivery, self._is_busy = batch, task, True
         task.add_done_callback(self._stopped)
 
     def _stopped(self, task: "asyncio.Task[None]") -> None:
         """Leave no caller behind when the task was cancelled, with all tasks of its loop."""
-        batch, self._batch, self._delivery = self._batch, [], None
+        batch, self._batch = self._batch, []
+        self._delivery, self._is_busy = None, False
         # of its own batch if it was cancelled before its first step
         self._put_back(batch)
         self._go_on(asyncio.get_running_loop())
@@ -189,33 +191,40 @@ class Coalescer:
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin the next call, if one waits; a while later where the queue was full."""
-        if not self._waiting:
-            return
-        if not self._is_full:
-            self._deliver_next(loop)
+        if not self._waiting or not self._is_full:
+            self._deliver_rest(loop)
             return
         left_s = min([parcel.deadline for parcel in self._waiting]) - loop.time()
         rest_s = random.uniform(FULL_S, 2 * FULL_S)  # not all producers at once
         rest = loop.create_task(asyncio.sleep(min(rest_s, max(left_s, 0.0))))
-        self._delivery = rest
+        self._delivery, self._is_busy = rest, True
         rest.add_done_callback(self._rested)
 
     def _rested(self, rest: "asyncio.Task[None]") -> None:
         """Give up those whose time is over; try again with the others."""
         loop = asyncio.get_running_loop()
-        self._delivery = None
+        self._delivery, self._is_busy = None, False
         waiting, self._waiting = self._waiting, deque()
         for parcel in waiting:
             if loop.time() >= parcel.deadline:
                 conclude(parcel, parcel.full or kept_waiting(parcel))
             if not parcel.done.done():
                 self._waiting.append(parcel)
+        self._deliver_rest(loop)
+
+    def _deliver_rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin the next call with what waits, if something does."""
         if self._waiting:
             self._deliver_next(loop)
+        elif self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
 
     def _take(self) -> list[Parcel]:
         waiting = self._waiting
         batch = [waiting.popleft()]
+        if not waiting and self._limit is None:  # a lone call
+            return batch
         jobs, size, own_ids = len(batch[0].jobs), batch[0].size, {batch[0].own_id}
         # before all are sent in vain, one is tried; but what joins a job finds room
         is_probe = self._is_full and not any(p.may_join and p.full is None for p in waiting)

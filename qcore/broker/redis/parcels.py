@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from qcore.broker.redis.enqueueing import admissions_in, gave_up, named
@@ -22,13 +22,13 @@ class Parcel:
     deadline: float
     done: "asyncio.Future[list[Admission]]"
     #: What the first answer said of jobs that were there already; a repeat does not know it.
-    known: list[Admission] = field(default_factory=list[Admission])
+    known: list[Admission] | None = None
     #: A try was sent whose answer never came.
-    unknown: bool = field(default=False)
+    unknown: bool = False
     #: Why it did not fit when it was last tried; it waits until it does. None: it was not tried.
-    full: QueueFull | None = field(default=None)
+    full: QueueFull | None = None
     #: That was in the last call.
-    is_refused: bool = field(default=False)
+    is_refused: bool = False
 
     @property
     def own_id(self) -> str | None:

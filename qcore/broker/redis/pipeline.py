@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionLost
@@ -44,14 +44,22 @@ class NotAsked(BrokerUnavailable):
     """The call went nowhere, so that this says nothing of the server."""
 
 
-class _Flight(NamedTuple):
+#: Hears the replies of a call in order, or why there are none; once, and not before it has begun.
+Heard = Callable[[list[Any] | BrokerError], None]
+
+
+class _Flight:
     """The call that is on its way."""
 
-    commands: Sequence[Call | Command]
-    #: Hears the replies, or a BrokerError.
-    landed: "asyncio.Future[list[Any]]"
-    #: Loop time of its beginning.
-    began: float
+    __slots__ = ("began", "commands", "heard", "verdict")
+
+    def __init__(self, commands: Sequence[Call | Command], heard: Heard, began: float) -> None:
+        self.commands = commands
+        self.heard = heard
+        #: Loop time of its beginning.
+        self.began = began
+        #: Why it is ended before its replies are there.
+        self.verdict: BrokerError | None = None
 
 
 class Pipeline:
@@ -67,6 +75,8 @@ class Pipeline:
         self.timeout_s = timeout_s
         self._wire: Wire | None = None
         self._flight: _Flight | None = None
+        #: Who is next waits for the end of the flight.
+        self._landed: asyncio.Future[None] | None = None
         #: Ends the flight; those who wait for their turn have limits of their own.
         self._stall = StallTimeout(self._moved)
         #: Looks whether the server of the flight has been replaced.
@@ -102,38 +112,59 @@ class Pipeline:
         if not commands:
             return []
         max_s = MAX_TIMEOUTS * self.timeout_s if timeout_s is None else timeout_s
-        landed = self.begin(commands, max_s=max_s, blocks=blocks)
-        if landed is None:
-            landed = await self._begin_in_turn(commands, max_s=max_s, blocks=blocks)
+        end: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        heard = partial(_set, end)
+        if not self.begin(commands, heard, max_s=max_s, blocks=blocks):
+            await self._begin_in_turn(commands, heard, max_s=max_s, blocks=blocks)
         try:
-            return await landed
+            return await end
         except asyncio.CancelledError:
-            self._give_up(landed)
+            if self._flight is not None and self._flight.heard is heard:
+                self.drop()  # nobody hears it any more
             raise
 
     def begin(
-        self, commands: Sequence[Call | Command], *, max_s: float, blocks: bool = False
-    ) -> "asyncio.Future[list[Any]] | None":
+        self,
+        commands: Sequence[Call | Command],
+        heard: Heard,
+        *,
+        max_s: float,
+        blocks: bool = False,
+    ) -> bool:
         """Send all commands now, if a connection is open and free, and nobody waits for it.
 
+        Args:
+            commands: As of `send`.
+            heard: Hears what `send` returns or raises, where the replies are read; it may begin
+                the next call.
+            max_s: As `timeout_s`.
+            blocks: As of `send`.
+
         Returns:
-            What hears the replies of `send`, or its error: not to be cancelled. None: nothing was
-            sent.
+            False: nothing was sent, and nothing will be heard.
         """
         wire = self._wire
         if wire is None or self._flight is not None or self._next.locked() or not wire.is_open():
-            return None
-        return self._take_off(wire, commands, max_s=max_s, blocks=blocks)
+            return False
+        self._take_off(wire, commands, heard, max_s=max_s, blocks=blocks)
+        return True
 
     def _take_off(
-        self, wire: Wire, commands: Sequence[Call | Command], *, max_s: float, blocks: bool
-    ) -> "asyncio.Future[list[Any]]":
-        words, sources = self._words(commands)
+        self,
+        wire: Wire,
+        commands: Sequence[Call | Command],
+        heard: Heard,
+        *,
+        max_s: float,
+        blocks: bool,
+    ) -> None:
         # the client's own packer for asyncio is written in Python: 2 us for each job
-        packed = [pack(command) for command in words]
-        self._taught |= sources
+        packed = [
+            pack(self._words(command) if isinstance(command, Call) else command)
+            for command in commands
+        ]
         loop = asyncio.get_running_loop()
-        self._flight = flight = _Flight(commands, loop.create_future(), loop.time())
+        self._flight = flight = _Flight(commands, heard, loop.time())
         still_s = max_s if blocks else self.timeout_s
         self._stall.start(loop, self._too_late, still_s=still_s, max_s=max_s)
         if self._connector.fails_over and not blocks:
@@ -141,31 +172,25 @@ class Pipeline:
         try:
             wire.request(packed, partial(self._land, flight))
         except Exception as e:  # noqa: BLE001 - whatever a transport raises, it is out of order
-            self._conclude(flight, e)
-        return flight.landed
+            loop.call_soon(wire.fail, e)
 
-    def _words(self, commands: Sequence[Call | Command]) -> tuple[list[Command], set[bytes]]:
-        """Return what goes out, and the digests of the scripts that go by their source.
+    def _words(self, call: Call) -> Command:
+        """Return a script as it goes out: by its source at first.
 
         That is once per connection, so that the order of a write holds: a script that the server
         has forgotten runs behind the others of its write.
         """
-        words: list[Command] = []
-        sources = set[bytes]()
-        for command in commands:
-            if not isinstance(command, Call):
-                words.append(command)
-                continue
-            sha = command.script.sha
-            if command.teaches or not (sha in self._taught or sha in sources):
-                sources.add(sha)
-                words.append(command.by_source())
-            else:
-                words.append(command.by_digest())
-        return words, sources
+        sha = call.script.sha
+        if sha in self._taught and not call.teaches:
+            return call.by_digest()
+        self._taught.add(sha)
+        return call.by_source()
 
     def _land(self, flight: _Flight, end: list[Any] | Exception) -> None:
         """Take in the replies; scripts that the server has forgotten go out again first."""
+        if isinstance(end, list) and not [r for r in end if isinstance(r, RedisError)]:
+            self._tell(flight, end)  # nearly always
+            return
         again = _to_repeat(flight.commands, end) if isinstance(end, list) else {}
         if not again or self._wire is None:
             self._conclude(flight, end)
@@ -183,39 +208,43 @@ class Pipeline:
         self._wire.request([pack(command) for command in again.values()], land_again)
 
     def _conclude(self, flight: _Flight, end: list[Any] | Exception) -> None:
+        """Tell what came instead of replies, or of some of them."""
+        if isinstance(end, list):
+            # what is an answer to whatever is asked: the server loads, or wants a password
+            end = next((reply for reply in end if isinstance(reply, ConnectionLost)), end)
+        if isinstance(end, Exception):
+            self.drop()
+            end = flight.verdict or failure_of(end, self._connector.shown, sent=True)
+        else:
+            for i, reply in enumerate(end):
+                if isinstance(reply, ResponseError):
+                    end[i] = error = error_of(reply)
+                    if isinstance(error, BrokerUnavailable):
+                        # a master that became a replica: its address may lead to the new one by now
+                        self.drop()
+        self._tell(flight, end)
+
+    def _tell(self, flight: _Flight, end: list[Any] | BrokerError) -> None:
+        """End the flight."""
         self._stall.stop()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         self._flight = None
-        if isinstance(end, list):
-            # what is an answer to whatever is asked: the server loads, or wants a password
-            end = next((reply for reply in end if isinstance(reply, ConnectionLost)), end)
-        if isinstance(end, Exception):
-            if not flight.landed.done():
-                failure = failure_of(end, self._connector.shown, sent=True)
-                flight.landed.set_exception(failure)
-            self.drop()
-            return
-        for i, reply in enumerate(end):
-            if isinstance(reply, ResponseError):
-                end[i] = error = error_of(reply)
-                if isinstance(error, BrokerUnavailable):
-                    # a master that became a replica: its address may lead to the new one by now
-                    self.drop()
-        if not flight.landed.done():
-            flight.landed.set_result(end)
-
-    def _give_up(self, landed: "asyncio.Future[list[Any]]") -> None:
-        """Drop the connection if this is still the flight: nobody hears it any more."""
-        if self._flight is not None and self._flight.landed is landed:
-            self.drop()
+        if self._landed is not None:
+            self._landed.set_result(None)
+            self._landed = None
+        try:
+            flight.heard(end)
+        except Exception as e:  # noqa: BLE001 - the transport would take it for its own
+            told = {"message": "what hears the replies of Redis has failed", "exception": e}
+            asyncio.get_running_loop().call_exception_handler(told)
 
     def _too_late(self) -> None:
         flight = self._flight
-        if flight is not None and not flight.landed.done():
+        if flight is not None:
             took_s = asyncio.get_running_loop().time() - flight.began
-            flight.landed.set_exception(self._late(took_s, sent=True))
+            flight.verdict = self._late(took_s, sent=True)
         self.drop()
 
     def _moved(self) -> bytes | None:
@@ -236,8 +265,8 @@ class Pipeline:
     # -- those who have to wait -----------------------------------------------------------------
 
     async def _begin_in_turn(
-        self, commands: Sequence[Call | Command], *, max_s: float, blocks: bool
-    ) -> "asyncio.Future[list[Any]]":
+        self, commands: Sequence[Call | Command], heard: Heard, *, max_s: float, blocks: bool
+    ) -> None:
         """Send all commands when those before have landed, over a new connection if need be."""
         loop = asyncio.get_running_loop()
         began, has_turn = loop.time(), False
@@ -265,14 +294,13 @@ class Pipeline:
         finally:
             stall.close()
         left_s = began + max_s - loop.time()
-        return self._take_off(wire, commands, max_s=left_s, blocks=blocks)
+        self._take_off(wire, commands, heard, max_s=left_s, blocks=blocks)
 
     async def _settle_down(self) -> None:
         """Wait until the flight has landed."""
         while self._flight is not None:
-            landed = self._flight.landed
-            await asyncio.wait([landed])
-            self._give_up(landed)
+            self._landed = self._landed or asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._landed])
 
     async def _open(self) -> Wire:
         if self._wire is not None and self._wire.is_open():
@@ -305,6 +333,15 @@ class Pipeline:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
+
+
+def _set(waiting: "asyncio.Future[list[Any]]", end: list[Any] | BrokerError) -> None:
+    if waiting.done():  # it was cancelled
+        return
+    if isinstance(end, BrokerError):
+        waiting.set_exception(end)
+    else:
+        waiting.set_result(end)
 
 
 _NO_TLS = "if that port does not speak TLS, use redis://, or its TLS port"

@@ -57,7 +57,7 @@ class Wire(asyncio.Protocol):
         self._lost = self._transport.is_closing() or unread.at_eof()
         self._transport.set_protocol(self)
         if cast(Any, unread)._buffer:
-            self._fail(InvalidResponse("the server said what it was not asked"))
+            self.fail(InvalidResponse("the server said what it was not asked"))
 
     def is_open(self) -> bool:
         """Whether the next request can go out, as far as this side can know."""
@@ -93,9 +93,10 @@ class Wire(asyncio.Protocol):
 
     def close(self) -> None:
         """Close it at once; a request in flight lands with an error."""
-        self._fail(BrokerUnavailable("its connection to Redis was closed here", sent=True))
+        self.fail(BrokerUnavailable("its connection to Redis was closed here", sent=True))
 
-    def _fail(self, why: Exception) -> None:
+    def fail(self, why: Exception) -> None:
+        """Close it at once for a reason; a request in flight lands with it."""
         self._lost = True
         if self._land is None:
             self._transport.close()  # TLS says goodbye
@@ -113,7 +114,7 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take in bytes; hand on the replies when all of a request are there."""
         if self._land is None:
-            self._fail(InvalidResponse("the server said what it was not asked"))
+            self.fail(InvalidResponse("the server said what it was not asked"))
             return
         try:
             self._reader.feed(data)
@@ -121,13 +122,13 @@ class Wire(asyncio.Protocol):
             while (reply := self._reader.gets()) is not False:
                 replies.append(reply)
         except (RedisError, ValueError) as e:
-            self._fail(e)
+            self.fail(e)
             return
         if len(replies) < self._expected:
             return
         self._replies = []
         if len(replies) > self._expected:
-            self._fail(InvalidResponse("the server said what it was not asked"))
+            self.fail(InvalidResponse("the server said what it was not asked"))
             return
         self._heard_at = self._loop.time()
         self._end(replies)
