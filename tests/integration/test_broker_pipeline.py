@@ -148,31 +148,6 @@ async def test_line_error_reply_stands_in_its_place_alone(new_line, redis_url):
     assert "wrong number of arguments" in str(wrong)
 
 
-@pytest.mark.parametrize("is_lost", [False, True])
-async def test_line_that_is_heard_where_bytes_arrive_may_be_used_there(
-    new_line, own_server, is_lost
-):
-    """What hears it begins the next call, and its own errors are nobody else's."""
-    line, heard, told = new_line(own_server.url), [], []
-    await run(line, (b"PING",))
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-
-    def hear(end: Any) -> None:
-        has_begun = line.begin([(b"ECHO", b"next")], heard.append, max_s=5)
-        heard.append((end, has_begun))
-        raise ValueError("of who hears")
-
-    assert line.begin([(b"CLIENT", b"ID")], hear, max_s=5)
-    if is_lost:
-        line.drop()
-    await eventually(lambda: len(heard) == 1 + (not is_lost))
-    end, has_begun = heard[0]
-    assert (isinstance(end, BrokerUnavailable), has_begun) == (is_lost, not is_lost)
-    assert heard[1:] == [[b"next"]] * (not is_lost)
-    assert [str(context["exception"]) for context in told] == ["of who hears"]
-    assert await run(line, (b"ECHO", b"on")) == b"on"
-
-
 async def test_line_opens_one_connection_for_many_calls(new_line, own_server):
     async with Proxy(own_server.port) as proxy:
         line = new_line(proxy.url)

@@ -10,7 +10,8 @@ import pytest
 from qcore import App, BrokerUnavailable, JobNotFound, NotConfirmed, Retry
 from qcore.broker.contract import ClaimRequest
 from qcore.broker.redis.broker import Broker
-from qcore.broker.redis.cluster import Cluster, ClusterPipeline
+from qcore.broker.redis.cluster import Cluster
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline
 from qcore.broker.redis.pipeline import NotAsked
 from qcore.broker.redis.urls import Address
 from qcore.model.job import Acked, Job

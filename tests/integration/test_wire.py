@@ -46,6 +46,32 @@ async def test_reply_that_came_while_the_loop_was_held_up_counts(pipeline: Pipel
         assert await call == b"PONG"
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_what_hears_replies_may_begin_the_next_call_and_fail(
+    pipeline: Pipeline, is_lost: bool
+):
+    """It is called while bytes are read: an error of its own is not one of the connection."""
+    heard: list[Any] = []
+    told: list[dict[str, Any]] = []
+    await ping(pipeline)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def hear(end: Any) -> None:
+        has_begun = pipeline.begin([(b"ECHO", b"next")], heard.append, max_s=5)
+        heard.append((end, has_begun))
+        raise ValueError("of who hears")
+
+    assert pipeline.begin([(b"CLIENT", b"ID")], hear, max_s=5)
+    if is_lost:
+        pipeline.drop()
+    await eventually(lambda: len(heard) == 1 + (not is_lost))
+    end, has_begun = heard[0]
+    assert (isinstance(end, BrokerUnavailable), has_begun) == (is_lost, not is_lost)
+    assert heard[1:] == [[b"next"]] * (not is_lost)
+    assert [str(context["exception"]) for context in told] == ["of who hears"]
+    assert await ping(pipeline) == b"PONG"
+
+
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_loop_that_is_held_up_all_the_time_hears_replies_and_ends_what_hangs(
     own_server: Server, run: Callable[[Any], None]

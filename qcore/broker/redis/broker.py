@@ -9,7 +9,7 @@ from qcore.broker.contract import CHORE_LIMIT, ClaimRequest, Pruned, Swept, Turn
 from qcore.broker.redis import owner_leases, scripts
 from qcore.broker.redis.call_limits import leasing_s
 from qcore.broker.redis.claiming import claim_rest
-from qcore.broker.redis.cluster import answered, answers
+from qcore.broker.redis.cluster_pipeline import answered, answers
 from qcore.broker.redis.coalescer import Coalescer
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.enqueueing import check_payloads

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from qcore.broker.contract import ClaimRequest, Turn
 from qcore.broker.redis.call_limits import leasing_s
-from qcore.broker.redis.cluster import ClusterPipeline
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.script_codec import add_claim, claim_call

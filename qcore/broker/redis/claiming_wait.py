@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from qcore.broker.contract import ClaimRequest, Turn
-from qcore.broker.redis.cluster import ClusterPipeline, answers
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline, answers
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.script_codec import CLAIM_QUEUES, add_claim, claim_call

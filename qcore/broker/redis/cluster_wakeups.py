@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from qcore.broker.redis.cluster import ClusterPipeline
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.scripts import Moved
 from qcore.errors import BrokerError, BrokerUnavailable

@@ -12,7 +12,7 @@ from qcore.broker.backoff import Backoff
 from qcore.broker.contract import CALL_BYTES, CALL_JOBS
 from qcore.broker.identity import new_owner
 from qcore.broker.redis.call_limits import CallSize
-from qcore.broker.redis.cluster import ClusterPipeline
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline
 from qcore.broker.redis.enqueueing import TOLD_S, admissions_of, enqueue_call
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.parcels import (

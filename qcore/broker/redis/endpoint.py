@@ -3,7 +3,8 @@
 from redis.asyncio.connection import AbstractConnection
 
 from qcore.broker.backoff import Backoff
-from qcore.broker.redis.cluster import Cluster, ClusterPipeline
+from qcore.broker.redis.cluster import Cluster
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline
 from qcore.broker.redis.connectors import Embedded, Sentinels, Server
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.urls import shown_url, unknown_scheme

@@ -52,10 +52,15 @@ class QueueKeys(NamedTuple):
 
     queue: str
     names: dict[str, bytes]
+    #: What was picked before.
+    picked: dict[tuple[str, ...], list[bytes]]
 
     def pick(self, wanted: tuple[str, ...]) -> list[bytes]:
-        """Return the named keys in order, as a script declares them."""
-        return [self.names[name] for name in wanted]
+        """Return the named keys in order, as a script declares them; not to be changed."""
+        keys = self.picked.get(wanted)
+        if keys is None:
+            keys = self.picked[wanted] = [self.names[name] for name in wanted]
+        return keys
 
     def own_wakeup(self, owner: str) -> bytes:
         """Return the zset by which a worker that serves this queue ends its own wait."""
@@ -65,12 +70,12 @@ class QueueKeys(NamedTuple):
 def queue_keys(namespace: str, queue: str) -> QueueKeys:
     """Return the keys of one queue; both names must match `qcore.settings.NAME`."""
     tag = f"{{{namespace}:{queue}}}"
-    return QueueKeys(queue, {name: f"{tag}:{name}".encode() for name in QUEUE_KEYS})
+    return QueueKeys(queue, {name: f"{tag}:{name}".encode() for name in QUEUE_KEYS}, {})
 
 
 def namespace_keys(namespace: str) -> QueueKeys:
     """Return the keys that belong to no queue but `queues`."""
-    return QueueKeys("", {name: f"{{{namespace}}}:{name}".encode() for name in NAMESPACE_KEYS})
+    return QueueKeys("", {name: f"{{{namespace}}}:{name}".encode() for name in NAMESPACE_KEYS}, {})
 
 
 def queues_key(namespace: str) -> bytes:

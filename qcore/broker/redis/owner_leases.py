@@ -5,7 +5,7 @@ from typing import Any
 
 from qcore.broker.redis import scripts
 from qcore.broker.redis.call_limits import leasing_s
-from qcore.broker.redis.cluster import ClusterPipeline
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.script_codec import read_leases, read_reclaimed

@@ -19,7 +19,7 @@ from qcore.broker.identity import new_owner
 from qcore.broker.outage import Outage
 from qcore.broker.redis import scripts
 from qcore.broker.redis.call_limits import CallSize
-from qcore.broker.redis.cluster import ClusterPipeline
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.keys import QueueKeys
 from qcore.broker.redis.pipeline import Pipeline

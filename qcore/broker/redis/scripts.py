@@ -41,9 +41,9 @@ class Script:
 
     def call(self, queues: QueueKeys | list[QueueKeys], *args: object) -> "Call":
         """Return this script bound to one queue (or, for `claim`, several) and its arguments."""
-        queues = queues if isinstance(queues, list) else [queues]
-        keys = [key for queue in queues for key in queue.pick(self.keys)]
-        return Call(self, keys, args)
+        if isinstance(queues, list):
+            return Call(self, [key for queue in queues for key in queue.pick(self.keys)], args)
+        return Call(self, queues.pick(self.keys), args)
 
 
 class Call:

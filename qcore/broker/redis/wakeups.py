@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from qcore.broker.redis.claiming_wait import ClaimingWait
-from qcore.broker.redis.cluster import ClusterPipeline, answers
+from qcore.broker.redis.cluster_pipeline import ClusterPipeline, answers
 from qcore.broker.redis.cluster_wakeups import ClusterWakeups
 from qcore.broker.redis.endpoint import Endpoint
 from qcore.broker.redis.keys import QueueKeys
