@@ -83,10 +83,11 @@ def run(text: str, url: str, namespace: str) -> list[str]:
 
 def ended(process: "subprocess.Popen[str]", more: str | None = None) -> list[str]:
     """Give a program the rest of its input; it must end well. Return what it has printed since."""
-    try:
-        out, err = process.communicate(more, timeout=60)
-    finally:
-        process.kill()
+    with process:
+        try:
+            out, err = process.communicate(more, timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0, err
     noise = [line for line in err.splitlines() if "embedded." not in line]
     assert not noise, err

@@ -19,7 +19,8 @@ from qcore.broker.redis.connectors import connection_options
 from qcore.broker.redis.urls import plain_url
 from qcore.broker.redis.wire import POLL_AFTER_S
 
-_READ_BYTES = 64 * 1024
+#: Nearly all replies are a few bytes; a large buffer is dear to have.
+_READ_BYTES = 8 * 1024
 #: What connecting waits for at most: the server, a password, a name, a database. Each step has its
 #: share of the time, but this much where there is little.
 _STEPS, _STEP_S = 4, 0.5
@@ -54,6 +55,8 @@ class BlockingWire:
         self._socket: socket.socket = inner._sock
         self._socket.setblocking(False)
         self._poll = select.poll()
+        #: What it looks for; to say so costs as much as to look.
+        self._event = 0
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=inner._parser.parse_error
         )
@@ -65,8 +68,7 @@ class BlockingWire:
         """Whether the next request can go out, as far as this side can know."""
         if time.monotonic() - self._heard_at < POLL_AFTER_S:
             return True
-        self._poll.register(self._socket, select.POLLIN)
-        return not self._poll.poll(0)
+        return not self._polled(select.POLLIN, 0)
 
     def request(self, packed: bytes, count: int, *, still_s: float, until: float) -> list[Any]:
         """Send commands in one write, and return their `count` replies.
@@ -107,9 +109,14 @@ class BlockingWire:
     def _wait(self, event: int, still_s: float, until: float) -> None:
         """Wait until the socket is ready; signals do not make it longer."""
         wait_s = min(still_s, until - time.monotonic())
-        self._poll.register(self._socket, event)
-        if wait_s <= 0 or not self._poll.poll(1000 * wait_s):
+        if wait_s <= 0 or not self._polled(event, 1000 * wait_s):
             raise TimeoutError
+
+    def _polled(self, event: int, wait_ms: float) -> bool:
+        if self._event != event:
+            self._poll.register(self._socket, event)
+            self._event = event
+        return bool(self._poll.poll(wait_ms))
 
     def close(self) -> None:
         """Close it."""
