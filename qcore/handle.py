@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Coroutine
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -176,12 +177,9 @@ class JobHandle(Generic[R]):
         """Say what keeps the caller waiting, if Redis tells it at once."""
         import asyncio
 
-        with importing:
-            from qcore.broker.redis.wait_diagnosis import standing
-
         try:
             async with asyncio.timeout(_ANSWER_S):
-                return await standing(self._inspector(), self.queue, self.id)
+                return await _standing_of()(self._inspector(), self.queue, self.id)
         except (TimeoutError, QcoreError) as e:
             return f"where it is cannot be seen ({str(e) or 'the broker does not answer'})"
 
@@ -242,10 +240,21 @@ def call_blocking(
     function: Callable[..., Coroutine[Any, Any, T]], *args: object, instead: str
 ) -> T:
     """Run `function(*args)` in the loop for callers that block; see `qcore.blocking.call`."""
-    # with asyncio it takes 7 MB: `import qcore` brings neither
-    from qcore import blocking
+    return _blocking_call()(function, *args, instead=instead)
 
-    return blocking.call(function, *args, instead=instead)
+
+@cache
+def _blocking_call() -> Callable[..., Any]:
+    with importing:  # with asyncio it takes 7 MB: `import qcore` brings neither
+        from qcore.blocking import call
+    return call
+
+
+@cache
+def _standing_of() -> "Callable[[Inspector, str, str], Coroutine[Any, Any, str]]":
+    with importing:
+        from qcore.broker.redis.wait_diagnosis import standing
+    return standing
 
 
 def _failed(ref: str, record: JobRecord) -> JobFailed:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from qcore.broker.contract import CALL_JOBS
@@ -214,15 +214,19 @@ class Dispatch(Generic[P, R]):
         make = self._maker.job_of_item
         if rate is not None:
             make = Pacing(self._task.name, rate).paced(make)
-        with importing:
-            from qcore import bulk  # with asyncio, which runs this
-
-        return await bulk.enqueue(calls, make, self._enqueue, chunk, with_ids=ids)
+        return await _enqueue_in_chunks()(calls, make, self._enqueue, chunk, with_ids=ids)
 
     async def _enqueue(self, jobs: list[Job]) -> list[Admission]:
         answered = await self._task.app.broker.enqueue(jobs, confirm=self._options.confirm)
         self._check_conflicts(jobs, answered)
         return answered
+
+
+@cache
+def _enqueue_in_chunks() -> Callable[..., Coroutine[Any, Any, Enqueued]]:
+    with importing:  # with asyncio, which runs it
+        from qcore.bulk import enqueue
+    return enqueue
 
 
 class Task(Dispatch[P, R]):

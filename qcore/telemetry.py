@@ -7,6 +7,7 @@ import inspect
 import logging
 import traceback
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Protocol
 
 from qcore.model.job import JobState, Reclaimed
@@ -183,12 +184,16 @@ _LEVELS = logging.getLevelNamesMapping() | {
 }
 
 
-def _structlog_logger() -> Any:
+@cache
+def _structlog() -> Any:
     # with rich, which it imports, it takes 5 MB: a process with a sink never needs it
     with importing:
         import structlog
+    return structlog
 
-    return structlog.get_logger()
+
+def _structlog_logger() -> Any:
+    return _structlog().get_logger()
 
 
 def _to_structlog(level: str, event: str, fields: dict[str, Any]) -> None:

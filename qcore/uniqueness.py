@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import Enum
+from functools import cache
 from numbers import Number
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,9 @@ from qcore.errors import ArgumentError, ConfigError
 from qcore.model.admission import KEY_BYTES, KEY_LIMIT, UniqueKey, key_name
 from qcore.model.codec import Arguments
 from qcore.per_process import importing
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 #: Windows are from a millisecond to this.
 MAX_WINDOW_S = 366 * 24 * 3600.0
@@ -168,21 +172,29 @@ def window_ms(what: str, window: Seconds, error: type[Exception]) -> int:
     return round(window_s * 1000)
 
 
-def _digest(data: bytes, size: int) -> str:
+@cache
+def _blake2b() -> "type[blake2b]":
     # with OpenSSL it takes 2 MB: `import qcore` does without
     with importing:
         from hashlib import blake2b
+    return blake2b
 
-    return blake2b(data, digest_size=size).hexdigest()
+
+@cache
+def _dumps() -> Callable[..., str]:
+    with importing:
+        from json import dumps  # as hashlib: few tasks have such keys
+    return dumps
+
+
+def _digest(data: bytes, size: int) -> str:
+    return _blake2b()(data, digest_size=size).hexdigest()
 
 
 def _text(what: str, value: object) -> str:
     if isinstance(value, tuple):
         parts = cast("tuple[object, ...]", value)
-        with importing:
-            import json  # as hashlib: few tasks have such keys
-
-        return json.dumps([_plain(what, part) for part in parts], ensure_ascii=False)
+        return _dumps()([_plain(what, part) for part in parts], ensure_ascii=False)
     return _plain(what, value)
 
 

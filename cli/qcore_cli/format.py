@@ -2,21 +2,13 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, cast
 
+from qcore.model.reading import shown_time
 from qcore.model.views import Pause, QueueStats
 from qcore_cli.terminal import echo, printable
 
 _JSON_DEPTH = 100
-
-
-def shown_time(ms: int) -> str:
-    """Return a time on the Redis clock, unix ms, as operators read it."""
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):  # a year that no calendar has
-        return f"{ms} ms"
 
 
 def by_depth(queues: Iterable[QueueStats]) -> list[QueueStats]:

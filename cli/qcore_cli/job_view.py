@@ -10,9 +10,10 @@ from qcore.broker.redis.fleet import Fleet
 from qcore.broker.redis.inspector import Inspector
 from qcore.environment import broker_config
 from qcore.model.job import Death
+from qcore.model.reading import shown_time
 from qcore.model.reference import reference
 from qcore.model.views import JobRecord, RunsOn, UniqueKeyView
-from qcore_cli.format import print_json, short_age, shown_time
+from qcore_cli.format import print_json, short_age
 from qcore_cli.options import split_refs, with_broker
 from qcore_cli.terminal import echo, printable
 

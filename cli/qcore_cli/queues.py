@@ -12,6 +12,7 @@ from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.forget_queue import Holders, forget_queue, holders
 from qcore.broker.redis.inspector import Inspector
 from qcore.environment import broker_config
+from qcore.model.reading import shown_time
 from qcore.model.views import Pause, QueueStats
 from qcore_cli.asking import all_of, say_done, stats_of
 from qcore_cli.format import (
@@ -20,7 +21,6 @@ from qcore_cli.format import (
     depth,
     print_json,
     short_age,
-    shown_time,
     span_of,
     state_of,
     table,

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 #: The first moment after the year 9999, unix ms: no later one can be shown.
 FAR_MS = 253_402_300_800_000
@@ -29,6 +30,14 @@ def stamp_ms(payload: bytes | None) -> int | None:
     """Return the time in front of a payload, unix ms; None without one that a calendar has."""
     at = FAR_MS if payload is None or len(payload) < 8 else int.from_bytes(payload[:8])
     return at if at < FAR_MS else None
+
+
+def shown_time(ms: int) -> str:
+    """Return a time on the Redis clock, unix ms, as operators read it."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        return f"{ms} ms"
 
 
 def texts_of(column: Iterable[bytes]) -> list[str]:

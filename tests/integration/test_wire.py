@@ -4,14 +4,17 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import pytest
 import uvloop
 
+from qcore.broker.redis import scripts
 from qcore.broker.redis.broker import Broker
 from qcore.broker.redis.endpoint import Endpoint
+from qcore.broker.redis.keys import queue_keys
 from qcore.broker.redis.pipeline import Pipeline
 from qcore.broker.redis.wire import Wire
 from qcore.errors import BrokerUnavailable
@@ -70,6 +73,61 @@ async def test_what_hears_replies_may_begin_the_next_call_and_fail(
     assert heard[1:] == [[b"next"]] * (not is_lost)
     assert [str(context["exception"]) for context in told] == ["of who hears"]
     assert await ping(pipeline) == b"PONG"
+
+
+async def test_reply_that_cannot_be_read_is_told_and_the_next_call_goes_on(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(reply: object) -> Any:
+        raise ValueError("no words for it")
+
+    await ping(pipeline)
+    monkeypatch.setattr("qcore.broker.redis.pipeline.error_of", refuse)
+    with pytest.raises(BrokerUnavailable, match="cannot be read: no words for it") as e:
+        await pipeline.send([(b"NONSENSE",)])
+    assert e.value.sent
+    assert await ping(pipeline) == b"PONG"
+
+
+async def test_call_that_cannot_be_packed_teaches_nothing(pipeline: Pipeline):
+    """A script by its digest would run behind the others of its write."""
+    await ping(pipeline)
+    call = scripts.DEPTH.call(queue_keys("qcore", QUEUE), b"")
+    with pytest.raises(UnicodeEncodeError):
+        await pipeline.send([call, (b"ECHO", "\ud800")])
+    again = pipeline._words(call, set())
+    assert again == call.by_source()
+
+
+async def test_delivery_knows_nothing_of_the_caller_that_began_it(own_server: Server):
+    """The connection that it opens is for all of them, and keeps its context."""
+    broker = Broker(BrokerConfig(url=own_server.url))
+    caller = ContextVar("caller", default="nobody")
+    caller.set("the first")
+    await broker.enqueue([Job("a", QUEUE, b"")])
+    (coalescer,) = broker._coalescers.values()
+    heard = asyncio.get_running_loop().create_future()
+    assert coalescer.pipeline.begin([(b"PING",)], lambda _: heard.set_result(caller.get()), max_s=5)
+    assert await heard == "nobody"
+    await broker.close()
+
+
+async def test_answer_that_nobody_understands_is_told_and_the_next_enqueue_goes_on(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    broker = Broker(BrokerConfig(url=own_server.url))
+    await broker.enqueue([Job("a", QUEUE, b"")])
+    (coalescer,) = broker._coalescers.values()
+
+    def refuse(*_: object) -> Any:
+        monkeypatch.undo()
+        raise ValueError("of no use")
+
+    monkeypatch.setattr(coalescer, "_hear", refuse)
+    with pytest.raises(ValueError, match="of no use"):
+        await broker.enqueue([Job("b", QUEUE, b"")])
+    assert await broker.enqueue([Job("c", QUEUE, b"")]) == []
+    await asyncio.wait_for(broker.close(), 10)
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])

@@ -325,6 +325,11 @@ def test_error_that_stays_is_refused_and_says_what_to_check(reply):
     assert str(error).endswith("check user, password and rights")
 
 
+def test_error_of_a_queue_that_is_closed_survives_a_time_of_no_calendar():
+    error = error_of(ResponseError("QCLOSED 999999999999999 {qcore:bulk}:jobs script: 0"))
+    assert str(error).startswith("queue bulk is closed since 999999999999999 ms, nothing was")
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import structlog
 
 import qcore
+from qcore.per_process import importing
 from qcore.telemetry import log
+from qcore.uniqueness import value_text
 
 LEVELS = ("debug", "info", "warning", "error", "exception")
 
@@ -128,3 +131,20 @@ def test_library_logs_in_one_way_only():
     for path in Path(qcore.__file__).parent.rglob("*.py"):
         if path.name != "telemetry.py":
             assert not re.search(r"\bstructlog\b", path.read_text()), path
+
+
+def test_line_and_digest_wait_for_no_lock_of_imports_when_all_is_imported():
+    """A fork holds it: who makes a thread finish before may have that thread log its last line."""
+    said = list[str]()
+
+    def work() -> None:
+        log.info("worker.draining", running=0, timeout_s=1)
+        said.append(value_text("a key", ("x" * 100, 1)))
+
+    work()
+    with importing:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert said[0] == said[1]

@@ -5,6 +5,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterable, Set
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -159,7 +160,12 @@ class Coalescer:
             replies = end
             self._call_size.took(loop.time() - began)
         batch, self._batch, self._is_busy = self._batch, [], False
-        failure = self._hear(groups, replies, None)
+        try:
+            failure = self._hear(groups, replies, None)
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+            failure = None
+            for parcel in batch:
+                conclude(parcel, e)
         if failure is not None:
             self._deliver_in_task(batch, failure)
             return
@@ -168,7 +174,9 @@ class Coalescer:
         self._go_on(loop)
 
     def _deliver_in_task(self, batch: list[Parcel], failure: BrokerError | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._deliver(batch, failure))
+        # in a context of its own, which a connection that it opens keeps: it is for many callers
+        delivery = self._deliver(batch, failure)
+        task = asyncio.get_running_loop().create_task(delivery, context=Context())
         self._batch, self._delivery, self._is_busy = batch, task, True
         task.add_done_callback(self._stopped)
 

@@ -158,11 +158,13 @@ class Pipeline:
         max_s: float,
         blocks: bool,
     ) -> None:
+        sources = set[bytes]()
         # the client's own packer for asyncio is written in Python: 2 us for each job
         packed = [
-            pack(self._words(command) if isinstance(command, Call) else command)
+            pack(self._words(command, sources) if isinstance(command, Call) else command)
             for command in commands
         ]
+        self._taught |= sources
         loop = asyncio.get_running_loop()
         self._flight = flight = _Flight(commands, heard, loop.time())
         still_s = max_s if blocks else self.timeout_s
@@ -174,16 +176,16 @@ class Pipeline:
         except Exception as e:  # noqa: BLE001 - whatever a transport raises, it is out of order
             loop.call_soon(wire.fail, e)
 
-    def _words(self, call: Call) -> Command:
-        """Return a script as it goes out: by its source at first.
+    def _words(self, call: Call, sources: set[bytes]) -> Command:
+        """Return a script as it goes out: by its source at first, which is noted in `sources`.
 
         That is once per connection, so that the order of a write holds: a script that the server
         has forgotten runs behind the others of its write.
         """
         sha = call.script.sha
-        if sha in self._taught and not call.teaches:
+        if (sha in self._taught or sha in sources) and not call.teaches:
             return call.by_digest()
-        self._taught.add(sha)
+        sources.add(sha)
         return call.by_source()
 
     def _land(self, flight: _Flight, end: list[Any] | Exception) -> None:
@@ -209,20 +211,23 @@ class Pipeline:
 
     def _conclude(self, flight: _Flight, end: list[Any] | Exception) -> None:
         """Tell what came instead of replies, or of some of them."""
+        try:
+            told = flight.verdict or self._meaning(end)
+        except Exception as e:  # noqa: BLE001 - who waits is told in any case
+            why = f"what Redis at {self._connector.shown} said cannot be read: {e}"
+            told = BrokerUnavailable(why, sent=True)
+        if isinstance(told, BrokerError) or any(isinstance(r, BrokerUnavailable) for r in told):
+            # a master that became a replica: its address may lead to the new one by now
+            self.drop()
+        self._tell(flight, told)
+
+    def _meaning(self, end: list[Any] | Exception) -> list[Any] | BrokerError:
         if isinstance(end, list):
             # what is an answer to whatever is asked: the server loads, or wants a password
             end = next((reply for reply in end if isinstance(reply, ConnectionLost)), end)
         if isinstance(end, Exception):
-            self.drop()
-            end = flight.verdict or failure_of(end, self._connector.shown, sent=True)
-        else:
-            for i, reply in enumerate(end):
-                if isinstance(reply, ResponseError):
-                    end[i] = error = error_of(reply)
-                    if isinstance(error, BrokerUnavailable):
-                        # a master that became a replica: its address may lead to the new one by now
-                        self.drop()
-        self._tell(flight, end)
+            return failure_of(end, self._connector.shown, sent=True)
+        return [error_of(reply) if isinstance(reply, ResponseError) else reply for reply in end]
 
     def _tell(self, flight: _Flight, end: list[Any] | BrokerError) -> None:
         """End the flight."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from datetime import UTC, datetime
 from importlib.resources import files
 
 from redis.exceptions import (
@@ -23,6 +22,7 @@ from redis.exceptions import (
 
 from qcore.broker.redis.keys import QueueKeys
 from qcore.errors import BrokerError, BrokerRefused, BrokerUnavailable, QueueClosed, QueueFull
+from qcore.model.reading import shown_time
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
 #: A line of the header that names a key: `-- KEYS  active     zset  token -> ...`.
@@ -191,10 +191,9 @@ def error_of(reply: RedisError) -> BrokerError:
     """
     text = _ORIGIN.sub("", str(reply)).rstrip(". ")
     if closed := _CLOSED.search(text):
-        since = datetime.fromtimestamp(int(closed[1]) / 1000, UTC)
         return QueueClosed(
-            f"queue {closed[2]} is closed since {since:%Y-%m-%d %H:%M:%SZ}, nothing was enqueued: "
-            f"try again when it is open; `qcore resume {closed[2]}` opens it"
+            f"queue {closed[2]} is closed since {shown_time(int(closed[1]))}, nothing was "
+            f"enqueued: try again when it is open; `qcore resume {closed[2]}` opens it"
         )
     if isinstance(reply, OutOfMemoryError) or re.search(r"\bOOM\b", text):
         return QueueFull(
