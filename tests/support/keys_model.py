@@ -62,6 +62,8 @@ class Keys(Held):
         self.unique_until: dict[str, int] = {}
         #: What the call that is made now is about to write: due time, envelope, whether it is new.
         self.plan: dict[str, tuple[int, str, bool]] = {}
+        #: And of windows that it makes shorter, unless another job gets the key.
+        self.cuts: dict[str, int] = {}
 
     def shown_keys(self) -> dict[str, object]:
         """Return what Redis must hold of keys and of answers."""
@@ -131,7 +133,7 @@ class Keys(Held):
             return before if of == call else []
         if "closed" in self.meta:
             return None
-        answers, self.plan = list[list[str]](), {}
+        answers, self.plan, self.cuts = list[list[str]](), {}, {}
         waiting = len(self.ready) + len(self.quarantine) + len(self.scheduled)
         is_full = False
         for parcel in parcels:
@@ -217,7 +219,7 @@ class Keys(Held):
             entry.times += 1
             may_cut = entry.first > now or item.conflict != "repeat"
             if may_cut and item.until.isdigit() and entry.till > now + int(item.until):
-                self.unique_until[item.key] = entry.till = now + int(item.until)
+                self.cuts[item.key] = entry.till = now + int(item.until)
             answers.append(
                 [item.id, how, entry.id, str(entry.first), str(entry.times), entry.digest]
             )
@@ -228,6 +230,7 @@ class Keys(Held):
                 self.plan[entry.id] = (item.due, item.body, is_new)
 
     def _write(self, now: int) -> None:
+        self.unique_until |= self.cuts
         for id, (due, body, is_new) in self.plan.items():
             self.jobs[id] = (now, body)
             if not is_new:
@@ -250,5 +253,6 @@ class Keys(Held):
             till, now, 1, item.digest, now + item.expires if item.expires else 0, item.id
         )
         self.unique_of[item.id] = letter + item.key
+        self.cuts.pop(item.key, None)
         if letter == "w":
             self.unique_until[item.key] = till
