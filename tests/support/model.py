@@ -45,7 +45,8 @@ class Model(Keys):
             **self.shown_keys(),
             "meta": {name: str(value) for name, value in self.meta.items()},
         }
-        return {name: value for name, value in shown.items() if value and name != "plan"}
+        of_a_call = ("plan", "cuts")
+        return {name: value for name, value in shown.items() if value and name not in of_a_call}
 
     # -- what several transitions share -----------------------------------------------------------
 
