@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Coroutine
-from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -21,7 +20,7 @@ from qcore.model.job import JobStatus
 from qcore.model.reasons import last_reason
 from qcore.model.reference import reference
 from qcore.model.views import JobRecord
-from qcore.per_process import importing
+from qcore.per_process import imported_late
 
 if TYPE_CHECKING:
     from qcore.broker.redis.inspector import Inspector
@@ -243,17 +242,18 @@ def call_blocking(
     return _blocking_call()(function, *args, instead=instead)
 
 
-@cache
+@imported_late
 def _blocking_call() -> Callable[..., Any]:
-    with importing:  # with asyncio it takes 7 MB: `import qcore` brings neither
-        from qcore.blocking import call
+    # with asyncio it takes 7 MB: `import qcore` brings neither
+    from qcore.blocking import call
+
     return call
 
 
-@cache
+@imported_late
 def _standing_of() -> "Callable[[Inspector, str, str], Coroutine[Any, Any, str]]":
-    with importing:
-        from qcore.broker.redis.wait_diagnosis import standing
+    from qcore.broker.redis.wait_diagnosis import standing
+
     return standing
 
 

@@ -4,6 +4,7 @@ import concurrent.futures.thread  # pyright: ignore[reportUnusedImport]  # noqa:
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,22 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=importing.release,
         after_in_child=importing.release,
     )
+
+
+def imported_late(load: Callable[[], T]) -> Callable[[], T]:
+    """Return what imports something when it is first asked for, with `importing` held only then.
+
+    Args:
+        load: Imports it, and returns it.
+    """
+
+    @cache
+    def get() -> T:
+        with importing:
+            return load()
+
+    return get
+
 
 #: What this process has found that was another's; kept for ever.
 _inherited: list[object] = []

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from qcore.broker.contract import CALL_JOBS
@@ -21,7 +21,7 @@ from qcore.model.codec import Arguments
 from qcore.model.job import Job
 from qcore.model.reference import reference
 from qcore.pacing import Pacing, Rate
-from qcore.per_process import importing
+from qcore.per_process import imported_late
 from qcore.queue import Queue
 from qcore.settings import KEEP_S, BrokerConfig, DepthLimit, check_type
 from qcore.telemetry import log
@@ -222,10 +222,10 @@ class Dispatch(Generic[P, R]):
         return answered
 
 
-@cache
+@imported_late
 def _enqueue_in_chunks() -> Callable[..., Coroutine[Any, Any, Enqueued]]:
-    with importing:  # with asyncio, which runs it
-        from qcore.bulk import enqueue
+    from qcore.bulk import enqueue  # with asyncio, which runs it
+
     return enqueue
 
 

@@ -7,11 +7,10 @@ import inspect
 import logging
 import traceback
 from contextvars import ContextVar
-from functools import cache
 from typing import Any, Protocol
 
 from qcore.model.job import JobState, Reclaimed
-from qcore.per_process import importing
+from qcore.per_process import imported_late
 
 #: Of a trace in a log line: its end, which names the error.
 _TRACE_CHARS = 4000
@@ -184,11 +183,11 @@ _LEVELS = logging.getLevelNamesMapping() | {
 }
 
 
-@cache
+@imported_late
 def _structlog() -> Any:
     # with rich, which it imports, it takes 5 MB: a process with a sink never needs it
-    with importing:
-        import structlog
+    import structlog
+
     return structlog
 
 

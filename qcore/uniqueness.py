@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import Enum
-from functools import cache
 from numbers import Number
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID
@@ -15,7 +14,7 @@ from qcore.durations import Seconds, seconds
 from qcore.errors import ArgumentError, ConfigError
 from qcore.model.admission import KEY_BYTES, KEY_LIMIT, UniqueKey, key_name
 from qcore.model.codec import Arguments
-from qcore.per_process import importing
+from qcore.per_process import imported_late
 
 if TYPE_CHECKING:
     from hashlib import blake2b
@@ -172,18 +171,18 @@ def window_ms(what: str, window: Seconds, error: type[Exception]) -> int:
     return round(window_s * 1000)
 
 
-@cache
+@imported_late
 def _blake2b() -> "type[blake2b]":
     # with OpenSSL it takes 2 MB: `import qcore` does without
-    with importing:
-        from hashlib import blake2b
+    from hashlib import blake2b
+
     return blake2b
 
 
-@cache
+@imported_late
 def _dumps() -> Callable[..., str]:
-    with importing:
-        from json import dumps  # as hashlib: few tasks have such keys
+    from json import dumps  # as hashlib: few tasks have such keys
+
     return dumps
 
 
